@@ -1,0 +1,110 @@
+"""What was asked and what was done, side by side, for every image.
+
+The receipt travels inside the PNG twice: as JSON under `sd_demo`, and as the `parameters` text that
+other programs read.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from pydantic import BaseModel, ConfigDict, Field
+
+from sd_demo import __version__
+from sd_demo.errors import InvalidImage
+
+JSON_KEY: Final = "sd_demo"
+TEXT_KEY: Final = "parameters"
+
+
+class Done(BaseModel):
+    """What really ran for one image."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str
+    model_hash: str = Field(description="SHA-256 over the hashes of the weight files, or the hub revision")
+    seed: int
+    index: int = Field(description="which image of its request, from 0")
+    num_inference_steps: int = Field(description="steps of the schedule")
+    effective_steps: int = Field(description="UNet calls that this image took part in")
+    height: int
+    width: int
+    scheduler: str
+    guidance_scale: float
+    strength: float | None = None
+    attention: str
+    dtype: str
+    device: str
+    torch: str
+    diffusers: str
+    shared_with: int = Field(default=0, description="most other requests that shared a UNet call")
+    dropped_words: list[str] = []
+    unknown_words: list[str] = Field(default=[], description="words that the embedded model never saw")
+    retries: list[str] = Field(default=[], description="what was tried again, and how")
+    encode_s: float
+    denoise_s: float
+    decode_s: float
+
+
+class Receipt(BaseModel):
+    """One image's receipt. `notes` says in sentences where done is not asked."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: str = __version__
+    task: str
+    asked: dict[str, Any] = Field(description="the request's fields; a picture is {sha256, width, height}")
+    done: Done
+    notes: list[str] = []
+
+    def png_info(self) -> PngInfo:
+        """The PNG text chunks that carry this receipt."""
+        info = PngInfo()
+        info.add_itxt(JSON_KEY, self.model_dump_json())
+        info.add_itxt(TEXT_KEY, self.parameters())
+        return info
+
+    def parameters(self) -> str:
+        """The text that A1111 began and most programs read: prompt, negative prompt, settings."""
+        done = self.done
+        lines = [str(self.asked.get("prompt", ""))]
+        if self.asked.get("negative_prompt"):
+            lines.append(f"Negative prompt: {self.asked['negative_prompt']}")
+        settings = {
+            "Steps": done.num_inference_steps,
+            "Sampler": done.scheduler,
+            "CFG scale": f"{done.guidance_scale:g}",
+            "Seed": done.seed,
+            "Size": f"{done.width}x{done.height}",
+            "Model hash": done.model_hash[:10],
+            "Model": done.model,
+            "Denoising strength": None if done.strength is None else f"{done.strength:g}",
+            "Version": f"sd_demo {self.version}",
+        }
+        lines.append(", ".join(f"{key}: {value}" for key, value in settings.items() if value is not None))
+        return "\n".join(lines)
+
+    def summary(self) -> str:
+        """One line for the page: seed, steps, scheduler, device, seconds."""
+        d = self.done
+        seconds = d.encode_s + d.denoise_s + d.decode_s
+        steps = f"{d.effective_steps} steps" if d.effective_steps > 1 else "1 step"
+        return (
+            f"seed {d.seed} · {steps} · {d.scheduler} · guidance {d.guidance_scale:g} · {d.width}x{d.height} · "
+            f"{d.model} · {d.device} {d.dtype} · {seconds:.1f} s"
+        )
+
+
+def read_receipt(image: Image.Image) -> Receipt:
+    """The receipt inside an opened PNG. Raises InvalidImage where there is none that can be read."""
+    text = getattr(image, "text", {}).get(JSON_KEY)
+    if text is None:
+        raise InvalidImage("This picture carries no receipt of this program; it was made or saved by another one.")
+    try:
+        return Receipt(**json.loads(text))
+    except (ValueError, TypeError):
+        raise InvalidImage("This picture's receipt is damaged and cannot be read.") from None

@@ -1,0 +1,214 @@
+"""What can be asked. Each parameter is declared here and nowhere else.
+
+A field's name is at once the page's control, the API parameter, the CLI flag and the PNG key; its
+bounds, default and help are read from here by all of them. `None` means "the model's own default".
+The models are frozen and strict: 7.5 is no number of steps, "20" is no number, true is no number.
+"""
+
+from __future__ import annotations
+
+import math
+from os import PathLike
+from typing import Annotated, Any, ClassVar, Final, Literal, get_args
+
+from PIL import Image
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from sd_demo.errors import InvalidImage, InvalidRequest
+from sd_demo.images import read_mask, read_picture
+
+SchedulerName = Literal[
+    "ddim",
+    "ddpm",
+    "pndm",
+    "lms",
+    "euler",
+    "euler_a",
+    "heun",
+    "dpmpp_2m",
+    "dpmpp_2m_karras",
+    "dpmpp_sde",
+    "unipc",
+    "lcm",
+]
+SCHEDULER_NAMES: Final[tuple[str, ...]] = get_args(SchedulerName)
+TaskName = Literal["text_to_image", "image_to_image", "inpaint"]
+
+SEED_LIMIT: Final = 2**32  # what every program of the field can hold, a browser's numbers included
+MIN_SIDE: Final = 64
+MAX_SIDE: Final = 1024
+MAX_PROMPT_CHARACTERS: Final = 4000
+
+
+def _finite(value: Any) -> Any:
+    """Booleans are numbers to Python, and NaN passes every comparison: neither is meant by anybody."""
+    if isinstance(value, bool):
+        raise ValueError("must be a number")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("must be a finite number")
+    return value
+
+
+def _text(value: Any) -> Any:
+    if isinstance(value, str) and "\x00" in value:
+        raise ValueError("must not contain NUL characters")
+    return value
+
+
+def _text_help(text: str) -> Any:
+    return Field(default="", max_length=MAX_PROMPT_CHARACTERS, description=text)
+
+
+Number = BeforeValidator(_finite)
+Picture = Annotated[Image.Image, BeforeValidator(lambda v: read_picture(v, field="image"))]
+Mask = Annotated[Image.Image, BeforeValidator(lambda v: read_mask(v, field="mask_image"))]
+
+
+class Request(BaseModel):
+    """What all three tasks share."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", arbitrary_types_allowed=True)
+    task: ClassVar[TaskName]
+
+    prompt: Annotated[str, BeforeValidator(_text)] = _text_help(
+        "What the picture should show. Leave it empty and the model chooses."
+    )
+    negative_prompt: Annotated[str, BeforeValidator(_text)] = _text_help(
+        "What the picture should not show; it works only where guidance is above 1."
+    )
+    height: Annotated[int | None, Number] = Field(
+        default=None, ge=MIN_SIDE, le=MAX_SIDE, description="Height in pixels; models are best at their own size."
+    )
+    width: Annotated[int | None, Number] = Field(
+        default=None, ge=MIN_SIDE, le=MAX_SIDE, description="Width in pixels; models are best at their own size."
+    )
+    num_inference_steps: Annotated[int | None, Number] = Field(
+        default=None, ge=1, le=150, description="More steps are slower and finer; little changes past 30."
+    )
+    guidance_scale: Annotated[float | None, Number] = Field(
+        default=None, ge=1, le=30, description="Higher follows the prompt more closely, and looks harsher."
+    )
+    scheduler: SchedulerName | None = Field(
+        default=None, description="The solver that turns noise into a picture; it changes look and speed a little."
+    )
+    seed: Annotated[int | None, Number] = Field(
+        default=None,
+        ge=0,
+        lt=SEED_LIMIT,
+        description="The same seed and settings give the same picture; empty means a random one.",
+    )
+    num_images_per_prompt: Annotated[int, Number] = Field(
+        default=1, ge=1, le=16, description="Pictures to make; picture k has the seed plus k."
+    )
+    model: Annotated[str | None, Field(max_length=300)] = Field(
+        default=None, description="A model of the list, or the folder of one; empty means the one that is loaded."
+    )
+
+    def seeds(self, first: int) -> list[int]:
+        """One seed per image, counting up from `first` and wrapping at 2**32."""
+        return [(first + k) % SEED_LIMIT for k in range(self.num_images_per_prompt)]
+
+
+class TextToImage(Request):
+    """A picture from words alone."""
+
+    task: ClassVar[TaskName] = "text_to_image"
+
+
+class ImageToImage(Request):
+    """A picture from a picture and words (SDEdit, https://arxiv.org/abs/2108.01073)."""
+
+    task: ClassVar[TaskName] = "image_to_image"
+
+    image: Picture = Field(description="The picture to start from.")
+    strength: Annotated[float, Number] = Field(
+        default=0.6, gt=0, le=1, description="How much may change: low keeps the picture, 1 keeps nothing."
+    )
+
+
+class Inpaint(Request):
+    """Repaint a part of a picture; pixels outside the mask come back unchanged."""
+
+    task: ClassVar[TaskName] = "inpaint"
+
+    image: Picture = Field(description="The picture to repaint a part of.")
+    mask_image: Mask = Field(description="White is repainted, black is kept; the size of the picture.")
+    strength: Annotated[float, Number] = Field(
+        default=1.0, gt=0, le=1, description="How much may change under the mask; 1 starts from pure noise."
+    )
+
+    @model_validator(mode="after")
+    def _mask_fits(self) -> Inpaint:
+        if self.mask_image.size != self.image.size:
+            (mw, mh), (iw, ih) = self.mask_image.size, self.image.size
+            raise InvalidImage(
+                f"mask_image is {mw}x{mh} and image is {iw}x{ih}; send a mask of the picture's size.", "mask_image"
+            )
+        if self.mask_image.getbbox() is None:
+            raise InvalidImage("mask_image is empty; paint over the part to change first.", "mask_image")
+        return self
+
+
+AnyRequest = TextToImage | ImageToImage | Inpaint
+REQUESTS: Final[dict[str, type[TextToImage] | type[ImageToImage] | type[Inpaint]]] = {
+    c.task: c for c in (TextToImage, ImageToImage, Inpaint)
+}
+PICTURE_FIELDS: Final = ("image", "mask_image")
+
+
+def parse_request(task: str, values: dict[str, Any]) -> AnyRequest:
+    """Make the request of `task` from untrusted values; the one gate of every door.
+
+    Raises InvalidRequest (or InvalidImage) whose text is one sentence on the first thing that is wrong.
+    """
+    if task not in REQUESTS:
+        raise InvalidRequest(f"There is no task {task!r}; choose one of {', '.join(REQUESTS)}.", "task")
+    kind = REQUESTS[task]
+    for name in PICTURE_FIELDS:
+        if name in kind.model_fields and values.get(name) is None:
+            what = "paint over the part to change" if name == "mask_image" else "choose a picture"
+            raise InvalidRequest(f"{name} is missing; {what} first.", name)
+        if name in kind.model_fields and not isinstance(values[name], (Image.Image, str, bytes, PathLike)):
+            raise InvalidImage(f"{name} must be a picture file.", name)
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        raise _one_sentence(kind, error) from None
+
+
+def _one_sentence(kind: type[Request], error: ValidationError) -> InvalidRequest:
+    first = error.errors()[0]
+    name = str(first["loc"][0]) if first["loc"] else None
+    if first["type"] == "extra_forbidden":
+        return InvalidRequest(f"{kind.task} has no parameter {name!r}; it has {', '.join(kind.model_fields)}.", name)
+    if name == "scheduler":
+        return InvalidRequest(f"scheduler must be one of {', '.join(SCHEDULER_NAMES)}.", name)
+    if name not in kind.model_fields:
+        return InvalidRequest(f"The request cannot be read: {first['msg']}.", name)
+    return InvalidRequest(f"{name} must be {describe_bounds(kind, name)}.", name)
+
+
+def describe_bounds(kind: type[Request], name: str) -> str:
+    """The values that a field takes, in words: "a whole number from 1 to 150"."""
+    field = kind.model_fields[name]
+    low, high = bounds(kind, name)
+    if low is None:
+        return f"text of at most {int(high or 0):,} characters without NUL characters"
+    whole = int in (field.annotation, *get_args(field.annotation))
+    strict_low = any(getattr(m, "gt", None) is not None for m in field.metadata)
+    if strict_low:
+        return f"a number above {low:g} and at most {high:g}"
+    return f"a {'whole ' if whole else ''}number from {low:.15g} to {high:.15g}"
+
+
+def bounds(kind: type[Request], name: str) -> tuple[float | None, float | None]:
+    """(lowest, highest) value of a number field, or (None, longest text); the highest is inclusive."""
+    low: float | None = None
+    high: float | None = None
+    for item in kind.model_fields[name].metadata:
+        for attribute in ("ge", "gt"):
+            low = getattr(item, attribute, None) if getattr(item, attribute, None) is not None else low
+        for attribute, shift in (("le", 0), ("lt", -1), ("max_length", 0)):
+            value = getattr(item, attribute, None)
+            high = value + shift if value is not None else high
+    return low, high
