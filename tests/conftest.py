@@ -1,0 +1,54 @@
+"""What all tests share: no network, no telemetry, one folder for outputs, one browser."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sd_demo.outputs import Outputs
+from tests.guard import sitecustomize as network_guard
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported, which tests do after this
+os.environ["HF_HUB_OFFLINE"] = "1"
+for name in [name for name in os.environ if name.startswith("SD_DEMO_")]:
+    del os.environ[name]  # a developer's own settings must not decide what a test sees
+
+network_guard.install()
+
+
+@pytest.fixture(autouse=True)
+def no_network() -> Iterator[None]:
+    """Fails a test on any attempt to reach beyond this machine, also one whose error was swallowed."""
+    yield
+    seen = network_guard.attempts.copy()
+    network_guard.attempts.clear()
+    assert seen == [], "something tried to reach the network during this test, or since the one before it"
+
+
+@pytest.fixture
+def guarded_environment(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """The environment for a process that a test starts; fails the test if that process tried to reach the network."""
+    log = tmp_path / "connections.txt"
+    guard = Path(network_guard.__file__).parent
+    yield {**os.environ, "PYTHONPATH": str(guard), network_guard.LOG_VARIABLE: str(log)}
+    assert not log.exists(), f"a process tried to reach the network: {log.read_text()}"
+
+
+@pytest.fixture
+def outputs(tmp_path: Path) -> Outputs:
+    """A fresh folder of pictures."""
+    return Outputs(tmp_path / "outputs")
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """Path of the browser that drives the page."""
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        path = shutil.which(name)
+        if path:
+            return path
+    pytest.fail("no Chromium on PATH; bash tests/run.sh installs one")
