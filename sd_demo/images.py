@@ -8,20 +8,25 @@ from __future__ import annotations
 
 import hashlib
 import io
+import threading
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps
 
 from sd_demo.errors import InvalidImage
 
 FORMATS: Final = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_BYTES: Final = 30 * 2**20
-MAX_PIXELS: Final = 40_000_000
+MAX_PIXELS: Final = 25_000_000  # a phone's 24 megapixels; decoded that is 100 MB, and two copies are held at most
 MIN_SIDE: Final = 16
 MAX_ASPECT: Final = 8
+
+_STRIP: Final = 256  # rows converted at a time
+_ONE_AT_A_TIME: Final = threading.Lock()  # many large uploads at once must not add up in memory
 
 Source = Image.Image | str | Path | bytes
 
@@ -31,15 +36,15 @@ def read_picture(source: Source, *, field: str = "image") -> Image.Image:
 
     Raises InvalidImage where it is no picture, damaged, animated, or beyond the limits above.
     """
-    return _flatten(_decode(source, field), backdrop=(255, 255, 255))
+    return _read(source, field, backdrop=(255, 255, 255))
 
 
 def read_mask(source: Source, *, field: str = "mask_image") -> Image.Image:
     """Open a mask and return it as L with values 0 (kept) and 255 (repainted); threshold at 128.
 
-    Transparent parts count as kept.
+    Transparent parts count as kept. Raises InvalidImage as read_picture does.
     """
-    grey = _flatten(_decode(source, field), backdrop=(0, 0, 0)).convert("L")
+    grey = _read(source, field, backdrop=(0, 0, 0)).convert("L")
     return grey.point(lambda v: 255 if v >= 128 else 0)
 
 
@@ -49,32 +54,27 @@ def fingerprint(image: Image.Image) -> str:
     return hashlib.sha256(head + image.tobytes()).hexdigest()
 
 
-def _decode(source: Source, field: str) -> Image.Image:
-    if isinstance(source, Image.Image):
-        _check_size(source, field)
-        return ImageOps.exif_transpose(source)
+def _read(source: Source, field: str, backdrop: tuple[int, int, int]) -> Image.Image:
     try:
-        with warnings.catch_warnings():
-            # Pillow warns at 89 Mpixel and about odd EXIF; the checks below say it in our words.
-            warnings.simplefilter("ignore")
+        with _ONE_AT_A_TIME, warnings.catch_warnings():
+            # Pillow warns of odd EXIF and of many pixels; the checks here say in our words what matters.
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+            if isinstance(source, Image.Image):
+                return _plain(source, field, backdrop)
             with Image.open(_stream(source, field), formats=FORMATS) as image:
-                _check_size(image, field)
-                if getattr(image, "n_frames", 1) > 1:
-                    raise InvalidImage(f"{field} is an animation; send a single picture.", field)
-                image.load()
-                return ImageOps.exif_transpose(image)
+                return _plain(image, field, backdrop)
     except InvalidImage:
         raise
     except Image.DecompressionBombError:
         raise InvalidImage(_too_many_pixels(field), field) from None
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError, ArithmeticError, LookupError):
-        known = ", ".join(FORMATS)
+    except Exception:  # on a damaged file a decoder raises whatever its author did not foresee
         raise InvalidImage(
-            f"{field} cannot be read as a picture; send a complete file in one of {known}.", field
+            f"{field} cannot be read as a picture; send a complete file in one of {', '.join(FORMATS)}.", field
         ) from None
 
 
 def _stream(source: str | Path | bytes, field: str) -> io.BytesIO:
+    too_large = InvalidImage(f"{field} is larger than {MAX_BYTES >> 20} MiB; send a smaller file.", field)
     if isinstance(source, bytes):
         data = source
     else:
@@ -82,10 +82,10 @@ def _stream(source: str | Path | bytes, field: str) -> io.BytesIO:
         if not path.is_file():
             raise InvalidImage(f"{field}: there is no file named {path.name}.", field)
         if path.stat().st_size > MAX_BYTES:
-            raise InvalidImage(f"{field} is larger than {MAX_BYTES >> 20} MiB; send a smaller file.", field)
+            raise too_large
         data = path.read_bytes()
     if len(data) > MAX_BYTES:
-        raise InvalidImage(f"{field} is larger than {MAX_BYTES >> 20} MiB; send a smaller file.", field)
+        raise too_large
     return io.BytesIO(data)
 
 
@@ -93,7 +93,7 @@ def _too_many_pixels(field: str) -> str:
     return f"{field} has more than {MAX_PIXELS // 1_000_000} million pixels; send a smaller picture."
 
 
-def _check_size(image: Image.Image, field: str) -> None:
+def _check_header(image: Image.Image, field: str) -> None:
     if image.width * image.height > MAX_PIXELS:
         raise InvalidImage(_too_many_pixels(field), field)
     if min(image.size) < MIN_SIDE:
@@ -106,20 +106,56 @@ def _check_size(image: Image.Image, field: str) -> None:
             f"{MAX_ASPECT} times its short side.",
             field,
         )
+    # A phone's JPEG may carry its thumbnail or a second eye's view behind the picture (format MPO).
+    if getattr(image, "is_animated", False) and image.format != "MPO":
+        raise InvalidImage(f"{field} has several frames or pages; send a single picture.", field)
 
 
-def _flatten(image: Image.Image, backdrop: tuple[int, int, int]) -> Image.Image:
-    """Any Pillow mode to RGB. 16-bit and float pictures are scaled, not clipped as convert() does."""
-    if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image, dtype=np.float32)
-        values = np.nan_to_num(values, nan=0.0, posinf=65535.0, neginf=0.0)
-        peak = float(values.max())
-        full = 255.0 if peak <= 255.0 else 65535.0 if peak <= 65535.0 else peak
-        image = Image.fromarray((values.clip(0) * (255.0 / full)).round().clip(0, 255).astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        layered = image.convert("RGBA")
-        ground = Image.new("RGBA", layered.size, (*backdrop, 255))
-        ground.alpha_composite(layered)
-        image = ground
-    plain = image.convert("RGB")
-    return Image.frombytes("RGB", plain.size, plain.tobytes())  # a new image: no info, no EXIF
+def _plain(image: Image.Image, field: str, backdrop: tuple[int, int, int]) -> Image.Image:
+    _check_header(image, field)
+    image.load()
+    plain = Image.new("RGB", image.size)  # a new image: no palette, profile or EXIF can come along
+    full = _full_scale(image) if _is_deep(image) else 0.0
+    for top, strip in _strips(image):
+        plain.paste(_levels(strip, full) if full else _opaque(strip, backdrop), (0, top))
+    orientation = image.getexif().get(ExifTags.Base.Orientation)
+    if orientation is not None:
+        plain.getexif()[ExifTags.Base.Orientation] = orientation
+        ImageOps.exif_transpose(plain, in_place=True)
+    return plain
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    for top in range(0, image.height, _STRIP):
+        yield top, image.crop((0, top, image.width, min(top + _STRIP, image.height)))
+
+
+def _opaque(strip: Image.Image, backdrop: tuple[int, int, int]) -> Image.Image:
+    if strip.mode == "La":
+        strip = strip.convert("LA")
+    if strip.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in strip.info:
+        ground = Image.new("RGBA", strip.size, (*backdrop, 255))
+        ground.alpha_composite(strip.convert("RGBA"))
+        strip = ground
+    return strip.convert("RGB")
+
+
+def _is_deep(image: Image.Image) -> bool:
+    return image.mode == "F" or image.mode.startswith("I")
+
+
+def _full_scale(image: Image.Image) -> float:
+    """What counts as white in a 16-bit, 32-bit or float picture, which Pillow's convert() would clip at 255."""
+    if image.mode.startswith("I;16"):
+        return 65535.0
+    peak = 0.0
+    for _, strip in _strips(image):
+        values = np.asarray(strip, dtype=np.float32)
+        peak = max(peak, float(values.max(initial=0.0, where=np.isfinite(values))))
+    usual = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
+    return next((full for full in usual if peak <= full), peak)
+
+
+def _levels(strip: Image.Image, full: float) -> Image.Image:
+    values = np.nan_to_num(np.asarray(strip, dtype=np.float32), nan=0.0, posinf=full, neginf=0.0)
+    return Image.fromarray((values.clip(0, full) * (255.0 / full)).round().astype(np.uint8)).convert("RGB")
