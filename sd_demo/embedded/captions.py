@@ -17,7 +17,7 @@ from sd_demo.embedded.vocabulary import unknown_words
 
 __all__ = ["caption", "unknown_words"]
 
-SYNONYM = 0.3  # how often another word than the first is used
+SYNONYM = 0.4  # how often another word than the first is used
 _ORDER = list(POSITIONS)
 
 
@@ -45,7 +45,7 @@ def caption(picture: Picture, rng: Generator) -> str:
 
 def _pick(options: Sequence[str], rng: Generator) -> str:
     """The first option mostly, else any of them."""
-    chance = SYNONYM + 0.3 * (len(options) > 3)
+    chance = SYNONYM + 0.2 * (len(options) > 3)
     return options[int(rng.integers(len(options)))] if rng.random() < chance else options[0]
 
 
@@ -82,7 +82,11 @@ def _empty(picture: Picture, rng: Generator) -> str:
     if rng.random() < 0.12:
         tags = [_pick(words.SCENE_NOUNS[picture.scene], rng), *_around_tags(picture, rng)]
         return ", ".join(tags)
-    return _join([prefix, _pick(words.SCENE_NOUNS[picture.scene], rng), *_shuffle([time, weather], rng)], suffix)
+    noun = _pick(words.SCENE_NOUNS[picture.scene], rng)
+    if rng.random() < 0.15:
+        article, _, rest = noun.partition(" ")
+        noun = f"an empty {rest}" if article in ("a", "an") else noun
+    return _join([prefix, noun, *_shuffle([time, weather], rng)], suffix)
 
 
 def _around_tags(picture: Picture, rng: Generator) -> list[str]:
@@ -172,6 +176,8 @@ def _where(group: Sequence[Thing], rng: Generator) -> str:
     """Position and depth of a group, or of as much of it as this phrasing tells."""
     thing = group[0]
     parts = []
+    if rng.random() < 0.08:
+        parts.append(_pick(words.DOINGS[thing.object], rng))
     if len(group) == 1 and rng.random() < 0.62:
         parts.append(_pick(words.POSITION_PHRASES[thing.position], rng))
     if rng.random() < {"near": 0.15, "far": 0.6, "sky": 0.3}[thing.depth]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from numpy.random import Generator
 
@@ -26,7 +27,7 @@ def sample(rng: Generator, *, held_out: bool = False) -> Picture:
     """A random picture.
 
     held_out: False never shows a held-out pair of object and colour; True makes things[0] one of them (and shows at
-    least that one thing). The other things are never held out.
+    least that one thing). The other things are never held out, unless they are the first once more ("two pink cacti").
     """
     count = int(rng.choice(4, p=COUNT_WEIGHTS))
     if held_out:
@@ -46,9 +47,9 @@ def sample(rng: Generator, *, held_out: bool = False) -> Picture:
 def _arrangement(count: int, rng: Generator) -> str:
     if count == 2:
         names = ("free", "same", "next to", "in front of", "above")
-        return str(rng.choice(names, p=(0.46, 0.1, 0.18, 0.13, 0.13)))
+        return str(rng.choice(names, p=(0.4, 0.17, 0.17, 0.13, 0.13)))
     if count == 3:
-        return str(rng.choice(("free", "same"), p=(0.85, 0.15)))
+        return str(rng.choice(("free", "same", "all the same"), p=(0.75, 0.15, 0.1)))
     return "free"
 
 
@@ -76,16 +77,15 @@ def _things(arrangement: str, count: int, rng: Generator, held_out: bool) -> tup
         a, b = (Thing(*pair, _size(rng), str(x), depth) for pair, x in zip((first, second), places, strict=True))
         return (a, b), "next to"
     positions = [str(x) for x in rng.permutation(list(POSITIONS))[:count]]
-    if count > 1 and rng.random() < 0.2:
+    if count > 1 and arrangement == "free" and rng.random() < 0.2:
         positions[1] = positions[0]  # one over the other; is_clear lets only that pass
     things = [_thing(first, positions[0], rng)]
     for position in positions[1:]:
         things.append(_thing(_pair(rng, KINDS), position, rng))
-    if arrangement == "same" and not held_out:
-        if positions[0] == positions[1]:
-            positions[1] = {"left": "right", "middle": "left", "right": "middle"}[positions[0]]
-        one = things[0]
-        things[1] = Thing(one.object, one.colour, one.size, positions[1], one.depth)
+    if arrangement != "free":  # alike in all but their place, to be called "two" or "three"
+        alike = 2 if arrangement == "same" else 3
+        for k, position in enumerate(positions[:alike]):
+            things[k] = replace(things[0], position=position)
     return tuple(things), None
 
 

@@ -137,7 +137,7 @@ TIME_TAGS: dict[str, tuple[str, ...]] = {
 RELATION_PHRASES: dict[str, tuple[str, ...]] = {
     "next to": ("next to", "beside", "near", "by"),
     "in front of": ("in front of", "before"),
-    "above": ("above", "over", "flying over", "high above"),
+    "above": ("above", "over", "high above"),
 }
 # The same said from the other thing's side.
 REVERSED_RELATION_PHRASES: dict[str, tuple[str, ...]] = {
@@ -150,7 +150,21 @@ SIDE_PHRASES: dict[str, tuple[str, ...]] = {
     "right": ("to the right of", "right of"),
 }
 NUMBER_WORDS = {2: "two", 3: "three"}
-JOINTS = ("a", "an", "the", "and", "with", "there is", "there are", "of", "in", "empty", "nothing else", "some", "on")
+JOINTS = ("a", "an", "the", "and", "with", "there is", "there are", "empty")
+_SITTING = ("sitting", "standing", "waiting")
+_DRIVING = ("standing", "parked", "driving")
+# What an object may be said to do; it changes nothing in the picture.
+DOINGS: dict[str, tuple[str, ...]] = {
+    name: ("flying", "floating") if kind.is_in_sky else ("standing",) for name, kind in KINDS.items()
+} | {
+    **dict.fromkeys(("cat", "dog", "rabbit", "duck", "snail"), _SITTING),
+    **dict.fromkeys(("car", "bus", "train"), _DRIVING),
+    **dict.fromkeys(("sun", "moon", "star"), ("shining",)),
+    **dict.fromkeys(("tree", "flower", "mushroom", "cactus"), ("growing", "standing")),
+    "ball": ("lying", "bouncing"),
+    "fish": ("swimming",),
+    "boat": ("sailing", "floating"),
+}
 
 
 def _words(phrase: str) -> list[str]:
@@ -161,7 +175,7 @@ def _words(phrase: str) -> list[str]:
 def _known_words() -> frozenset[str]:
     tables: list[Any] = [OBJECT_WORDS, COLOUR_WORDS, SIZE_WORDS, POSITION_PHRASES, DEPTH_PHRASES, SCENE_PHRASES]
     tables += [SCENE_NOUNS, TIME_PHRASES, WEATHER_PHRASES, STYLE_PREFIXES, STYLE_SUFFIXES, STYLE_TAGS, WEATHER_TAGS]
-    tables += [TIME_TAGS, RELATION_PHRASES, REVERSED_RELATION_PHRASES, SIDE_PHRASES, NUMBER_WORDS]
+    tables += [TIME_TAGS, RELATION_PHRASES, REVERSED_RELATION_PHRASES, SIDE_PHRASES, NUMBER_WORDS, DOINGS]
     words: set[str] = set()
 
     def collect(value: Any) -> None:
