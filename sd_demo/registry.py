@@ -80,6 +80,11 @@ class Registry:
         raise ModelUnavailable(f"There is no model {name[:80]!r}; choose one of {known}, or name a diffusers folder.")
 
 
+def default_model(choices: Registry) -> str:
+    """The model to start with where nobody named one."""
+    return choices.get(EMBEDDED).name
+
+
 def _entry_of_folder(folder: Path) -> ModelEntry:
     return ModelEntry(
         name=str(folder),

@@ -1,0 +1,124 @@
+"""How a request's pictures meet the sizes that a model can work at, and how they come back.
+
+A VAE works in blocks of eight pixels, so a picture is padded to the next multiple, run, and cropped to
+exactly what was asked for. An inpainted picture comes back at its input's own size, and outside the mask
+it *is* the input.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageFilter, ImageOps
+
+from sd_demo.requests import MAX_SIDE, MIN_SIDE, AnyRequest, ImageToImage, Inpaint
+
+FEATHER = 3  # pixels inside the mask over which the original fades out, so that no seam shows
+COMFORT = 1.5  # a picture up to this many times the model's own size is worked on as it is
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """The working size of one request (pixels), and its pictures brought to the padded size."""
+
+    width: int
+    height: int
+    padded_width: int
+    padded_height: int
+    image: Image.Image | None = None  # RGB at the padded size
+    mask: Image.Image | None = None  # L at the padded size; the padding is kept (black)
+    original: Image.Image | None = None  # RGB, an inpainting's input as it came
+    original_mask: Image.Image | None = None
+    notes: tuple[str, ...] = ()
+
+    def restore(self, result: Image.Image) -> Image.Image:
+        """The decoded picture (RGB, padded size) as the person gets it.
+
+        Inpainting: pasted into the original through the mask; every pixel outside the mask is the input's.
+        """
+        result = result.crop((0, 0, self.width, self.height))
+        if self.original is None or self.original_mask is None:
+            return result
+        if result.size != self.original.size:
+            result = result.resize(self.original.size, Image.Resampling.LANCZOS)
+        return Image.composite(result, self.original, _fade_inwards(self.original_mask))
+
+
+def plan(request: AnyRequest, *, native_size: int, multiple: int) -> Canvas:
+    """Decide the working size and bring the request's pictures to it.
+
+    `native_size`: side in pixels that the model was trained at; `multiple`: pixels a latent stands for.
+    """
+    if not isinstance(request, ImageToImage | Inpaint):
+        width, height = request.width or native_size, request.height or native_size
+        padded = (_up(width, multiple), _up(height, multiple))
+        return Canvas(width, height, *padded, notes=_padding_note(width, height, padded))
+    source = request.image
+    width, height, notes = _working_size(request, native_size)
+    if isinstance(request, Inpaint):
+        fitted = source.resize((width, height), Image.Resampling.LANCZOS) if source.size != (width, height) else source
+    else:
+        fitted = ImageOps.fit(source, (width, height), Image.Resampling.LANCZOS)
+    padded = (_up(width, multiple), _up(height, multiple))
+    notes = (*notes, *_padding_note(width, height, padded))
+    image = _pad(fitted, padded)
+    if not isinstance(request, Inpaint):
+        return Canvas(width, height, *padded, image=image, notes=notes)
+    mask = request.mask_image.resize((width, height), Image.Resampling.BILINEAR)
+    # Scaling down may thin a stroke away; anything that touches the mask is repainted.
+    mask = mask.point(lambda v: 255 if v > 0 else 0) if mask.size != source.size else mask
+    ground = Image.new("L", padded, 0)
+    ground.paste(mask, (0, 0))
+    return Canvas(
+        width, height, *padded, image=image, mask=ground, original=source, original_mask=request.mask_image, notes=notes
+    )
+
+
+def _working_size(request: ImageToImage | Inpaint, native_size: int) -> tuple[int, int, tuple[str, ...]]:
+    w, h = request.image.size
+    if request.width and request.height:
+        same_shape = abs(request.width * h - request.height * w) <= max(w, h)
+        crop = isinstance(request, ImageToImage) and not same_shape
+        note = (f"The picture was cropped from its middle to the shape {request.width}x{request.height}.",)
+        return request.width, request.height, note if crop else ()
+    if request.width or request.height:
+        scale = request.width / w if request.width else (request.height or h) / h
+    else:
+        longest = min(MAX_SIDE, round(native_size * COMFORT))
+        scale = min(1.0, longest / max(w, h))
+    scale = max(scale, MIN_SIDE / min(w, h))
+    scale = min(scale, MAX_SIDE / max(w, h))
+    width, height = max(MIN_SIDE, round(w * scale)), max(MIN_SIDE, round(h * scale))
+    if (width, height) == (w, h) or request.width or request.height:
+        return width, height, ()
+    after = (
+        " and put back at its own size" if isinstance(request, Inpaint) else "; set width and height for another size"
+    )
+    return width, height, (f"The picture of {w}x{h} was worked on at {width}x{height}{after}.",)
+
+
+def _padding_note(width: int, height: int, padded: tuple[int, int]) -> tuple[str, ...]:
+    if padded == (width, height):
+        return ()
+    return (f"{width}x{height} was made as {padded[0]}x{padded[1]} and cropped.",)
+
+
+def _up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
+
+
+def _pad(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Repeat the edge pixels to the right and below: a hard border would bleed into the picture."""
+    right, below = size[0] - image.width, size[1] - image.height
+    if not right and not below:
+        return image
+    return Image.fromarray(np.pad(np.asarray(image), ((0, below), (0, right), (0, 0)), mode="edge"))
+
+
+def _fade_inwards(mask: Image.Image) -> Image.Image:
+    """Alpha of the paste: 0 outside the mask, rising to 255 within FEATHER pixels inside it."""
+    soft = np.asarray(mask.filter(ImageFilter.GaussianBlur(FEATHER / 2)), dtype=np.float32)
+    alpha = ((soft - 127.5) * 2).clip(0, 255)
+    alpha[np.asarray(mask) == 0] = 0
+    return Image.fromarray(alpha.round().astype(np.uint8))

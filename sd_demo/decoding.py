@@ -1,0 +1,76 @@
+"""From latents to the picture that a person gets: decoded, checked to be finite, put back in its place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from sd_demo.denoising import Denoising
+from sd_demo.errors import NonFiniteImage
+
+PREVIEW_SIDE = 32  # latents of a side; previews of larger pictures are decoded from averaged latents
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """The pictures of one request in order, and what had to be tried again."""
+
+    images: list[Image.Image]
+    retries: list[str]
+
+
+@torch.inference_mode()
+def decode(denoising: Denoising) -> Decoded:
+    """Decode the final latents one image at a time (so that memory does not grow with the batch).
+
+    A half-precision VAE that answers NaN is run again in float32, as its activations may overflow
+    (https://huggingface.co/madebyollin/sdxl-vae-fp16-fix tells why). Raises NonFiniteImage where the
+    latents are not finite, or the float32 picture is not either.
+    """
+    vae, retries, images = denoising.model.vae, [], []
+    if not torch.isfinite(denoising.latents).all():
+        raise NonFiniteImage(
+            "The model answered NaN or infinity, not a picture; try another seed or scheduler, or --dtype float32."
+        )
+    scaled = denoising.latents / vae.config.scaling_factor
+    for latents in scaled.split(1):
+        pixels = vae.decode(latents.to(vae.dtype), return_dict=False)[0]
+        if not torch.isfinite(pixels).all() and vae.dtype != torch.float32:
+            pixels = _decode_in_float32(vae, latents)
+            retries.append("decoded again in float32, because the half-precision picture was not finite")
+        if not torch.isfinite(pixels).all():
+            raise NonFiniteImage("The picture could not be decoded, also not in float32; try another seed.")
+        images.append(denoising.canvas.restore(to_picture(pixels)))
+    return Decoded(images, retries)
+
+
+@torch.inference_mode()
+def preview(denoising: Denoising) -> tuple[Image.Image, ...]:
+    """Small pictures of the current estimate of the clean image, one an image."""
+    vae, canvas = denoising.model.vae, denoising.canvas
+    latents = denoising.clean_estimate() / vae.config.scaling_factor
+    shrink = -(-max(latents.shape[-2:]) // PREVIEW_SIDE)
+    if shrink > 1:
+        latents = torch.nn.functional.avg_pool2d(latents, shrink, ceil_mode=True)
+    pixels = vae.decode(latents.to(vae.dtype), return_dict=False)[0]
+    size = (max(1, canvas.width // shrink), max(1, canvas.height // shrink))
+    return tuple(to_picture(torch.nan_to_num(p)[None]).crop((0, 0, *size)) for p in pixels)
+
+
+def to_picture(pixels: torch.Tensor) -> Image.Image:
+    """[1, 3, H, W] in -1..1 to an RGB picture."""
+    values = ((pixels[0].float() / 2 + 0.5).clamp(0, 1) * 255).round().permute(1, 2, 0).cpu().numpy()
+    return Image.fromarray(values.astype(np.uint8))
+
+
+def _decode_in_float32(vae: Any, latents: torch.Tensor) -> torch.Tensor:
+    before = vae.dtype
+    vae.to(torch.float32)
+    try:
+        return vae.decode(latents.float(), return_dict=False)[0]
+    finally:
+        vae.to(before)

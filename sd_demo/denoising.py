@@ -1,0 +1,207 @@
+"""One request's way through the denoising loop, and the step that several requests share.
+
+A `Denoising` holds what one request needs from step to step: latents, its own scheduler and generators,
+mask. `advance` moves any number of them by one step in a single UNet call, because the UNet takes a
+timestep per row. The parts are diffusers': schedulers, and the preparation methods of its three pipelines;
+in float32 the latents equal theirs for the same generators (tests/test_denoising.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from sd_demo.canvas import Canvas
+from sd_demo.pipeline_manager import LoadedModel
+from sd_demo.prompts import PromptEmbeds
+from sd_demo.schedulers import make_scheduler
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A request with every choice made: what "the model's default" and "random" came to."""
+
+    task: str
+    seeds: tuple[int, ...]  # one per image
+    num_inference_steps: int
+    guidance_scale: float
+    scheduler: str
+    strength: float | None = None
+
+    @property
+    def effective_strength(self) -> float | None:
+        """`strength`, raised where strength x steps would leave no step at all."""
+        if self.strength is None or int(self.num_inference_steps * self.strength) >= 1:
+            return self.strength
+        return 1 / self.num_inference_steps
+
+
+class Denoising:
+    """One request between its first noise and its last latents.
+
+    `latents`: [n, 4, height / 8, width / 8] for n images. One generator on the CPU for each image, so that
+    image k of a batch can be made again alone.
+    """
+
+    def __init__(self, model: LoadedModel, plan: Plan, canvas: Canvas, embeds: PromptEmbeds) -> None:
+        self.model, self.plan, self.canvas = model, plan, canvas
+        self.generators = [torch.Generator("cpu").manual_seed(seed) for seed in plan.seeds]
+        self.scheduler = make_scheduler(plan.scheduler, model.scheduler_config)
+        self.pipe = model.pipeline(plan.task, self.scheduler)
+        self.index = 0
+        self.most_shared = 0
+        n = len(plan.seeds)
+        has_guidance_input = model.unet.config.time_cond_proj_dim is not None
+        self.has_two_rows = plan.guidance_scale > 1 and not has_guidance_input
+        rows = [embeds.negative_prompt_embeds, embeds.prompt_embeds] if self.has_two_rows else [embeds.prompt_embeds]
+        self.embeds = torch.cat([e.expand(n, -1, -1) for e in rows])  # [rows, 77 k, D]
+        self.guidance_cond = self._guidance_embedding(n) if has_guidance_input else None
+        self.extra_channels: torch.Tensor | None = None  # [n, 5, h, w]: mask and masked picture of a 9-channel UNet
+        self.mask: torch.Tensor | None = None  # [n, 1, h, w], for blending with a 4-channel UNet
+        self.image_latents: torch.Tensor | None = None
+        self.noise: torch.Tensor | None = None
+        self._input: torch.Tensor | None = None
+        self._prediction: torch.Tensor | None = None
+        with torch.inference_mode():
+            self.latents = self._start(n)
+        # diffusers passes `eta` and `generator` only to the schedulers that take them.
+        self._step_extras = self.pipe.prepare_extra_step_kwargs(self.generators, 0.0)
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """Denoisings of one key share a UNet call."""
+        return (id(self.model), self.latents.shape[1:], self.embeds.shape[1], self.guidance_cond is None)
+
+    @property
+    def rows(self) -> int:
+        """Rows that this brings to the UNet call: one an image, two with guidance."""
+        return int(self.embeds.shape[0])
+
+    @property
+    def total(self) -> int:
+        """UNet calls from the first to the last."""
+        return len(self.timesteps)
+
+    @property
+    def is_finished(self) -> bool:
+        return self.index >= self.total
+
+    def rows_in(self) -> torch.Tensor:
+        """This step's rows for the UNet, [rows, 4 or 9, h, w]: without the prompt first, then with it."""
+        scaled = self.scheduler.scale_model_input(self.latents, self.timesteps[self.index])
+        self._input = scaled
+        if self.extra_channels is not None:
+            scaled = torch.cat([scaled, self.extra_channels], dim=1)
+        return torch.cat([scaled] * 2) if self.has_two_rows else scaled
+
+    def take(self, predictions: torch.Tensor) -> None:
+        """Finish this step with the UNet's answer for `rows_in()`."""
+        if self.has_two_rows:  # classifier-free guidance, https://arxiv.org/abs/2207.12598
+            without, with_prompt = predictions.chunk(2)
+            predictions = without + self.plan.guidance_scale * (with_prompt - without)
+        t = self.timesteps[self.index]
+        self._prediction = predictions
+        latents = self.scheduler.step(predictions, t, self.latents, **self._step_extras, return_dict=False)[0]
+        if self.mask is not None:
+            latents = (1 - self.mask) * self._known_part() + self.mask * latents
+        self.latents = latents
+        self.index += 1
+
+    def clean_estimate(self) -> torch.Tensor:
+        """The model's current idea of the clean latents x0, [n, 4, h, w], from its last prediction.
+
+        Every scheduler here brings its latents to the variance-preserving form before the UNet sees them,
+        so one formula serves all: x0 = (x - sqrt(1 - abar) eps) / sqrt(abar), and the like for v
+        (https://arxiv.org/abs/2202.00512).
+        """
+        if self._prediction is None or self._input is None:
+            return self.latents
+        t = self.timesteps[self.index - 1]
+        abar = self.scheduler.alphas_cumprod[int(t)].to(self.latents)
+        x = self._input
+        if self.scheduler.config.prediction_type == "v_prediction":
+            return abar.sqrt() * x - (1 - abar).sqrt() * self._prediction
+        return (x - (1 - abar).sqrt() * self._prediction) / abar.sqrt()
+
+    def _start(self, n: int) -> torch.Tensor:
+        pipe, plan, canvas, model = self.pipe, self.plan, self.canvas, self.model
+        device, dtype = model.placement.device, model.placement.dtype
+        height, width = canvas.padded_height, canvas.padded_width
+        self.scheduler.set_timesteps(plan.num_inference_steps, device=device)
+        self.timesteps = self.scheduler.timesteps
+        if canvas.image is None:
+            return pipe.prepare_latents(
+                n, model.vae.config.latent_channels, height, width, dtype, device, self.generators
+            )
+        strength = plan.effective_strength
+        self.timesteps, _ = pipe.get_timesteps(plan.num_inference_steps, strength, device)
+        first = self.timesteps[:1].repeat(n)
+        pixels = pipe.image_processor.preprocess(canvas.image, height=height, width=width)  # [1, 3, H, W] in -1..1
+        if canvas.mask is None:
+            return pipe.prepare_latents(self._encode(pixels), first, n, 1, dtype, device, self.generators)
+        is_nine_channels = model.unet.config.in_channels == 9
+        needs_image = not is_nine_channels or strength != 1.0
+        image_latents = self._encode(pixels) if needs_image else None
+        latents, noise, *_ = pipe.prepare_latents(
+            n, model.vae.config.latent_channels, height, width, dtype, device, self.generators,
+            image=image_latents, timestep=first, is_strength_max=strength == 1.0, return_noise=True,
+        )  # fmt: skip
+        mask_pixels = pipe.mask_processor.preprocess(canvas.mask, height=height, width=width)  # [1, 1, H, W] of 0 and 1
+        if is_nine_channels:
+            masked = self._encode(pixels * (mask_pixels < 0.5))
+            mask, masked = pipe.prepare_mask_latents(
+                mask_pixels, masked, n, height, width, dtype, device, self.generators, False
+            )
+            self.extra_channels = torch.cat([mask, masked], dim=1)
+            return latents
+        # diffusers encodes the masked picture here too and does not use it: only its draw from the
+        # generators matters, for ancestral schedulers.
+        for generator in self.generators:
+            torch.randn(latents.shape[1:], generator=generator)
+        scaled = torch.nn.functional.interpolate(mask_pixels, size=latents.shape[-2:])
+        self.mask = scaled.to(device=device, dtype=dtype).expand(n, -1, -1, -1)
+        self.image_latents, self.noise = image_latents, noise
+        return latents
+
+    def _encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        """[1, 3, H, W] to one sample of its latents per image, [n, 4, h, w]; the VAE runs once."""
+        vae, placement = self.model.vae, self.model.placement
+        posterior = vae.encode(pixels.to(placement.device, vae.dtype)).latent_dist
+        samples = [posterior.sample(generator) for generator in self.generators]
+        return torch.cat(samples).to(placement.dtype) * vae.config.scaling_factor
+
+    def _known_part(self) -> torch.Tensor:
+        """The picture outside the mask, as noisy as the latents are after this step."""
+        if self.index + 1 >= self.total:
+            return self.image_latents  # type: ignore[return-value]
+        following = self.timesteps[self.index + 1 : self.index + 2]
+        return self.scheduler.add_noise(self.image_latents, self.noise, following)
+
+    def _guidance_embedding(self, n: int) -> torch.Tensor:
+        """A distilled UNet takes the guidance scale as an input (https://arxiv.org/abs/2210.03142)."""
+        scale = torch.tensor(self.plan.guidance_scale - 1).repeat(n)
+        size = self.model.unet.config.time_cond_proj_dim
+        embedding = self.pipe.get_guidance_scale_embedding(scale, embedding_dim=size)
+        return embedding.to(self.model.placement.device, self.model.placement.dtype)
+
+
+@torch.inference_mode()
+def advance(denoisings: Sequence[Denoising]) -> None:
+    """Move all `denoisings`, which have one `key`, by one step in one UNet call."""
+    unet = denoisings[0].model.unet
+    rows = [d.rows_in() for d in denoisings]
+    timesteps = torch.cat([d.timesteps[d.index].float().expand(d.rows) for d in denoisings])
+    conditions = [d.guidance_cond for d in denoisings if d.guidance_cond is not None]
+    predictions = unet(
+        torch.cat(rows),
+        timesteps.to(rows[0].device),
+        encoder_hidden_states=torch.cat([d.embeds for d in denoisings]),
+        timestep_cond=torch.cat(conditions) if conditions else None,
+        return_dict=False,
+    )[0]
+    for denoising, prediction in zip(denoisings, predictions.split([d.rows for d in denoisings]), strict=True):
+        denoising.most_shared = max(denoising.most_shared, len(denoisings) - 1)
+        denoising.take(prediction)

@@ -1,0 +1,289 @@
+"""The only way to the device: jobs in, events out, one worker that moves all running jobs step by step.
+
+The worker admits waiting jobs between two steps, groups those that can share a UNet call, advances each
+group by one step, and finishes what is done. Cancel, preview, fairness and throughput follow from that.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from PIL import Image
+
+from sd_demo.canvas import plan as plan_canvas
+from sd_demo.decoding import preview
+from sd_demo.denoising import Denoising, advance
+from sd_demo.errors import DeviceFailure, ModelUnavailable, OutOfMemory, PlaygroundError, QueueFull
+from sd_demo.events import Cancelled, Decoding, Encoding, Failed, Loading, Queued, Step
+from sd_demo.fair_queue import FairQueue
+from sd_demo.finishing import Running, finish, make_plan
+from sd_demo.job import Job
+from sd_demo.outputs import Outputs
+from sd_demo.pipeline_manager import LoadedModel, PipelineManager
+from sd_demo.prompts import TokenReport
+from sd_demo.registry import ModelEntry, Registry, default_model
+from sd_demo.requests import AnyRequest
+from sd_demo.settings import Settings, writable_folder
+from sd_demo.speed import Estimate, Speed
+
+log = logging.getLogger(__name__)
+
+PREVIEW_SHARE = 0.1  # previews may take this share of a job's time
+
+
+@dataclass(frozen=True)
+class Status:
+    """What the page's header shows. `state` is loading, ready or failed; `message` a sentence or empty."""
+
+    model: str
+    title: str
+    state: str
+    message: str
+    device: str = ""
+    dtype: str = ""
+    attention: str = ""
+    memory_mib: float = 0.0
+    queued: int = 0
+    running: int = 0
+
+
+class Engine:
+    """Owns the worker thread, the queue and the model. Thread-safe; made once by a door."""
+
+    def __init__(self, settings: Settings, *, registry: Registry | None = None, outputs: Outputs | None = None) -> None:
+        self.settings = settings
+        self.registry = registry or Registry()
+        if outputs is None:
+            folder, note = writable_folder(settings.output_dir)
+            if note:
+                log.warning(note)
+            outputs = Outputs(folder)
+        self.outputs = outputs
+        self._default = settings.model or default_model(choices=self.registry)
+        self.registry.get(self._default)  # a wrong name is said at once, not at the first click
+        self._manager = PipelineManager(settings, self.registry)
+        self._speed = Speed()
+        self._queue = FairQueue()
+        self._running: list[Running] = []
+        self._state, self._message = "loading", ""
+        self._wake = threading.Condition()
+        self._is_closing = False
+        self._worker = threading.Thread(target=self._work, name="engine", daemon=True)
+
+    def start(self) -> None:
+        """Start the worker, which loads the default model at once."""
+        if not self._worker.is_alive():
+            self._worker.start()
+
+    def close(self, timeout_s: float = 10.0) -> None:
+        """Refuse new jobs, let the running ones finish for `timeout_s` seconds, then stop."""
+        with self._wake:
+            self._is_closing = True
+            for job in self._queue.in_order():
+                job.cancel()
+            self._wake.notify_all()
+        if self._worker.is_alive():
+            self._worker.join(timeout_s)
+            for running in list(self._running):
+                running.job.cancel()
+            self._worker.join(2.0)
+
+    def submit(self, request: AnyRequest, *, visitor: str = "local", has_previews: bool = False) -> Job:
+        """Queue a request and return its job at once.
+
+        Raises ModelUnavailable for a model that is not known, QueueFull where too much waits already.
+        """
+        if request.model is not None:
+            self.registry.get(request.model)
+        job = Job(request, visitor=visitor, has_previews=has_previews)
+        with self._wake:
+            if self._is_closing:
+                raise QueueFull("The program is shutting down; try again in a minute.", 60.0)
+            if len(self._queue) >= self.settings.max_queue:
+                wait = self._speed.wait_s(len(self._queue))
+                raise QueueFull(f"The queue is full; try again in about {wait:.0f} s.", wait)
+            self._queue.add(job)
+            self._tell_positions()
+            self._wake.notify_all()
+        return job
+
+    def status(self) -> Status:
+        """The state of model and queue at this moment."""
+        model = self._manager.current
+        entry = model.entry if model else self.registry.get(self._default)
+        status = Status(
+            entry.name, entry.title, self._state, self._message, queued=len(self._queue), running=len(self._running)
+        )
+        if model is None:
+            return status
+        place = model.placement
+        return replace(
+            status, device=place.device.type, dtype=place.dtype_name, attention=place.attention,
+            memory_mib=model.weights_mib,
+        )  # fmt: skip
+
+    def token_report(self, prompt: str) -> TokenReport | None:
+        """How the loaded model's tokenizer sees `prompt`; None while nothing is loaded."""
+        model = self._manager.current
+        return model.prompts.report(prompt) if model else None
+
+    def estimate(self, values: dict[str, Any]) -> Estimate | None:
+        """Seconds for a request of these values, from what was measured here; None before the first one."""
+        return self._speed.estimate(values, self.defaults(values.get("model")))
+
+    def defaults(self, model: str | None = None) -> ModelEntry:
+        """The entry of `model` (default: the one of this engine), which holds what suits it best."""
+        return self.registry.get(model or self._default)
+
+    # The worker. Everything below runs in its thread alone.
+
+    def _work(self) -> None:
+        try:
+            self._model(self._default, lambda: None)
+        except PlaygroundError as error:
+            self._state, self._message = "failed", str(error)
+            log.error("%s", error)
+        while True:
+            with self._wake:
+                self._wake.wait_for(lambda: len(self._queue) or self._running or self._is_closing)
+                if self._is_closing and not self._running and not len(self._queue):
+                    return
+            self._drop_cancelled()
+            self._admit()
+            for group in self._groups():
+                self._advance(group)
+            self._finish()
+
+    def _model(self, name: str, on_load: Callable[[], None]) -> LoadedModel:
+        model = self._manager.get(name, on_load)
+        self._state, self._message = "ready", ""
+        return model
+
+    def _drop_cancelled(self) -> None:
+        with self._wake:
+            dropped = self._queue.drop_cancelled()
+            stopped = [r for r in self._running if r.job.is_cancelled]
+            self._running = [r for r in self._running if not r.job.is_cancelled]
+        for job in (*dropped, *(r.job for r in stopped)):
+            job.tell(Cancelled())
+
+    def _admit(self) -> None:
+        """Take waiting jobs while there is room; a job of another model waits until the running ones end."""
+        while True:
+            with self._wake:
+                job = self._queue.first()
+                if job is None:
+                    return
+                name = job.request.model or self._default
+                rows = sum(r.denoising.rows for r in self._running)
+                current = self._manager.current
+                is_other = current is None or current.entry.name != name
+                needed = 2 * job.request.num_images_per_prompt
+                if self._running and (is_other or rows + needed > self.settings.max_rows):
+                    return
+                self._queue.take()
+                self._tell_positions()
+            self._begin(job, name)
+
+    def _begin(self, job: Job, name: str) -> None:
+        def on_load(name: str = name) -> None:
+            self._state = "loading"
+            job.tell(Loading(name))
+
+        try:
+            model = self._model(name, on_load)
+            job.tell(Encoding())
+            start = time.perf_counter()
+            plan = make_plan(job.request, model.entry)
+            canvas = plan_canvas(job.request, native_size=model.entry.native_size, multiple=model.latent_pixels)
+            embeds = model.prompts.encode(
+                job.request.prompt, job.request.negative_prompt,
+                device=model.placement.device, dtype=model.placement.dtype,
+            )  # fmt: skip
+            denoising = Denoising(model, plan, canvas, embeds)
+            running = Running(job, denoising, embeds, encode_s=time.perf_counter() - start)
+            with self._wake:
+                self._running.append(running)
+        except Exception as error:
+            if self._manager.current is None and isinstance(error, ModelUnavailable):
+                self._state, self._message = "failed", str(error)
+            self._fail([job], error)
+
+    def _groups(self) -> Iterable[list[Running]]:
+        groups: dict[Any, list[Running]] = {}
+        for running in self._running:
+            groups.setdefault(running.denoising.key, []).append(running)
+        return list(groups.values())
+
+    def _advance(self, group: list[Running]) -> None:
+        start = time.perf_counter()
+        try:
+            advance([r.denoising for r in group])
+        except Exception as error:
+            # One request must not take the others with it: each goes on alone from the step before.
+            if len(group) > 1:
+                for running in group:
+                    self._advance([running])
+                return
+            self._remove(group)
+            self._fail([r.job for r in group], error)
+            return
+        elapsed = time.perf_counter() - start
+        self._speed.learn_step(group, elapsed)
+        for running in group:
+            running.denoise_s += elapsed
+            self._tell_step(running)
+
+    def _tell_step(self, running: Running) -> None:
+        denoising = running.denoising
+        left = (denoising.total - denoising.index) * running.denoise_s / max(1, denoising.index)
+        is_due = running.job.has_previews and not denoising.is_finished
+        pictures: tuple[Image.Image, ...] = ()
+        if is_due and running.preview_s <= PREVIEW_SHARE * running.denoise_s:
+            start = time.perf_counter()
+            pictures = preview(denoising)
+            running.preview_s += time.perf_counter() - start
+        running.job.tell(Step(denoising.index, denoising.total, left, pictures))
+
+    def _finish(self) -> None:
+        for running in [r for r in self._running if r.denoising.is_finished]:
+            self._remove([running])
+            if running.job.is_cancelled:  # a cancelled job is never decoded
+                running.job.tell(Cancelled())
+                continue
+            running.job.tell(Decoding())
+            try:
+                done = finish(running, self.outputs)
+            except Exception as error:
+                self._fail([running.job], error)
+                continue
+            self._speed.learn_job(running)
+            running.job.tell(done)
+
+    def _remove(self, group: list[Running]) -> None:
+        with self._wake:
+            self._running = [r for r in self._running if r not in group]
+
+    def _tell_positions(self) -> None:
+        for position, job in enumerate(self._queue.in_order(), start=1):
+            job.tell(Queued(position, self._speed.wait_s(position) if self._speed.is_known else None))
+
+    def _fail(self, jobs: list[Job], error: Exception) -> None:
+        for job in jobs:
+            job.tell(Failed(_as_expected(error, job.id), job.id))
+
+
+def _as_expected(error: Exception, request_id: str) -> PlaygroundError:
+    """`error` in words for people; one that nobody foresaw is logged under its id and shown as that id."""
+    if isinstance(error, PlaygroundError):
+        return error
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "out of memory" in str(error).lower():
+        return OutOfMemory("Memory ran out; choose a smaller size or fewer images, then try again.")
+    log.error("request %s failed", request_id, exc_info=error)
+    return DeviceFailure(f"Something unforeseen went wrong; it is in the log under {request_id}. Try again.")

@@ -1,0 +1,55 @@
+"""Who is next: one job of each visitor in turn, so that forty clicks of one person hold nobody up."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+
+from sd_demo.job import Job
+
+
+class FairQueue:
+    """Round robin over visitors, first come first served within one. The engine guards it with its lock."""
+
+    def __init__(self) -> None:
+        self._waiting: OrderedDict[str, deque[Job]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return sum(len(jobs) for jobs in self._waiting.values())
+
+    def add(self, job: Job) -> None:
+        """Put a job at the end of its visitor's line."""
+        self._waiting.setdefault(job.visitor, deque()).append(job)
+
+    def first(self) -> Job | None:
+        """The job that is next, left in its place."""
+        return next(iter(self._waiting.values()))[0] if self._waiting else None
+
+    def take(self) -> Job:
+        """Remove the job that is next; its visitor goes to the end of the round."""
+        visitor, jobs = next(iter(self._waiting.items()))
+        job = jobs.popleft()
+        del self._waiting[visitor]
+        if jobs:
+            self._waiting[visitor] = jobs
+        return job
+
+    def drop_cancelled(self) -> list[Job]:
+        """Remove the jobs that were cancelled while waiting, and return them."""
+        dropped = [job for jobs in self._waiting.values() for job in jobs if job.is_cancelled]
+        for visitor in list(self._waiting):
+            kept = deque(job for job in self._waiting[visitor] if not job.is_cancelled)
+            if kept:
+                self._waiting[visitor] = kept
+            else:
+                del self._waiting[visitor]
+        return dropped
+
+    def in_order(self) -> list[Job]:
+        """All waiting jobs in the order in which they would be taken if nobody came."""
+        lines = [deque(jobs) for jobs in self._waiting.values()]
+        order: list[Job] = []
+        while lines:
+            for line in lines:
+                order.append(line.popleft())
+            lines = [line for line in lines if line]
+        return order

@@ -1,0 +1,125 @@
+"""The two ends of a job: every choice made before it runs, and its pictures, receipts and files after."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import diffusers
+import torch
+from PIL import Image
+
+from sd_demo.decoding import decode
+from sd_demo.denoising import Denoising, Plan
+from sd_demo.embedded.vocabulary import unknown_words
+from sd_demo.events import Done, ResultImage
+from sd_demo.images import fingerprint
+from sd_demo.job import Job
+from sd_demo.outputs import Outputs
+from sd_demo.prompts import PromptEmbeds
+from sd_demo.receipt import Done as ReceiptDone
+from sd_demo.receipt import Receipt
+from sd_demo.registry import ModelEntry
+from sd_demo.requests import SEED_LIMIT, AnyRequest
+
+
+@dataclass(eq=False)
+class Running:
+    """A job in the step loop, and the seconds of its stages so far."""
+
+    job: Job
+    denoising: Denoising
+    embeds: PromptEmbeds
+    encode_s: float
+    denoise_s: float = 0.0
+    decode_s: float = 0.0
+    preview_s: float = 0.0
+
+    @property
+    def total_s(self) -> float:
+        """Seconds of all stages."""
+        return self.encode_s + self.denoise_s + self.decode_s
+
+
+def make_plan(request: AnyRequest, entry: ModelEntry) -> Plan:
+    """Every choice that the request left open, made: the model's defaults and a random seed."""
+    first = request.seed if request.seed is not None else int(torch.randint(SEED_LIMIT, ()).item())
+    return Plan(
+        task=request.task,
+        seeds=tuple(request.seeds(first)),
+        num_inference_steps=request.num_inference_steps or entry.num_inference_steps,
+        guidance_scale=request.guidance_scale or entry.guidance_scale,
+        scheduler=request.scheduler or entry.scheduler,
+        strength=getattr(request, "strength", None),
+    )
+
+
+def finish(running: Running, outputs: Outputs) -> Done:
+    """Decode, save and receipt all pictures of a job whose denoising is finished."""
+    start = time.perf_counter()
+    decoded = decode(running.denoising)
+    running.decode_s = time.perf_counter() - start
+    results = []
+    for index, image in enumerate(decoded.images):
+        receipt = make_receipt(running, index, image, decoded.retries)
+        path = outputs.save(image, receipt, visitor=running.job.visitor)
+        results.append(ResultImage(path, image, receipt))
+    return Done(tuple(results))
+
+
+def make_receipt(running: Running, index: int, image: Image.Image, retries: list[str]) -> Receipt:
+    """Asked and done, side by side, for image `index` of the job."""
+    denoising, request = running.denoising, running.job.request
+    model, plan = denoising.model, denoising.plan
+    done = ReceiptDone(
+        model=model.entry.name,
+        model_hash=model.model_hash,
+        seed=plan.seeds[index],
+        index=index,
+        num_inference_steps=plan.num_inference_steps,
+        effective_steps=denoising.total,
+        height=image.height,
+        width=image.width,
+        scheduler=plan.scheduler,
+        guidance_scale=plan.guidance_scale,
+        strength=plan.effective_strength,
+        attention=model.placement.attention,
+        dtype=model.placement.dtype_name,
+        device=model.placement.device.type,
+        torch=torch.__version__,
+        diffusers=diffusers.__version__,
+        shared_with=denoising.most_shared,
+        dropped_words=list(running.embeds.dropped_words),
+        unknown_words=unknown_words(request.prompt) if model.entry.is_embedded else [],
+        retries=retries,
+        encode_s=round(running.encode_s, 4),
+        denoise_s=round(running.denoise_s, 4),
+        decode_s=round(running.decode_s, 4),
+    )
+    return Receipt(task=request.task, asked=asked(request), done=done, notes=_notes(running, done))
+
+
+def asked(request: AnyRequest) -> dict[str, Any]:
+    """The request's fields as JSON; a picture is named by its fingerprint and size, never stored."""
+    values = request.model_dump()
+    for name, value in values.items():
+        if isinstance(value, Image.Image):
+            values[name] = {"sha256": fingerprint(value), "width": value.width, "height": value.height}
+    return values
+
+
+def _notes(running: Running, done: ReceiptDone) -> list[str]:
+    request, plan = running.job.request, running.denoising.plan
+    notes = list(running.denoising.canvas.notes)
+    if not request.prompt.strip():
+        notes.append("The prompt is empty, so the model chose what to show.")
+    if plan.effective_strength != plan.strength:
+        notes.append(f"Strength {plan.strength:g} of {plan.num_inference_steps} steps is less than one; one step ran.")
+    if done.unknown_words:
+        notes.append("The picture-book model does not know: " + ", ".join(done.unknown_words) + ".")
+    if done.dropped_words:
+        notes.append("Past the limit of the text encoder and not used: " + " ".join(done.dropped_words) + ".")
+    if request.negative_prompt.strip() and not running.denoising.has_two_rows:
+        notes.append("The negative prompt had no effect, because guidance_scale is 1.")
+    return notes + done.retries

@@ -1,0 +1,82 @@
+"""A job: one request on its way, what it tells, and the flag that stops it."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Iterator
+
+from sd_demo.errors import JobCancelled, PlaygroundError
+from sd_demo.events import Cancelled, Done, Event, Failed
+from sd_demo.requests import AnyRequest
+
+
+class Job:
+    """Made by `Engine.submit`. Any number of threads may read its events; each sees all of them in order."""
+
+    def __init__(self, request: AnyRequest, *, visitor: str, has_previews: bool) -> None:
+        self.id = secrets.token_hex(4)
+        self.request = request
+        self.visitor = visitor
+        self.has_previews = has_previews
+        self.submitted_at = time.monotonic()
+        self._events: list[Event] = []
+        self._changed = threading.Condition()
+        self._cancel = threading.Event()
+
+    def events(self) -> Iterator[Event]:
+        """Every event from the first on, waiting for the next; ends after Done, Failed or Cancelled."""
+        seen = 0
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: len(self._events) > seen)  # noqa: B023 # waited for at once
+                event = self._events[seen]
+            seen += 1
+            yield event
+            if isinstance(event, Done | Failed | Cancelled):
+                return
+
+    def cancel(self) -> None:
+        """Ask for the job to stop; it does within one denoising step. Harmless after its end."""
+        self._cancel.set()
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Somebody asked for the job to stop."""
+        return self._cancel.is_set()
+
+    @property
+    def is_ended(self) -> bool:
+        """The last event is there."""
+        with self._changed:
+            return bool(self._events) and isinstance(self._events[-1], Done | Failed | Cancelled)
+
+    def result(self, timeout_s: float | None = None) -> Done:
+        """Wait for the end and return it.
+
+        Raises the error of a failed job, JobCancelled for a cancelled one, TimeoutError after `timeout_s`.
+        """
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._events and self._is_end(self._events[-1]), timeout_s):
+                raise TimeoutError(f"The job is not done after {timeout_s} s.")
+            end = self._events[-1]
+        if isinstance(end, Failed):
+            raise end.error
+        if isinstance(end, Cancelled):
+            raise JobCancelled("The job was cancelled.")
+        if not isinstance(end, Done):
+            raise PlaygroundError("The job ended without a result.")
+        return end
+
+    def tell(self, event: Event) -> None:
+        """Append an event; the engine's worker calls this. Nothing follows an end."""
+        with self._changed:
+            if self._events and self._is_end(self._events[-1]):
+                return
+            self._events.append(event)
+            self._changed.notify_all()
+
+    @staticmethod
+    def _is_end(event: Event) -> bool:
+        return isinstance(event, Done | Failed | Cancelled)

@@ -1,0 +1,163 @@
+"""Where a model runs, in which precision, with which attention: one policy, with its reason in a sentence.
+
+The attention is chosen by running each candidate on the model's own largest attention shape, not by
+importing it: a package can be present and unable to run.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from diffusers.models.attention_processor import (
+    Attention,
+    AttnProcessor,
+    AttnProcessor2_0,
+    SlicedAttnProcessor,
+    XFormersAttnProcessor,
+)
+
+from sd_demo.errors import InvalidRequest
+from sd_demo.settings import Settings
+
+ATTENTIONS: Final = ("sdpa", "plain", "xformers", "sliced")
+CLEAR_WIN: Final = 0.8  # another attention than SDPA must need at most this share of its time: noise must not decide
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The decision for one model. `reason` is one sentence for the log and the doctor."""
+
+    device: torch.device
+    dtype: torch.dtype
+    attention: str
+    reason: str
+
+    @property
+    def dtype_name(self) -> str:
+        """float32, bfloat16 or float16."""
+        return str(self.dtype).removeprefix("torch.")
+
+
+def choose_device(wanted: str) -> torch.device:
+    """`auto` takes CUDA, then MPS, then the CPU. Raises InvalidRequest where a named device is not here."""
+    has_mps = torch.backends.mps.is_available()
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu")
+    if (wanted == "cuda" and not torch.cuda.is_available()) or (wanted == "mps" and not has_mps):
+        raise InvalidRequest(f"There is no {wanted} device on this machine; use --device auto.", "device")
+    return torch.device(wanted)
+
+
+def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
+    """`auto` is float16 on CUDA and MPS; on the CPU bfloat16 where that was just measured faster, else float32."""
+    if wanted != "auto":
+        if wanted == "float16" and device.type == "cpu":
+            raise InvalidRequest("float16 is too slow on a CPU to be of use; use --dtype auto.", "dtype")
+        return getattr(torch, wanted)
+    if device.type != "cpu":
+        return torch.float16
+    return torch.bfloat16 if _is_bfloat16_faster() else torch.float32
+
+
+@functools.cache
+def _is_bfloat16_faster() -> bool:
+    """A convolution of the UNet's kind in both precisions.
+
+    With AVX512-BF16 or AMX, bfloat16 takes about half the time; without, several times as long: the
+    threshold lies in a wide gap, so that the answer is the same at every start.
+    """
+    seconds = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        layer = torch.nn.Conv2d(128, 128, 3, padding=1, dtype=dtype)
+        x = torch.ones(2, 128, 32, 32, dtype=dtype)
+        seconds[dtype] = _fastest(lambda layer=layer, x=x: layer(x), repeats=4)
+    return seconds[torch.bfloat16] < 0.8 * seconds[torch.float32]
+
+
+def place(unet: Any, settings: Settings, device: torch.device, dtype: torch.dtype) -> Placement:
+    """Choose the attention for `unet` (already on `device` in `dtype`) and set it.
+
+    Raises InvalidRequest where `settings.attention` forces one that cannot run here.
+    """
+    layer, tokens = _largest_attention(unet)
+    where = f"{device.type} {str(dtype).removeprefix('torch.')}"
+    if settings.attention != "auto":
+        try:
+            _probe(layer, settings.attention, tokens, device, dtype)
+        except Exception as error:
+            raise InvalidRequest(
+                f"The attention {settings.attention} cannot run on {where} here ({_first_line(error)}); "
+                "use --attention auto.",
+                "attention",
+            ) from error
+        name, why = str(settings.attention), "as asked"
+    else:
+        name, why = _fastest_attention(layer, tokens, device, dtype)
+    unet.set_attn_processor(_processor(name))
+    return Placement(device, dtype, name, f"{where}, attention {name} ({why})")
+
+
+def _fastest_attention(layer: Attention, tokens: int, device: torch.device, dtype: torch.dtype) -> tuple[str, str]:
+    seconds: dict[str, float] = {}
+    failures: list[str] = []
+    for name in ("sdpa", "plain", "xformers"):
+        try:
+            seconds[name] = _probe(layer, name, tokens, device, dtype)
+        except Exception as error:  # whatever a candidate raises, it is one that does not run here
+            failures.append(f"{name} does not run: {_first_line(error)}")
+    if not seconds:
+        return "sliced", "; ".join(failures)
+    best = min(seconds, key=seconds.__getitem__)
+    if "sdpa" in seconds and seconds[best] > CLEAR_WIN * seconds["sdpa"]:
+        best = "sdpa"
+    measured = ", ".join(f"{name} {s * 1e3:.2f} ms" for name, s in seconds.items())
+    return best, "; ".join([measured, *failures])
+
+
+def _largest_attention(unet: Any) -> tuple[Attention, int]:
+    """The self-attention over the most tokens, and that number of tokens at the model's own size."""
+    side = unet.config.sample_size if isinstance(unet.config.sample_size, int) else unet.config.sample_size[0]
+    for level, block in enumerate(unet.down_blocks):
+        if hasattr(block, "attentions"):
+            return block.attentions[0].transformer_blocks[0].attn1, (side >> level) ** 2
+    return unet.mid_block.attentions[0].transformer_blocks[0].attn1, (side >> (len(unet.down_blocks) - 1)) ** 2
+
+
+@torch.inference_mode()
+def _probe(layer: Attention, name: str, tokens: int, device: torch.device, dtype: torch.dtype) -> float:
+    before = layer.processor
+    x = torch.ones(2, tokens, layer.query_dim, device=device, dtype=dtype)
+    try:
+        layer.set_processor(_processor(name))
+        return _fastest(lambda: layer(x), repeats=5)
+    finally:
+        layer.set_processor(before)
+
+
+def _processor(name: str) -> Any:
+    if name == "sliced":
+        return SlicedAttnProcessor(slice_size=1)
+    return {"sdpa": AttnProcessor2_0, "plain": AttnProcessor, "xformers": XFormersAttnProcessor}[name]()
+
+
+def _fastest(call: Any, repeats: int) -> float:
+    """Seconds of the fastest of `repeats` calls after one warm-up; the minimum is what noise disturbs least."""
+    best = float("inf")
+    with torch.inference_mode():
+        for k in range(repeats + 1):
+            start = time.perf_counter()
+            call()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            if k:
+                best = min(best, time.perf_counter() - start)
+    return best
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return (lines[0][:120].rstrip(" :.") if lines else "") or type(error).__name__

@@ -1,0 +1,54 @@
+"""The schedulers by their field names, each made fresh for a request, because a scheduler is mutable state."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import diffusers
+
+from sd_demo.errors import InvalidRequest
+
+# name: (diffusers class, settings over the model's own, title). Papers are linked in diffusers' class docstrings.
+_TABLE: Final[dict[str, tuple[str, dict[str, Any], str]]] = {
+    "ddim": ("DDIMScheduler", {}, "DDIM"),
+    "ddpm": ("DDPMScheduler", {}, "DDPM"),
+    "pndm": ("PNDMScheduler", {"skip_prk_steps": True}, "PNDM"),
+    "lms": ("LMSDiscreteScheduler", {}, "LMS (K-LMS)"),
+    "euler": ("EulerDiscreteScheduler", {}, "Euler"),
+    "euler_a": ("EulerAncestralDiscreteScheduler", {}, "Euler ancestral"),
+    "heun": ("HeunDiscreteScheduler", {}, "Heun"),
+    "dpmpp_2m": ("DPMSolverMultistepScheduler", {}, "DPM++ 2M"),
+    "dpmpp_2m_karras": ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}, "DPM++ 2M Karras"),
+    "dpmpp_sde": ("DPMSolverSDEScheduler", {}, "DPM++ SDE"),
+    "unipc": ("UniPCMultistepScheduler", {}, "UniPC"),
+    "lcm": ("LCMScheduler", {}, "LCM"),
+}
+
+
+def make_scheduler(name: str, config: dict[str, Any]) -> Any:
+    """A new scheduler called `name`, configured as `SchedulerClass.from_config(config)` does.
+
+    Raises InvalidRequest where the scheduler needs a package that is not installed.
+    """
+    class_name, overrides, title = _TABLE[name]
+    try:
+        return getattr(diffusers, class_name).from_config(config, **overrides)
+    except ImportError:
+        raise InvalidRequest(
+            f"The scheduler {title} needs the package torchsde; choose another one.", "scheduler"
+        ) from None
+
+
+def title(name: str) -> str:
+    """What people call the scheduler `name`."""
+    return _TABLE[name][2]
+
+
+def available() -> list[str]:
+    """The names whose packages are installed here."""
+    return [name for name, (class_name, _, _) in _TABLE.items() if _is_real(getattr(diffusers, class_name))]
+
+
+def _is_real(kind: type) -> bool:
+    # diffusers puts a class from utils.dummy_* in the place of one whose package is missing.
+    return ".dummy_" not in kind.__module__

@@ -1,0 +1,75 @@
+"""How long things take on this host, learned from what was run; the estimate beside Generate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from sd_demo.registry import ModelEntry
+
+WEIGHT = 0.3  # of the newest measurement in the running mean
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a request is expected to take on this host."""
+
+    seconds: float
+
+
+class _Denoising(Protocol):
+    @property
+    def rows(self) -> int: ...
+    @property
+    def latents(self) -> Any: ...
+
+
+class _Running(Protocol):
+    @property
+    def denoising(self) -> _Denoising: ...
+    @property
+    def total_s(self) -> float: ...
+
+
+class Speed:
+    """Running means: seconds of a step for each row and latent pixel, and seconds of a whole job."""
+
+    def __init__(self) -> None:
+        self._per_row_pixel: float | None = None
+        self._job_s: float | None = None
+
+    @property
+    def is_known(self) -> bool:
+        """At least one job has ended."""
+        return self._job_s is not None
+
+    def learn_step(self, group: Sequence[_Running], elapsed_s: float) -> None:
+        """Take in one shared step."""
+        height, width = group[0].denoising.latents.shape[-2:]
+        rows = sum(r.denoising.rows for r in group)
+        self._per_row_pixel = _mean(self._per_row_pixel, elapsed_s / (rows * height * width))
+
+    def learn_job(self, running: _Running) -> None:
+        """Take in one finished job."""
+        self._job_s = _mean(self._job_s, running.total_s)
+
+    def wait_s(self, jobs: int) -> float:
+        """Seconds until `jobs` waiting jobs are through, taken one after another."""
+        return max(1.0, jobs * (self._job_s or 1.0))
+
+    def estimate(self, values: dict[str, Any], entry: ModelEntry) -> Estimate | None:
+        """Seconds for a request with these field values; None before anything was measured."""
+        if self._per_row_pixel is None:
+            return None
+        height = values.get("height") or entry.native_size
+        width = values.get("width") or entry.native_size
+        steps = values.get("num_inference_steps") or entry.num_inference_steps
+        guidance = values.get("guidance_scale") or entry.guidance_scale
+        rows = (values.get("num_images_per_prompt") or 1) * (2 if guidance > 1 else 1)
+        share = values.get("strength") or 1.0
+        return Estimate(self._per_row_pixel * rows * (height / 8) * (width / 8) * steps * share)
+
+
+def _mean(before: float | None, value: float) -> float:
+    return value if before is None else (1 - WEIGHT) * before + WEIGHT * value
