@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
+import secrets
+import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -15,28 +17,35 @@ from sd_demo.errors import OutputFailed
 from sd_demo.receipt import Receipt
 
 TEMPORARY_PREFIX: Final = ".writing-"
+_ABANDONED_S: Final = 3600  # another process may be writing into the same folder right now
 
 
 class Outputs:
-    """One folder of pictures, a subfolder for each visitor, so that no listing ever crosses visitors."""
+    """One folder of pictures, a subfolder for each visitor, so that no listing ever crosses visitors.
 
-    def __init__(self, folder: Path) -> None:
+    A command that one person runs has no visitors: with `by_visitor=False` its pictures lie in `folder` itself.
+    """
+
+    def __init__(self, folder: Path, *, by_visitor: bool = True) -> None:
         self.folder = folder
-        for leftover in folder.glob(f"**/{TEMPORARY_PREFIX}*"):
-            leftover.unlink(missing_ok=True)  # a crash in mid-write left it; its name never became a picture's
+        self._by_visitor = by_visitor
+        # A crash in mid-write leaves such a file; its name never became a picture's.
+        for leftover in folder.glob(f"{'*/' if by_visitor else ''}{TEMPORARY_PREFIX}*"):
+            with suppress(OSError):
+                if leftover.stat().st_mtime < time.time() - _ABANDONED_S:
+                    leftover.unlink()
 
     def save(self, image: Image.Image, receipt: Receipt, *, visitor: str) -> Path:
         """Write `image` (RGB) as PNG with its receipt and return the file's absolute path.
 
         Raises OutputFailed where the disk is full or the folder cannot be written; no partial file stays.
         """
-        temporary: Path | None = None
+        folder = self.visitor_folder(visitor)
+        # Not .png: whoever lists the pictures meets finished ones only, even after a kill in mid-write.
+        temporary = folder / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
         try:
-            folder = self.visitor_folder(visitor)
             folder.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, suffix=".png", dir=folder)
-            temporary = Path(name)
-            with os.fdopen(handle, "wb") as file:
+            with temporary.open("xb") as file:
                 image.save(file, format="PNG", pnginfo=receipt.png_info(), compress_level=4)
                 file.flush()
                 os.fsync(file.fileno())
@@ -44,15 +53,17 @@ class Outputs:
             os.replace(temporary, final)
             return final
         except OSError as error:
-            if temporary is not None:
+            with suppress(OSError):
                 temporary.unlink(missing_ok=True)
             raise OutputFailed(
                 f"The picture could not be saved ({error.strerror or 'disk error'}); "
-                "free some space or choose another --output-dir."
+                "free some space or choose another folder for pictures."
             ) from error
 
     def visitor_folder(self, visitor: str) -> Path:
         """The folder of one visitor; any text is a visitor, none leaves `self.folder`."""
+        if not self._by_visitor:
+            return self.folder.resolve()
         return self.folder.resolve() / (re.sub(r"[^A-Za-z0-9_-]", "_", visitor)[:64] or "_")
 
     @staticmethod
