@@ -7,6 +7,8 @@ other programs read.
 from __future__ import annotations
 
 import json
+import warnings
+from pathlib import Path
 from typing import Any, Final
 
 from PIL import Image
@@ -18,6 +20,22 @@ from sd_demo.errors import InvalidImage
 
 JSON_KEY: Final = "sd_demo"
 TEXT_KEY: Final = "parameters"
+
+# The names that programs which read `parameters` know the schedulers by.
+SAMPLER_NAMES: Final[dict[str, str]] = {
+    "ddim": "DDIM",
+    "ddpm": "DDPM",
+    "pndm": "PLMS",
+    "lms": "LMS",
+    "euler": "Euler",
+    "euler_a": "Euler a",
+    "heun": "Heun",
+    "dpmpp_2m": "DPM++ 2M",
+    "dpmpp_2m_karras": "DPM++ 2M Karras",
+    "dpmpp_sde": "DPM++ SDE",
+    "unipc": "UniPC",
+    "lcm": "LCM",
+}
 
 
 class Done(BaseModel):
@@ -76,7 +94,7 @@ class Receipt(BaseModel):
             lines.append(f"Negative prompt: {self.asked['negative_prompt']}")
         settings = {
             "Steps": done.num_inference_steps,
-            "Sampler": done.scheduler,
+            "Sampler": SAMPLER_NAMES.get(done.scheduler, done.scheduler),
             "CFG scale": f"{done.guidance_scale:g}",
             "Seed": done.seed,
             "Size": f"{done.width}x{done.height}",
@@ -101,10 +119,25 @@ class Receipt(BaseModel):
 
 def read_receipt(image: Image.Image) -> Receipt:
     """The receipt inside an opened PNG. Raises InvalidImage where there is none that can be read."""
-    text = getattr(image, "text", {}).get(JSON_KEY)
+    text = image.info.get(JSON_KEY)  # there before any pixel is decoded
     if text is None:
         raise InvalidImage("This picture carries no receipt of this program; it was made or saved by another one.")
     try:
         return Receipt(**json.loads(text))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         raise InvalidImage("This picture's receipt is damaged and cannot be read.") from None
+
+
+def read_receipt_file(path: Path) -> Receipt:
+    """The receipt inside the PNG file at `path`. Raises InvalidImage where there is no such file, PNG or receipt."""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"PIL\.")  # no pixel is decoded here
+            with Image.open(path, formats=("PNG",)) as image:
+                return read_receipt(image)
+    except InvalidImage:
+        raise
+    except FileNotFoundError:
+        raise InvalidImage(f"There is no file named {path.name}.") from None
+    except Exception:  # on a damaged file a decoder raises whatever its author did not foresee
+        raise InvalidImage(f"{path.name} is no PNG that can be read.") from None

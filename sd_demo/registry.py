@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -63,7 +65,7 @@ class Registry:
     def __init__(self, entries: tuple[ModelEntry, ...] = _ENTRIES) -> None:
         self._entries = {entry.name: entry for entry in entries}
 
-    def __iter__(self):  # type: ignore[no-untyped-def]
+    def __iter__(self) -> Iterator[ModelEntry]:
         return iter(self._entries.values())
 
     def get(self, name: str) -> ModelEntry:
@@ -73,9 +75,10 @@ class Registry:
         """
         if name in self._entries:
             return self._entries[name]
-        folder = Path(name).expanduser()
-        if (folder / "model_index.json").is_file():
-            return _entry_of_folder(folder)
+        with suppress(OSError, RuntimeError):  # a name too long for any file, or ~ of nobody
+            folder = Path(name).expanduser()
+            if (folder / "model_index.json").is_file():
+                return _entry_of_folder(folder)
         known = ", ".join(self._entries)
         raise ModelUnavailable(f"There is no model {name[:80]!r}; choose one of {known}, or name a diffusers folder.")
 

@@ -161,14 +161,17 @@ def parse_request(task: str, values: dict[str, Any]) -> AnyRequest:
 
     Raises InvalidRequest (or InvalidImage) whose text is one sentence on the first thing that is wrong.
     """
-    if task not in REQUESTS:
-        raise InvalidRequest(f"There is no task {task!r}; choose one of {', '.join(REQUESTS)}.", "task")
-    kind = REQUESTS[task]
+    kind = REQUESTS.get(task) if isinstance(task, str) else None
+    if kind is None:
+        raise InvalidRequest(f"There is no task {str(task)[:40]!r}; choose one of {', '.join(REQUESTS)}.", "task")
     for name in PICTURE_FIELDS:
-        if name in kind.model_fields and values.get(name) is None:
+        if name not in kind.model_fields:
+            continue
+        picture = values.get(name)
+        if picture is None or (isinstance(picture, str) and not picture):
             what = "paint over the part to change" if name == "mask_image" else "choose a picture"
             raise InvalidRequest(f"{name} is missing; {what} first.", name)
-        if name in kind.model_fields and not isinstance(values[name], (Image.Image, str, bytes, PathLike)):
+        if not isinstance(picture, (Image.Image, str, bytes, PathLike)):
             raise InvalidImage(f"{name} must be a picture file.", name)
     try:
         return kind(**values)
@@ -180,7 +183,8 @@ def _one_sentence(kind: type[Request], error: ValidationError) -> InvalidRequest
     first = error.errors()[0]
     name = str(first["loc"][0]) if first["loc"] else None
     if first["type"] == "extra_forbidden":
-        return InvalidRequest(f"{kind.task} has no parameter {name!r}; it has {', '.join(kind.model_fields)}.", name)
+        known = ", ".join(kind.model_fields)
+        return InvalidRequest(f"{kind.task} has no parameter {str(name)[:40]!r}; it has {known}.", name)
     if name == "scheduler":
         return InvalidRequest(f"scheduler must be one of {', '.join(SCHEDULER_NAMES)}.", name)
     if name not in kind.model_fields:

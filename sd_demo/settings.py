@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from sd_demo.errors import InvalidRequest
 
@@ -41,6 +41,14 @@ class Settings(BaseModel):
     max_queue: int = Field(default=64, ge=1, description="Jobs that may wait at once.")
     max_rows: int = Field(default=32, ge=2, description="Rows (pictures, twice with guidance) in one UNet call.")
 
+    @field_validator("auth")
+    @classmethod
+    def _has_user_and_password(cls, auth: str | None) -> str | None:
+        user, _, password = (auth or "").partition(":")
+        if auth is not None and not (user and password):
+            raise ValueError("it must be user:password")
+        return auth
+
     @classmethod
     def read(cls, arguments: Sequence[str] | None = None, environment: Mapping[str, str] = os.environ) -> Settings:
         """Settings from command-line arguments (none by default) and `SD_DEMO_*` variables.
@@ -59,9 +67,10 @@ class Settings(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             name = str(first["loc"][0])
+            value = "this" if name == "auth" else repr(first["input"])  # a password is not for the log
+            why = first["msg"].removeprefix("Value error, ")
             raise InvalidRequest(
-                f"{PREFIX}{name.upper()} or --{name.replace('_', '-')} cannot be {first['input']!r}: {first['msg']}.",
-                name,
+                f"{PREFIX}{name.upper()} or --{name.replace('_', '-')} cannot be {value}: {why}.", name
             ) from None
 
     @classmethod

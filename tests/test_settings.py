@@ -1,0 +1,88 @@
+"""Flags win over variables, variables over defaults; what cannot be used is said in one sentence."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from sd_demo.errors import InvalidRequest
+from sd_demo.settings import Settings, writable_folder
+
+
+def test_defaults_serve_this_machine_only() -> None:
+    settings = Settings.read(environment={})
+    assert (settings.host, settings.port, settings.share, settings.auth) == ("127.0.0.1", 7860, False, None)
+
+
+def test_a_flag_wins_over_its_variable_and_a_variable_over_the_default() -> None:
+    environment = {"SD_DEMO_PORT": "8000", "SD_DEMO_DEVICE": "cpu", "SD_DEMO_SHARE": "1"}
+    settings = Settings.read(["--port", "9000", "--no-share"], environment)
+    assert (settings.port, settings.device, settings.share) == (9000, "cpu", False)
+
+
+def test_an_empty_variable_is_none() -> None:
+    assert Settings.read(environment={"SD_DEMO_PORT": "", "SD_DEMO_MODEL": ""}) == Settings()
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_each_field_has_a_flag_a_variable_and_a_help(name: str) -> None:
+    flag = f"--{name.replace('_', '-')}"
+    assert Settings.model_fields[name].description in " ".join(Settings.parser().format_help().split()).replace(
+        "\n", " "
+    )
+    assert flag in Settings.parser().format_help()
+    good = {"port": "81", "share": "true", "auth": "me:pass", "device": "cpu", "dtype": "float32", "attention": "sdpa"}
+    value = good.get(name, "4")
+    by_flag = Settings.read([flag] if name == "share" else [flag, value], {})
+    assert by_flag == Settings.read(environment={f"SD_DEMO_{name.upper()}": value})
+    assert by_flag != Settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("port", "abc"), ("port", "-1"), ("port", "65536"), ("port", "78.6"), ("share", "maybe"), ("device", "tpu"),
+        ("dtype", "float8"), ("attention", "flash"), ("max_queue", "0"), ("max_rows", "1"),
+        ("auth", "nobody"), ("auth", ":secret"), ("auth", "me:"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_used_is_said_with_both_its_names(name: str, value: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        Settings.read(environment={f"SD_DEMO_{name.upper()}": value})
+    text = str(caught.value)
+    assert caught.value.field == name
+    assert f"SD_DEMO_{name.upper()} or --{name.replace('_', '-')} cannot be " in text
+    assert text.endswith(".")
+    assert "\n" not in text
+
+
+def test_a_password_is_never_repeated() -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        Settings.read(["--auth", "hunter2"], {})
+    assert "hunter2" not in str(caught.value)
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(ValidationError):
+        Settings().port = 1  # type: ignore[misc]
+
+
+def test_a_folder_that_can_be_written_is_made_and_taken(tmp_path: Path) -> None:
+    wanted = tmp_path / "deep" / "outputs"
+    assert writable_folder(wanted) == (wanted, None)
+    assert list(wanted.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_is_replaced_and_that_is_said(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    folder, sentence = writable_folder(blocked / "outputs")
+    assert folder.is_dir()
+    assert os.access(folder, os.W_OK)
+    assert sentence is not None
+    assert str(folder) in sentence
+    assert str(blocked) in sentence
+    folder.rmdir()
