@@ -1,0 +1,55 @@
+"""`python -m sd_demo COMMAND`: what the page does, for shells and scripts.
+
+Results go to standard output, everything else to standard error. A command is imported when it is asked
+for, so that help and bad input are answered without loading torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+from sd_demo import __version__
+from sd_demo.cli.parser import Parser
+from sd_demo.errors import InvalidRequest, JobCancelled, PlaygroundError
+
+COMMANDS: Final = {  # each is a module here with `run(arguments) -> exit code`
+    "generate": "make pictures from a prompt, and from a picture or a mask",
+    "show": "print the receipt inside a PNG",
+    "serve": "open the page, as python app.py does",
+    "embedded": "the picture-book model: its words, its world, its training",
+}
+DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 done, 1 failed, 2 bad input, 130 interrupted."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        command = _parser().parse_args(words[:1]).command
+        return int(importlib.import_module(f"sd_demo.cli.{command}").run(words[1:]))
+    except InvalidRequest as error:
+        return _say(error, BAD_INPUT)
+    except (KeyboardInterrupt, JobCancelled):
+        return _say("Cancelled.", INTERRUPTED)
+    except PlaygroundError as error:
+        return _say(error, FAILED)
+
+
+def _say(sentence: object, code: int) -> int:
+    print(sentence, file=sys.stderr)
+    return code
+
+
+def _parser() -> Parser:
+    listed = "\n".join(f"  {name:<10} {text}" for name, text in COMMANDS.items())
+    parser = Parser(
+        prog="python -m sd_demo",
+        description="Stable Diffusion playground",
+        epilog=f"commands:\n{listed}\n\npython -m sd_demo COMMAND --help tells the rest.",
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND")
+    return parser

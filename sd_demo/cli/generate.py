@@ -1,0 +1,150 @@
+"""`generate`: pictures from a prompt; with --image from a picture, with --mask-image as well only a part of one."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, get_args
+
+from sd_demo.cli.parser import Parser, fields_of, flag, number
+from sd_demo.errors import InvalidRequest, ModelUnavailable, OutputFailed
+from sd_demo.events import Decoding, Done, Encoding, Event, Loading, Queued, Step
+from sd_demo.outputs import Outputs
+from sd_demo.registry import Registry
+from sd_demo.requests import PICTURE_FIELDS, REQUESTS, SCHEDULER_NAMES, TextToImage, describe_bounds, parse_request
+from sd_demo.settings import Settings
+
+if TYPE_CHECKING:
+    from sd_demo.engine import Engine
+    from sd_demo.job import Job
+
+PLACE_FIELDS: Final = ("device", "dtype", "attention", "output_dir")
+STOP_S: Final = 10.0  # a step in progress is finished before a job stops
+
+
+def run(arguments: list[str]) -> int:
+    """Make the pictures, print their paths (or with --json paths and receipts)."""
+    options = vars(parser().parse_args(arguments))
+    is_json = options.pop("json")
+    place = [f"{flag(name)}={options.pop(name)}" for name in PLACE_FIELDS if name in options]
+    request = parse_request(_task(options), options)
+    if request.model is not None:
+        place.append(f"--model={_known(request.model)}")
+    settings = Settings.read(place)
+    _check_writable(settings.output_dir)
+    with contextlib.redirect_stdout(sys.stderr):  # standard output is for the answer, whatever a library prints
+        engine = make_engine(settings)
+        try:
+            done = _wait(engine.submit(request))
+        finally:
+            engine.close(STOP_S)
+    if is_json:
+        print(json.dumps([{"path": str(i.path), "receipt": i.receipt.model_dump(mode="json")} for i in done.images]))
+    else:
+        for image in done.images:
+            print(image.path)
+            print("  " + image.receipt.summary(), *image.receipt.notes, sep="\n  ", file=sys.stderr)
+    return 0
+
+
+def parser() -> Parser:
+    """The flags: one for each field of the three requests, then where and how it runs."""
+    parser = Parser(prog="python -m sd_demo generate", description=__doc__)
+    parser.add_argument("prompt", metavar="PROMPT", help=TextToImage.model_fields["prompt"].description)
+    fields = fields_of(REQUESTS.values())
+    del fields["prompt"]
+    for name, places in fields.items():
+        kind, field = places[0]
+        words, takes, metavar = field.description or "", "", "TEXT"
+        if name in PICTURE_FIELDS:
+            metavar = "FILE"
+        elif name == "scheduler":
+            takes, metavar = f" One of {', '.join(SCHEDULER_NAMES)}.", "NAME"
+        elif "number" in describe_bounds(kind, name):
+            defaults = " or ".join(dict.fromkeys(f"{f.default:g}" for _, f in places if f.default is not None))
+            takes, metavar = f" {describe_bounds(kind, name).capitalize()}.", "N"
+            takes += f" [{defaults}]" if defaults else ""
+        parser.add_argument(
+            flag(name),
+            type=number if metavar == "N" else str,
+            default=argparse.SUPPRESS,
+            metavar=metavar,
+            help=(words + takes).replace("%", "%%"),
+        )
+    for name in PLACE_FIELDS:
+        setting = Settings.model_fields[name]
+        choices = get_args(setting.annotation)
+        words = f"{' | '.join(choices)}{': ' if choices else ''}{setting.description} [{setting.default}]"
+        option, metavar = ("--output", "DIR") if name == "output_dir" else (flag(name), "NAME")
+        parser.add_argument(option, dest=name, default=argparse.SUPPRESS, metavar=metavar, help=words)
+    parser.add_argument("--json", action="store_true", help="Print [{path, receipt}, …] instead of paths.")
+    return parser
+
+
+def make_engine(settings: Settings) -> Engine:
+    """The engine, started; its pictures go into the output folder itself, since one person asks for them."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    # What a job fails with is this command's own sentence; the log adds only what nobody foresaw.
+    logging.getLogger("sd_demo.engine").addFilter(lambda r: r.levelno < logging.ERROR or r.exc_info is not None)
+    from sd_demo.engine import Engine  # here, so that --help and bad input are answered without torch
+
+    engine = Engine(settings, outputs=Outputs(settings.output_dir, by_visitor=False))
+    engine.start()
+    return engine
+
+
+def _task(values: dict[str, Any]) -> str:
+    if "mask_image" in values:
+        return "inpaint"
+    return "image_to_image" if "image" in values else "text_to_image"
+
+
+def _known(model: str) -> str:
+    try:
+        return Registry().get(model).name
+    except ModelUnavailable as error:
+        raise InvalidRequest(str(error), "model") from None
+
+
+def _check_writable(folder: Path) -> None:
+    """Said before minutes of work, not after."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        reason = error.strerror or "disk error"
+        raise OutputFailed(f"--output {folder} cannot be written ({reason}); choose another folder.") from error
+
+
+def _wait(job: Job) -> Done:
+    """The job's end, with its progress told where somebody is looking. Ctrl+C cancels the job."""
+    is_watched = sys.stderr.isatty()
+    try:
+        for event in job.events():
+            if is_watched:
+                print(f"\r\x1b[K{_words(event)}", end="", file=sys.stderr, flush=True)
+        return job.result()
+    finally:
+        job.cancel()  # harmless after its end
+        if is_watched:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def _words(event: Event) -> str:
+    match event:
+        case Queued(position=position):
+            return f"waiting, number {position}"
+        case Loading(model=model):
+            return f"loading {model}"
+        case Encoding():
+            return "reading the prompt"
+        case Step(index=index, total=total, remaining_s=left):
+            return f"step {index} / {total}, {left:.1f} s left"
+        case Decoding():
+            return "making pixels"
+    return ""
