@@ -159,16 +159,14 @@ def test_left_of_and_right_of_are_true() -> None:
     ],
 )
 def test_relations_are_said_the_right_way_round(relation: str, phrases: str) -> None:
-    plain = {r"kitten|kitty": "cat", r"puppy|doggy": "dog"}
-    texts = [
-        t for t in many(Picture("sea", "day", "clear", "picture book", PAIR, relation, 0), 200) if ", cat" not in t
-    ]
     related = 0
-    for text in texts:
-        for pattern, word in plain.items():
-            text = re.sub(pattern, word, text)
-        related += re.search(phrases, text) is not None
-    assert related > 120
+    for text in many(Picture("meadow", "night", "clear", "picture book", PAIR, relation, 0), 200):
+        text = re.sub("kitten|kitty", "cat", re.sub("puppy|doggy", "dog", text))
+        between = re.search("(?:cat|dog)(.*?)(?:cat|dog)", text)
+        if between is not None and "," not in between[1]:  # not keywords between commas
+            related += 1
+            assert re.search(phrases, text), text
+    assert related > 140
 
 
 def test_things_alike_are_counted() -> None:

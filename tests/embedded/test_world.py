@@ -120,6 +120,12 @@ def test_sampling_reaches_everything(pictures: list[Picture]) -> None:
     assert len({p.seed for p in pictures}) == len(pictures)
 
 
+def test_colours_are_unmistakable() -> None:
+    colours = {name: np.array(rgb, dtype=float) for name, rgb in COLOURS.items()}
+    for name, rgb in colours.items():
+        assert min(np.linalg.norm(rgb - other) for key, other in colours.items() if key != name) > 70, name
+
+
 def test_objects_show_their_own_colour() -> None:
     """The median colour of an object is nearer to its own colour than to any other."""
     wrong, count = [], 0
