@@ -189,8 +189,12 @@ class Denoising:
 
 
 @torch.inference_mode()
-def advance(denoisings: Sequence[Denoising]) -> None:
-    """Move all `denoisings`, which have one `key`, by one step in one UNet call."""
+def advance(denoisings: Sequence[Denoising]) -> list[Exception | None]:
+    """Move all `denoisings`, which have one `key`, by one step in one UNet call.
+
+    Raises what the UNet raises, with nothing moved yet. What one request's own scheduler raises is returned
+    in its place, so that the others have their step.
+    """
     unet = denoisings[0].model.unet
     rows = [d.rows_in() for d in denoisings]
     timesteps = torch.cat([d.timesteps[d.index].float().expand(d.rows) for d in denoisings])
@@ -202,6 +206,12 @@ def advance(denoisings: Sequence[Denoising]) -> None:
         timestep_cond=torch.cat(conditions) if conditions else None,
         return_dict=False,
     )[0]
+    failures: list[Exception | None] = []
     for denoising, prediction in zip(denoisings, predictions.split([d.rows for d in denoisings]), strict=True):
         denoising.most_shared = max(denoising.most_shared, len(denoisings) - 1)
-        denoising.take(prediction)
+        try:
+            denoising.take(prediction)
+            failures.append(None)
+        except Exception as error:
+            failures.append(error)
+    return failures

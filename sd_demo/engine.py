@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,13 +24,15 @@ from sd_demo.events import Cancelled, Decoding, Encoding, Failed, Loading, Queue
 from sd_demo.fair_queue import FairQueue
 from sd_demo.finishing import Running, finish, make_plan
 from sd_demo.job import Job
+from sd_demo.lora_folder import find_lora
 from sd_demo.outputs import Outputs
 from sd_demo.pipeline_manager import LoadedModel, PipelineManager
 from sd_demo.prompts import TokenReport
 from sd_demo.registry import ModelEntry, Registry, default_model
-from sd_demo.requests import AnyRequest
+from sd_demo.requests import AnyRequest, LoraChoice
 from sd_demo.settings import Settings, writable_folder
 from sd_demo.speed import Estimate, Speed
+from sd_demo.turns import Turns
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +70,9 @@ class Engine:
         self._default = settings.model or default_model(choices=self.registry)
         self.registry.get(self._default)  # a wrong name is said at once, not at the first click
         self._manager = PipelineManager(settings, self.registry)
+        self.device_turns = (
+            Turns()
+        )  # whatever else works on the device, such as a training, takes turns with the worker
         self._speed = Speed()
         self._queue = FairQueue()
         self._running: list[Running] = []
@@ -97,10 +102,13 @@ class Engine:
     def submit(self, request: AnyRequest, *, visitor: str = "local", has_previews: bool = False) -> Job:
         """Queue a request and return its job at once.
 
-        Raises ModelUnavailable for a model that is not known, QueueFull where too much waits already.
+        Raises ModelUnavailable for a model that is not known, InvalidRequest for a LoRA that is not there, QueueFull
+        where too much waits already.
         """
         if request.model is not None:
             self.registry.get(request.model)
+        for choice in request.loras:
+            find_lora(choice.name, self.settings.lora_dir)
         job = Job(request, visitor=visitor, has_previews=has_previews)
         with self._wake:
             if self._is_closing:
@@ -155,13 +163,14 @@ class Engine:
                 if self._is_closing and not self._running and not len(self._queue):
                     return
             self._drop_cancelled()
-            self._admit()
-            for group in self._groups():
-                self._advance(group)
-            self._finish()
+            with self.device_turns:
+                self._admit()
+                for group in self._groups():
+                    self._advance(group)
+                self._finish()
 
-    def _model(self, name: str, on_load: Callable[[], None]) -> LoadedModel:
-        model = self._manager.get(name, on_load)
+    def _model(self, name: str, on_load: Callable[[], None], loras: Sequence[LoraChoice] = ()) -> LoadedModel:
+        model = self._manager.get(name, on_load, loras)
         self._state, self._message = "ready", ""
         return model
 
@@ -174,7 +183,7 @@ class Engine:
             job.tell(Cancelled())
 
     def _admit(self) -> None:
-        """Take waiting jobs while there is room; a job of another model waits until the running ones end."""
+        """Take waiting jobs while there is room; one of another model or other LoRAs waits until the running ones end."""
         while True:
             with self._wake:
                 job = self._queue.first()
@@ -182,8 +191,7 @@ class Engine:
                     return
                 name = job.request.model or self._default
                 rows = sum(r.denoising.rows for r in self._running)
-                current = self._manager.current
-                is_other = current is None or current.entry.name != name
+                is_other = not self._manager.holds(name, job.request.loras)
                 needed = 2 * job.request.num_images_per_prompt
                 if self._running and (is_other or rows + needed > self.settings.max_rows):
                     return
@@ -197,7 +205,7 @@ class Engine:
             job.tell(Loading(name))
 
         try:
-            model = self._model(name, on_load)
+            model = self._model(name, on_load, job.request.loras)
             job.tell(Encoding())
             start = time.perf_counter()
             plan = make_plan(job.request, model.entry)
@@ -205,6 +213,7 @@ class Engine:
             embeds = model.prompts.encode(
                 job.request.prompt, job.request.negative_prompt,
                 device=model.placement.device, dtype=model.placement.dtype,
+                key=tuple((worn.sha256, worn.choice.weight) for worn in model.loras),
             )  # fmt: skip
             denoising = Denoising(model, plan, canvas, embeds)
             running = Running(job, denoising, embeds, encode_s=time.perf_counter() - start)
@@ -224,7 +233,7 @@ class Engine:
     def _advance(self, group: list[Running]) -> None:
         start = time.perf_counter()
         try:
-            advance([r.denoising for r in group])
+            failures = advance([r.denoising for r in group])
         except Exception as error:
             # One request must not take the others with it: each goes on alone from the step before.
             if len(group) > 1:
@@ -236,7 +245,11 @@ class Engine:
             return
         elapsed = time.perf_counter() - start
         self._speed.learn_step(group, elapsed)
-        for running in group:
+        for running, failure in zip(group, failures, strict=True):
+            if failure is not None:
+                self._remove([running])
+                self._fail([running.job], failure)
+                continue
             running.denoise_s += elapsed
             self._tell_step(running)
 

@@ -6,11 +6,17 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from sd_demo.outputs import Outputs
 from tests.guard import sitecustomize as network_guard
+
+if TYPE_CHECKING:
+    # At run time only the tests that need them pay for torch and gradio.
+    from sd_demo.pipeline_manager import LoadedModel
+    from tests.fake_page import FakePage
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported, which tests do after this
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -52,3 +58,23 @@ def chromium() -> str:
         if path:
             return path
     pytest.fail("no Chromium on PATH; bash tests/run.sh installs one")
+
+
+@pytest.fixture(scope="session")
+def model() -> LoadedModel:
+    """The embedded model on the CPU in float32, with the one attention whose answers the oracles share."""
+    from sd_demo.pipeline_manager import PipelineManager
+    from sd_demo.registry import EMBEDDED, Registry
+    from sd_demo.settings import Settings
+
+    manager = PipelineManager(Settings(device="cpu", dtype="float32", attention="sdpa"), Registry())
+    return manager.get(EMBEDDED)
+
+
+@pytest.fixture(scope="session")
+def fake_page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakePage]:
+    """One running page for all tests that only ask it; its engine draws squares."""
+    from tests import fake_page
+
+    with fake_page.serve(tmp_path_factory.mktemp("outputs")) as page:
+        yield page

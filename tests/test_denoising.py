@@ -1,0 +1,197 @@
+"""The step loop against diffusers' own pipelines, and against itself when it is shared."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from PIL import Image, ImageDraw
+
+from sd_demo.canvas import plan as plan_canvas
+from sd_demo.denoising import Denoising, Plan, advance
+from sd_demo.pipeline_manager import LoadedModel
+from sd_demo.requests import parse_request
+from sd_demo.schedulers import make_scheduler
+
+SCHEDULERS = ["ddim", "pndm", "lms", "euler", "euler_a", "heun", "dpmpp_2m", "dpmpp_2m_karras", "unipc"]
+SIZE = (96, 64)  # width, height
+PROMPT, NEGATIVE = "a red house by the sea", "snow"
+
+
+@pytest.fixture(scope="module")
+def picture() -> Image.Image:
+    generator = np.random.default_rng(5)
+    small = Image.fromarray(generator.integers(0, 255, (8, 12, 3), dtype=np.uint8))
+    return small.resize(SIZE, Image.Resampling.BICUBIC)
+
+
+@pytest.fixture(scope="module")
+def mask() -> Image.Image:
+    image = Image.new("L", SIZE, 0)
+    ImageDraw.Draw(image).ellipse((30, 10, 80, 55), fill=255)
+    return image
+
+
+@pytest.fixture(scope="module")
+def nine_channels(model: LoadedModel) -> LoadedModel:
+    """The same model with a 9-channel inpainting UNet of random weights."""
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel.from_config({**model.unet.config, "in_channels": 9}).eval()
+    return replace(model, components={**model.components, "unet": unet})
+
+
+def begin(model: LoadedModel, task: str, values: dict[str, Any], **plan: Any) -> Denoising:
+    request = parse_request(task, {"prompt": PROMPT, "negative_prompt": NEGATIVE, **values})
+    canvas = plan_canvas(request, native_size=model.entry.native_size, multiple=model.latent_pixels)
+    embeds = model.prompts.encode(request.prompt, request.negative_prompt, device="cpu", dtype=torch.float32)
+    return Denoising(model, Plan(task=task, **plan), canvas, embeds)
+
+
+def run(denoisings: Sequence[Denoising]) -> list[torch.Tensor]:
+    while running := [d for d in denoisings if not d.is_finished]:
+        advance(running)
+    return [d.latents for d in denoisings]
+
+
+def oracle(model: LoadedModel, task: str, values: dict[str, Any], plan: dict[str, Any]) -> torch.Tensor:
+    """The latents of the diffusers pipeline: n prompts with a generator each."""
+    n = len(plan["seeds"])
+    pipe = model.pipeline(task, make_scheduler(plan["scheduler"], model.scheduler_config))
+    pipe.set_progress_bar_config(disable=True)
+    pictures = {key: [values[key]] * n for key in ("image", "mask_image") if key in values}
+    size = {} if task == "image_to_image" else {"width": SIZE[0], "height": SIZE[1]}
+    strength = {} if plan.get("strength") is None else {"strength": plan["strength"]}
+    return pipe(
+        prompt=[PROMPT] * n,
+        negative_prompt=[NEGATIVE] * n,
+        num_inference_steps=plan["num_inference_steps"],
+        guidance_scale=plan["guidance_scale"],
+        generator=[torch.Generator("cpu").manual_seed(seed) for seed in plan["seeds"]],
+        output_type="latent",
+        return_dict=False,
+        **pictures,
+        **size,
+        **strength,
+    )[0]
+
+
+@pytest.mark.parametrize("images", [1, 3])
+@pytest.mark.parametrize("guidance", [1.0, 7.5])
+@pytest.mark.parametrize("case", ["text", "image 0.3", "image 0.8", "inpaint 4", "inpaint 4 at 0.7", "inpaint 9"])
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_equals_diffusers(
+    model: LoadedModel,
+    nine_channels: LoadedModel,
+    picture: Image.Image,
+    mask: Image.Image,
+    scheduler: str,
+    case: str,
+    guidance: float,
+    images: int,
+) -> None:
+    used = nine_channels if case == "inpaint 9" else model
+    task = {"text": "text_to_image", "image": "image_to_image"}.get(case.split()[0], "inpaint")
+    values: dict[str, Any] = {"width": SIZE[0], "height": SIZE[1]}
+    if task != "text_to_image":
+        values = {"image": picture}
+    if task == "inpaint":
+        values["mask_image"] = mask
+    strength = {"image 0.3": 0.3, "image 0.8": 0.8, "inpaint 4 at 0.7": 0.7, "text": None}.get(case, 1.0)
+    plan = {
+        "seeds": tuple(range(11, 11 + images)),
+        "num_inference_steps": 5,
+        "guidance_scale": guidance,
+        "scheduler": scheduler,
+        "strength": strength,
+    }
+    ours = run([begin(used, task, values, **plan)])[0]
+    theirs = oracle(used, task, values, plan)
+    assert torch.isfinite(theirs).all()
+    assert (ours - theirs).abs().max().item() <= 1e-4
+
+
+def shared_six(model: LoadedModel, picture: Image.Image, mask: Image.Image) -> list[tuple[str, dict, dict]]:
+    size = {"width": SIZE[0], "height": SIZE[1]}
+    return [
+        (
+            "text_to_image",
+            size,
+            {"seeds": (1,), "num_inference_steps": 6, "guidance_scale": 5.0, "scheduler": "dpmpp_2m"},
+        ),
+        (
+            "text_to_image",
+            size,
+            {"seeds": (2, 3), "num_inference_steps": 4, "guidance_scale": 1.0, "scheduler": "euler_a"},
+        ),
+        ("text_to_image", size, {"seeds": (4,), "num_inference_steps": 9, "guidance_scale": 9.0, "scheduler": "heun"}),
+        (
+            "image_to_image",
+            {"image": picture},
+            {"seeds": (5,), "num_inference_steps": 8, "guidance_scale": 4.0, "scheduler": "ddim", "strength": 0.5},
+        ),
+        (
+            "inpaint",
+            {"image": picture, "mask_image": mask},
+            {"seeds": (6,), "num_inference_steps": 5, "guidance_scale": 3.0, "scheduler": "lms", "strength": 1.0},
+        ),
+        ("text_to_image", size, {"seeds": (7,), "num_inference_steps": 3, "guidance_scale": 2.0, "scheduler": "unipc"}),
+    ]
+
+
+def decoded(model: LoadedModel, latents: torch.Tensor) -> torch.Tensor:
+    with torch.inference_mode():
+        return model.vae.decode(latents / model.vae.config.scaling_factor).sample.clamp(-1, 1) / 2 + 0.5
+
+
+def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
+    error = (a - b).square().mean().item()
+    return math.inf if error == 0 else -10 * math.log10(error)
+
+
+def test_shared_with_five_others_is_the_same_picture(
+    model: LoadedModel, picture: Image.Image, mask: Image.Image
+) -> None:
+    cases = shared_six(model, picture, mask)
+    together = run([begin(model, task, values, **plan) for task, values, plan in cases])
+    for (task, values, plan), latents in zip(cases, together, strict=True):
+        alone = run([begin(model, task, values, **plan)])[0]
+        assert psnr(decoded(model, alone), decoded(model, latents)) >= 50, plan
+
+
+@pytest.mark.parametrize("task", ["text_to_image", "image_to_image", "inpaint"])
+def test_image_three_of_four_is_made_again_alone(
+    model: LoadedModel, picture: Image.Image, mask: Image.Image, task: str
+) -> None:
+    values: dict[str, Any] = {"width": SIZE[0], "height": SIZE[1]} if task == "text_to_image" else {"image": picture}
+    if task == "inpaint":
+        values["mask_image"] = mask
+    plan: dict[str, Any] = {"num_inference_steps": 4, "guidance_scale": 5.0, "scheduler": "euler_a"}
+    if task != "text_to_image":
+        plan["strength"] = 0.75
+    batch = run([begin(model, task, values, seeds=(20, 21, 22, 23), **plan)])[0]
+    alone = run([begin(model, task, values, seeds=(22,), **plan)])[0]
+    assert (batch[2:3] - alone).abs().max().item() <= 1e-4
+    assert (batch[1:2] - alone).abs().max().item() > 1e-2
+
+
+def test_a_strength_below_one_step_runs_one_step(model: LoadedModel, picture: Image.Image) -> None:
+    plan = {"seeds": (1,), "num_inference_steps": 10, "guidance_scale": 5.0, "scheduler": "ddim", "strength": 0.01}
+    denoising = begin(model, "image_to_image", {"image": picture}, **plan)
+    assert denoising.total == 1
+    assert denoising.plan.effective_strength == pytest.approx(0.1)
+    assert torch.isfinite(run([denoising])[0]).all()
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_the_last_clean_estimate_is_near_the_result(model: LoadedModel, scheduler: str) -> None:
+    """At the end of the schedule there is hardly any noise left, so x0 and the latents must agree."""
+    plan = {"seeds": (3,), "num_inference_steps": 12, "guidance_scale": 3.0, "scheduler": scheduler}
+    denoising = begin(model, "text_to_image", {"width": SIZE[0], "height": SIZE[1]}, **plan)
+    final = run([denoising])[0]
+    assert (denoising.clean_estimate() - final).abs().mean() < 0.2 * final.abs().mean()

@@ -1,0 +1,305 @@
+"""The engine with the embedded model: jobs, sharing, cancel, faults of one job, and what is saved."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from sd_demo import denoising as denoising_module
+from sd_demo import engine as engine_module
+from sd_demo.engine import Engine
+from sd_demo.errors import DeviceFailure, JobCancelled, ModelUnavailable, NonFiniteImage, OutOfMemory, QueueFull
+from sd_demo.events import Cancelled, Decoding, Done, Encoding, Queued, Step
+from sd_demo.job import Job
+from sd_demo.receipt import read_receipt
+from sd_demo.requests import AnyRequest, parse_request
+from sd_demo.settings import Settings
+
+WAIT_S = 120
+
+
+def request(task: str = "text_to_image", **values: Any) -> AnyRequest:
+    small: dict[str, Any] = {"width": 64, "height": 64} if task == "text_to_image" else {}
+    return parse_request(task, {"prompt": "a red ball", "num_inference_steps": 4, "seed": 1, **small, **values})
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    folder = tmp_path_factory.mktemp("engine")
+    engine = Engine(Settings(device="cpu", dtype="float32", attention="sdpa", output_dir=folder, max_queue=8))
+    engine.start()
+    yield engine
+    engine.close()
+
+
+@pytest.fixture
+def held(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Semaphore]:
+    """Each `release()` of it lets the worker take one step."""
+    gate = threading.Semaphore(0)
+    real = engine_module.advance
+
+    def one_at_a_time(denoisings: Any) -> list[Exception | None]:
+        assert gate.acquire(timeout=WAIT_S)
+        return real(denoisings)
+
+    monkeypatch.setattr(engine_module, "advance", one_at_a_time)
+    yield gate
+    gate.release(100_000)
+
+
+def wait_for_step(job: Job, index: int) -> None:
+    for event in job.events():
+        if isinstance(event, Step) and event.index >= index:
+            return
+    pytest.fail("the job ended before that step")
+
+
+def pixels(job: Job) -> np.ndarray:
+    return np.asarray(job.result(WAIT_S).images[0].image, dtype=np.int16)
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    error = float(((a - b).astype(float) ** 2).mean())
+    return 99.0 if error == 0 else 10 * np.log10(255**2 / error)
+
+
+def test_a_job_tells_its_way_in_order(engine: Engine) -> None:
+    events = list(engine.submit(request()).events())
+    kinds = [type(e) for e in events if not isinstance(e, Queued)]
+    assert kinds == [Encoding, *[Step] * 4, Decoding, Done]
+    assert [e.index for e in events if isinstance(e, Step)] == [1, 2, 3, 4]
+
+
+def test_the_file_holds_the_picture_and_its_receipt(engine: Engine) -> None:
+    job = engine.submit(request(prompt="a red dragon", negative_prompt="snow", num_images_per_prompt=2, seed=7))
+    images = job.result(WAIT_S).images
+    assert [i.receipt.done.seed for i in images] == [7, 8]
+    for result in images:
+        with Image.open(result.path) as saved:
+            assert np.array_equal(np.asarray(saved), np.asarray(result.image))
+            assert read_receipt(saved) == result.receipt
+            assert saved.text["parameters"].startswith("a red dragon\nNegative prompt: snow\nSteps: 4,")
+        assert result.receipt.asked["prompt"] == "a red dragon"
+        assert result.receipt.done.unknown_words == ["dragon"]
+        assert (result.receipt.done.width, result.receipt.done.height) == (64, 64)
+
+
+def test_previews_only_where_asked_for(engine: Engine) -> None:
+    quiet = [e for e in engine.submit(request()).events() if isinstance(e, Step)]
+    shown = [e for e in engine.submit(request(), has_previews=True).events() if isinstance(e, Step)]
+    assert not any(e.previews for e in quiet)
+    assert shown[0].previews[0].size == (64, 64)
+
+
+def test_same_request_same_pixels_another_seed_others(engine: Engine) -> None:
+    first, again, other = (pixels(engine.submit(request(seed=seed))) for seed in (5, 5, 6))
+    assert np.array_equal(first, again)
+    assert psnr(first, other) < 40
+
+
+def test_image_three_of_four_alone(engine: Engine) -> None:
+    four = engine.submit(request(seed=30, num_images_per_prompt=4, scheduler="euler_a")).result(WAIT_S).images
+    alone = pixels(engine.submit(request(seed=four[2].receipt.done.seed, scheduler="euler_a")))
+    assert psnr(np.asarray(four[2].image, dtype=np.int16), alone) >= 50
+
+
+def test_jobs_share_steps_and_the_picture_stays_the_same(engine: Engine, held: threading.Semaphore) -> None:
+    blocker = engine.submit(request(num_inference_steps=2))
+    shared = [
+        engine.submit(request(seed=40 + k, num_inference_steps=3 + k, scheduler=name), visitor=f"v{k}")
+        for k, name in enumerate(("ddim", "euler_a", "lms", "heun", "unipc"))
+    ]
+    held.release(100_000)
+    blocker.result(WAIT_S)
+    together = [job.result(WAIT_S).images[0] for job in shared]
+    for k, (job, result) in enumerate(zip(shared, together, strict=True)):
+        assert result.receipt.done.shared_with >= 4
+        alone = engine.submit(job.request).result(WAIT_S).images[0]
+        assert alone.receipt.done.shared_with == 0
+        a, b = (np.asarray(r.image, dtype=np.int16) for r in (result, alone))
+        assert psnr(a, b) >= 50, k
+
+
+def test_cancel_stops_within_a_step_and_the_next_job_works(engine: Engine, held: threading.Semaphore) -> None:
+    before = set(engine.outputs.folder.glob("**/*.png"))
+    job = engine.submit(request(num_inference_steps=50))
+    held.release()
+    wait_for_step(job, 1)
+    job.cancel()
+    held.release(2)
+    events = list(job.events())
+    assert isinstance(events[-1], Cancelled)
+    assert max(e.index for e in events if isinstance(e, Step)) <= 3
+    with pytest.raises(JobCancelled):
+        job.result(1)
+    held.release(100_000)
+    assert engine.submit(request()).result(WAIT_S).images
+    assert len(set(engine.outputs.folder.glob("**/*.png")) - before) == 1
+
+
+def test_a_waiting_job_is_cancelled_without_running(engine: Engine, held: threading.Semaphore) -> None:
+    running = engine.submit(request(num_images_per_prompt=16))
+    held.release()
+    wait_for_step(running, 1)
+    waiting = engine.submit(request(num_images_per_prompt=16))
+    waiting.cancel()
+    held.release(100_000)
+    assert [type(e) for e in waiting.events() if not isinstance(e, Queued)] == [Cancelled]
+    assert len(running.result(WAIT_S).images) == 16
+
+
+def test_a_full_queue_says_when_to_come_back(engine: Engine, held: threading.Semaphore) -> None:
+    jobs = [engine.submit(request(num_images_per_prompt=16))]
+    held.release()
+    wait_for_step(jobs[0], 1)
+    jobs += [engine.submit(request(num_images_per_prompt=16)) for _ in range(8)]
+    with pytest.raises(QueueFull, match=r"try again in about \d+ s"):
+        engine.submit(request())
+    assert next(e.position for e in jobs[8]._events if isinstance(e, Queued)) == 8
+    for job in jobs:
+        job.cancel()
+    held.release(100_000)
+    for job in jobs:
+        list(job.events())
+
+
+def test_an_unknown_model_is_refused_at_once(engine: Engine) -> None:
+    with pytest.raises(ModelUnavailable, match="picture-book"):
+        engine.submit(request(model="no-such-model"))
+
+
+def test_one_failing_job_does_not_take_the_others_with_it(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, held: threading.Semaphore
+) -> None:
+    waiting_real = engine_module.advance
+
+    def fails_for_seed_66(denoisings: Any) -> list[Exception | None]:
+        if any(66 in d.plan.seeds for d in denoisings):
+            raise RuntimeError("a secret path: /etc/shadow")
+        return waiting_real(denoisings)
+
+    blocker = engine.submit(request(num_inference_steps=2))
+    monkeypatch.setattr(engine_module, "advance", fails_for_seed_66)
+    bad = engine.submit(request(seed=66))
+    good = engine.submit(request(seed=67))
+    held.release(100_000)
+    blocker.result(WAIT_S)
+    with pytest.raises(DeviceFailure, match=bad.id) as caught:
+        bad.result(WAIT_S)
+    assert "secret" not in str(caught.value)
+    assert good.result(WAIT_S).images
+    monkeypatch.setattr(engine_module, "advance", waiting_real)
+    assert psnr(pixels(good), pixels(engine.submit(request(seed=67)))) >= 50
+
+
+def test_a_failing_scheduler_stops_its_own_job_only(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, held: threading.Semaphore
+) -> None:
+    real_take = denoising_module.Denoising.take
+
+    def breaks_for_seed_68(self: denoising_module.Denoising, predictions: torch.Tensor) -> None:
+        if 68 in self.plan.seeds and self.index == 2:
+            raise RuntimeError("broken")
+        real_take(self, predictions)
+
+    monkeypatch.setattr(denoising_module.Denoising, "take", breaks_for_seed_68)
+    blocker = engine.submit(request(num_inference_steps=2))
+    bad, good = engine.submit(request(seed=68)), engine.submit(request(seed=69))
+    held.release(100_000)
+    blocker.result(WAIT_S)
+    with pytest.raises(DeviceFailure):
+        bad.result(WAIT_S)
+    assert psnr(pixels(good), pixels(engine.submit(request(seed=69)))) >= 50
+
+
+def test_out_of_memory_is_said_and_survived(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = pixels(engine.submit(request(seed=70)))
+    with monkeypatch.context() as patch:
+        patch.setattr(engine_module, "advance", lambda _: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA")))
+        with pytest.raises(OutOfMemory, match="smaller size"):
+            engine.submit(request(seed=70)).result(WAIT_S)
+    assert np.array_equal(before, pixels(engine.submit(request(seed=70))))
+
+
+def test_nan_is_an_error_and_never_a_black_picture(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = engine_module.advance
+
+    def poisoned(denoisings: Any) -> list[Exception | None]:
+        failures = real(denoisings)
+        denoisings[0].latents = denoisings[0].latents * float("nan")
+        return failures
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine_module, "advance", poisoned)
+        with pytest.raises(NonFiniteImage):
+            engine.submit(request()).result(WAIT_S)
+    assert engine.submit(request()).result(WAIT_S).images
+
+
+@pytest.mark.parametrize("size", [(100, 75), (97, 131), (128, 64)])
+def test_outside_the_mask_every_pixel_is_the_inputs(engine: Engine, size: tuple[int, int]) -> None:
+    rng = np.random.default_rng(3)
+    picture = Image.fromarray(rng.integers(0, 255, (size[1], size[0], 3), dtype=np.uint8))
+    mask = Image.new("L", size, 0)
+    ImageDraw.Draw(mask).ellipse((20, 10, 70, 60), fill=255)
+    result = engine.submit(request("inpaint", image=picture, mask_image=mask)).result(WAIT_S).images[0]
+    before, after, inside = (np.asarray(i) for i in (picture, result.image, mask.convert("1")))
+    assert result.image.size == size
+    assert np.array_equal(before[~inside], after[~inside])
+    assert (before[inside] != after[inside]).any(axis=-1).mean() > 0.8
+
+
+def test_a_large_picture_is_worked_on_smaller_and_says_so(engine: Engine) -> None:
+    picture = Image.effect_noise((900, 500), 40).convert("RGB")
+    mask = Image.new("L", picture.size, 0)
+    ImageDraw.Draw(mask).rectangle((300, 200, 500, 300), fill=255)
+    result = engine.submit(request("inpaint", image=picture, mask_image=mask, num_inference_steps=1)).result(WAIT_S)
+    image = result.images[0]
+    assert image.image.size == (900, 500)
+    assert "900x500 was worked on at 384x213" in " ".join(image.receipt.notes)
+    outside = np.asarray(mask) == 0
+    assert np.array_equal(np.asarray(picture)[outside], np.asarray(image.image)[outside])
+
+
+def test_odd_sizes_come_back_exactly(engine: Engine) -> None:
+    result = engine.submit(request(width=71, height=93)).result(WAIT_S).images[0]
+    assert result.image.size == (71, 93)
+    assert result.receipt.notes == ["71x93 was made as 72x96 and cropped."]
+
+
+def test_an_empty_prompt_makes_a_picture_and_says_so(engine: Engine) -> None:
+    result = engine.submit(request(prompt=" ")).result(WAIT_S).images[0]
+    assert "The prompt is empty, so the model chose what to show." in result.receipt.notes
+
+
+def test_closing_ends_the_running_job_and_refuses_new_ones(tmp_path: Path) -> None:
+    engine = Engine(Settings(device="cpu", dtype="float32", attention="sdpa", output_dir=tmp_path))
+    engine.start()
+    job = engine.submit(request())
+    wait_for_step(job, 1)
+    engine.close(timeout_s=WAIT_S)
+    assert job.result(1).images
+    with pytest.raises(QueueFull, match="shutting down"):
+        engine.submit(request())
+
+
+def test_a_model_that_cannot_be_loaded_is_said(tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    engine = Engine(Settings(device="cpu", dtype="float32", output_dir=tmp_path / "out", model=str(broken)))
+    engine.start()
+    with pytest.raises(ModelUnavailable, match="broken could not be loaded"):
+        engine.submit(request()).result(WAIT_S)
+    assert engine.status().state == "failed"
+    job = engine.submit(request(model="picture-book"))
+    assert job.result(WAIT_S).images
+    assert engine.status().state == "ready"
+    engine.close()
