@@ -1,0 +1,118 @@
+"""The page: header, one tab for each task, and the API, over one engine."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import gradio as gr
+
+from sd_demo.ui import (
+    api,
+    examples,
+    header,
+    image_to_image,
+    inpaint,
+    live_lines,
+    memory,
+    passing_on,
+    run,
+    text_to_image,
+    theme,
+    visitor,
+)
+from sd_demo.ui.header import Header
+from sd_demo.ui.run import Tab
+
+if TYPE_CHECKING:
+    from sd_demo.engine import Engine
+
+logger: Final = logging.getLogger(__name__)
+
+TITLES: Final = {"text_to_image": "Text to image", "image_to_image": "Image to image", "inpaint": "Inpaint"}
+BUILDERS: Final = {"text_to_image": text_to_image, "image_to_image": image_to_image, "inpaint": inpaint}
+CACHE_CHECK_S: Final = 600
+CACHE_AGE_S: Final = 6 * 3600
+MAX_FILE_SIZE: Final = "30mb"
+SPARE_THREADS: Final = 40
+
+
+class Page(gr.Blocks):
+    """Blocks that answer a request they cannot read with a sentence, and launch with this page's look and limits."""
+
+    async def preprocess_data(self, block_fn: Any, inputs: list[Any], *args: Any, **kwargs: Any) -> Any:
+        """As Gradio's; a call with too few values gets the others' defaults, an unreadable one a sentence."""
+        inputs = [*inputs, *[None] * (len(block_fn.inputs) - len(inputs))]
+        try:
+            return await super().preprocess_data(block_fn, inputs, *args, **kwargs)
+        except gr.Error:
+            raise
+        except Exception as error:
+            logger.info("a request could not be read: %s", type(error).__name__)
+            raise gr.Error(
+                "The request cannot be read; send values as the API page describes, and files by uploading them.",
+                print_exception=False,
+            ) from None
+
+    def launch(self, **kwargs: Any) -> Any:  # type: ignore[override]
+        """As Gradio's, with this page's look and limits as defaults."""
+        own: dict[str, Any] = {
+            "theme": theme.make(),
+            "css_paths": [theme.STYLE],
+            "head": theme.head(),
+            "footer_links": ["api"],
+            "run_history": False,
+            "enable_monitoring": False,
+            "max_file_size": MAX_FILE_SIZE,
+            "show_error": False,
+            "pwa": False,
+            "quiet": True,
+        }
+        return super().launch(**(own | kwargs))
+
+
+def build(engine: Engine, *, examples_folder: Path = examples.FOLDER) -> Page:
+    """The whole page over a started or starting engine."""
+    page = Page(title=header.TITLE, analytics_enabled=False, delete_cache=(CACHE_CHECK_S, CACHE_AGE_S))
+    with page:
+        visitor_id = visitor.browser_state("visitor")
+        top = header.build(engine)
+        tabs: dict[str, Tab] = {}
+        listed = examples.read(examples_folder)
+        with gr.Tabs(elem_id="tasks") as chooser:
+            for task, title in TITLES.items():
+                with gr.Tab(title, id=task):
+                    tab = tabs[task] = BUILDERS[task].build(engine)
+                    examples.build(engine, tab, top, visitor_id, listed, run.page_handler(engine, tab))
+        header.listen(engine, top)
+        memory.listen_for_visitor(page, visitor_id)
+        for tab in tabs.values():
+            _listen(engine, tab, top, visitor_id)
+            live_lines.listen(engine, tab, top.model)
+            memory.listen(engine, page, tab, visitor_id)
+            passing_on.listen(engine, tab, tabs, chooser)
+        api.add(engine)
+    # The engine queues and is fair; Gradio must neither hold a job back nor let a call pass beside its queue.
+    page.queue(api_open=False, default_concurrency_limit=None)
+    return page
+
+
+def _listen(engine: Engine, tab: Tab, top: Header, visitor_id: gr.BrowserState) -> None:
+    tab.generate.click(
+        run.page_handler(engine, tab),
+        [visitor_id, top.model, *tab.inputs],
+        run.outputs(tab),
+        preprocess=False,
+        show_progress="hidden",
+        concurrency_limit=None,
+        api_visibility="private",
+    )
+    tab.cancel.click(
+        run.cancel,
+        [tab.job],
+        [tab.results.status, tab.cancel],
+        show_progress="hidden",
+        queue=False,
+        api_visibility="private",
+    )

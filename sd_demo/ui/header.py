@@ -1,0 +1,80 @@
+"""The line at the top: which model, its state, what it runs on; and the switch between light and dark."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING, Final
+
+import gradio as gr
+
+if TYPE_CHECKING:
+    from sd_demo.engine import Engine
+    from sd_demo.registry import ModelEntry
+
+TITLE: Final = "Stable Diffusion Playground"
+POLL_S: Final = 1.0
+DEVICES: Final = {"cpu": "CPU", "cuda": "GPU", "mps": "Apple GPU"}
+TOGGLE_THEME: Final = "() => window.sdDemo.toggleTheme()"
+
+
+@dataclass(frozen=True)
+class Header:
+    """Its components; `timer` runs until the model is there."""
+
+    model: gr.Dropdown
+    state: gr.HTML
+    timer: gr.Timer
+
+
+def build(engine: Engine) -> Header:
+    """Lay the header out where this is called."""
+    with gr.Row(elem_classes=["header"]):
+        gr.HTML(f"<h1>{TITLE}</h1>", elem_classes=["title"], js_on_load=None)
+        model = gr.Dropdown(
+            choices=[(entry.title, entry.name) for entry in _entries(engine)],
+            value=engine.defaults(None).name,
+            label="Model",
+            show_label=False,
+            container=False,
+            elem_id="model",
+            elem_classes=["model"],
+            min_width=200,
+        )
+        state = gr.HTML(state_line(engine), elem_id="state", elem_classes=["state"], js_on_load=None)
+        theme = gr.Button("◐", size="sm", elem_id="theme", elem_classes=["theme"], min_width=36)
+        theme.click(None, js=TOGGLE_THEME, api_visibility="private")
+    return Header(model, state, gr.Timer(POLL_S))
+
+
+def listen(engine: Engine, header: Header) -> None:
+    """Keep the state line true: often until the model is there, then at each look at the page."""
+
+    def poll() -> tuple[str, gr.Timer]:
+        return state_line(engine), gr.Timer(active=engine.status().state == "loading")
+
+    header.timer.tick(
+        poll,
+        outputs=[header.state, header.timer],
+        show_progress="hidden",
+        queue=False,
+        api_visibility="private",
+    )
+
+
+def state_line(engine: Engine) -> str:
+    """The model's state in a few words."""
+    status = engine.status()
+    words = {"loading": "loading …", "ready": "ready", "failed": "not usable"}.get(status.state, status.state)
+    parts = [f"<b>{escape(words)}</b>"]
+    if status.state == "ready":
+        parts.append(escape(f"{DEVICES.get(status.device, status.device)} {status.dtype}"))
+        parts.append(f"{status.memory_mib:,.0f} MiB")
+    if status.message:
+        parts.append(escape(status.message))
+    return f'<p class="dot {escape(status.state)}" role="status">{" · ".join(parts)}</p>'
+
+
+def _entries(engine: Engine) -> list[ModelEntry]:
+    chosen = engine.defaults(None)
+    return [*([] if any(e.name == chosen.name for e in engine.registry) else [chosen]), *engine.registry]

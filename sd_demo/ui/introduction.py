@@ -1,0 +1,31 @@
+"""What stands where the first picture will be: what the model is and knows, and what to do first."""
+
+from __future__ import annotations
+
+from html import escape
+
+from sd_demo.embedded.vocabulary import vocabulary
+from sd_demo.registry import ModelEntry
+from sd_demo.requests import TextToImage
+
+FIRST_STEP = {
+    "image_to_image": "Choose a picture, say what it should become, and press Generate.",
+    "inpaint": "Choose a picture, paint over the part to change, say what should be there, and press Generate.",
+}
+
+
+def html(task: str, entry: ModelEntry) -> str:
+    """One short text, as HTML."""
+    if task != TextToImage.task:
+        return f"<p>{escape(FIRST_STEP[task])}</p>"
+    if not entry.is_embedded:
+        return f"<p><b>{escape(entry.title)}</b></p><p>{escape(entry.summary)}</p>"
+    words = vocabulary()
+    known = "".join(
+        f"<li><b>{escape(kind)}</b> {escape(', '.join(str(word).replace('_', ' ') for word in words[kind]))}</li>"
+        for kind in ("objects", "colours", "scenes", "styles")
+    )
+    return (
+        f"<p><b>{escape(entry.title)}</b>: {escape(entry.summary)} Words that it knows:</p><ul>{known}</ul>"
+        "<p>For everything else, start with a Stable Diffusion v1 model: <code>python app.py --model FOLDER</code></p>"
+    )

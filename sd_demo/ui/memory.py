@@ -1,0 +1,56 @@
+"""What survives a reload: a tab's settings and the pictures of its last run, both kept by the browser alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+import gradio as gr
+
+from sd_demo.ui import results, visitor
+from sd_demo.ui.controls import acceptable
+from sd_demo.ui.run import Tab
+
+if TYPE_CHECKING:
+    from sd_demo.engine import Engine
+
+_PRIVATE: Final[dict[str, Any]] = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
+
+
+def listen(engine: Engine, page: gr.Blocks, tab: Tab, visitor_id: gr.BrowserState) -> None:
+    """Restore a tab when the page is opened, and keep its settings whenever one changes."""
+    names = ", ".join(tab.fields)
+    pairs = ", ".join(f"{name}: {name}" for name in tab.fields)
+    controls = list(tab.controls.values())
+    # In the browser alone: typing costs the server nothing.
+    gr.on(
+        [control.change for control in controls],
+        None,
+        controls,
+        [tab.settings],
+        js=f"({names}) => ({{{pairs}}})",
+        **_PRIVATE,
+    )
+    page.load(
+        _restore(engine, tab),
+        [visitor_id, tab.settings, tab.last],
+        [*controls, *tab.results.of_picture],
+        **_PRIVATE,
+    )
+
+
+def _restore(engine: Engine, tab: Tab) -> Callable[..., dict[Any, Any]]:
+    def restore(request: gr.Request, visitor_id: Any, settings: Any, last: Any) -> dict[Any, Any]:
+        updates = {tab.controls[name]: value for name, value in acceptable(tab.task, settings).items()}
+        owner = visitor.folder_name(visitor_id, request)
+        shown = results.reread(visitor.remembered_pictures(engine.outputs, owner, last))
+        if shown:
+            updates |= results.show(tab.results, shown, 0, engine.registry)
+        return updates or {tab.results.selected: 0}
+
+    return restore
+
+
+def listen_for_visitor(page: gr.Blocks, visitor_id: gr.BrowserState) -> None:
+    """Give a browser that comes for the first time its id."""
+    page.load(visitor.known_or_new, [visitor_id], [visitor_id], **_PRIVATE)

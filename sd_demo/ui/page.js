@@ -1,0 +1,43 @@
+// Keyboard and theme. Everything else on the page is Gradio's own.
+window.sdDemo = (() => {
+  const shown = (selector) =>
+    [...document.querySelectorAll(selector)].find((e) => e.offsetParent !== null);
+  const press = (selector) => {
+    const button = shown(selector);
+    if (button && !button.disabled) button.click();
+    return Boolean(button);
+  };
+
+  document.addEventListener("keydown", (event) => {
+    if (event.isComposing) return;
+    const inPrompt = event.target.closest?.(".field-prompt, .field-negative_prompt");
+    const isGenerate = event.key === "Enter" && (event.ctrlKey || event.metaKey || (inPrompt && !event.shiftKey));
+    if (isGenerate) {
+      event.preventDefault();
+      event.stopPropagation();
+      // A number that is still being typed counts: leaving its field is what tells Gradio.
+      const active = document.activeElement;
+      if (active?.type === "number") active.blur();
+      setTimeout(() => press("button.generate"), 0);
+    } else if (event.key === "Escape" && !document.fullscreenElement) {
+      const cancel = shown("button.cancel");
+      if (cancel && !cancel.disabled) cancel.click();
+    }
+  }, true);
+
+  const KEY = "sd-demo-theme";
+  const apply = (theme) => document.body.classList.toggle("dark", theme === "dark");
+  const remembered = localStorage.getItem(KEY);
+  if (remembered && !new URLSearchParams(location.search).has("__theme")) {
+    const whenReady = () => apply(remembered);
+    document.readyState === "loading" ? document.addEventListener("DOMContentLoaded", whenReady) : whenReady();
+    window.addEventListener("load", () => setTimeout(whenReady, 0));
+  }
+  return {
+    toggleTheme() {
+      const theme = document.body.classList.contains("dark") ? "light" : "dark";
+      apply(theme);
+      localStorage.setItem(KEY, theme);
+    },
+  };
+})();

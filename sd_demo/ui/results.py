@@ -1,0 +1,162 @@
+"""What a tab shows of its pictures: the large one, the others of its run, and what really ran."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any, Final
+
+import gradio as gr
+from gradio.processing_utils import save_file_to_cache
+from gradio.utils import get_upload_folder
+from PIL import Image
+
+from sd_demo.errors import InvalidImage
+from sd_demo.receipt import Receipt, read_receipt
+from sd_demo.registry import Registry
+from sd_demo.requests import Inpaint
+from sd_demo.ui import status_line
+
+RECEIPT_LABEL: Final = "What really ran"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A finished picture as the page holds it; `before` is what an inpainting started from."""
+
+    path: Path
+    receipt: Receipt
+    before: Image.Image | None = None
+
+
+@dataclass(frozen=True)
+class Results:
+    """The components of one tab's results."""
+
+    status: gr.HTML
+    picture: gr.Image
+    compare: gr.ImageSlider
+    strip: gr.Gallery
+    actions: gr.Row
+    use_as_input: gr.Button
+    inpaint_this: gr.Button
+    receipt: gr.Accordion
+    receipt_json: gr.JSON
+    notes: gr.HTML
+    shown: gr.State  # list[Shown] of the last run
+    selected: gr.State  # which of them is large
+
+    @property
+    def of_picture(self) -> list[Any]:
+        """Everything that `show` may update."""
+        shown = [self.picture, self.compare, self.strip, self.actions, self.receipt, self.receipt_json, self.notes]
+        return [*shown, self.shown, self.selected]
+
+
+def build(task: str, intro: str) -> Results:
+    """Lay the components out where this is called; `intro` (HTML) stands where the picture will be."""
+    status = gr.HTML(status_line.IDLE, elem_id=f"{task}-status", elem_classes=["status-line"], js_on_load=None)
+    picture = gr.Image(
+        label="Picture",
+        show_label=False,
+        interactive=False,
+        format="jpeg",  # of the previews only: a finished picture is shown from its own PNG file
+        buttons=["download", "fullscreen"],
+        elem_id=f"{task}-picture",
+        elem_classes=["picture"],
+    )
+    gr.HTML(intro, elem_classes=["intro"], js_on_load=None)
+    compare = gr.ImageSlider(
+        label="Before and after",
+        show_label=False,
+        interactive=False,
+        visible=False,
+        format="png",
+        buttons=["download", "fullscreen"],
+        elem_id=f"{task}-compare",
+        elem_classes=["picture"],
+    )
+    strip = gr.Gallery(
+        label="Pictures of this run",
+        show_label=False,
+        columns=8,
+        allow_preview=False,
+        interactive=False,
+        visible=False,
+        format="png",
+        buttons=[],
+        elem_id=f"{task}-gallery",
+        elem_classes=["strip"],
+    )
+    with gr.Row(visible=False, elem_classes=["actions"]) as actions:
+        use_as_input = gr.Button("Use as input", size="sm", elem_id=f"{task}-use-as-input")
+        inpaint_this = gr.Button("Inpaint this", size="sm", elem_id=f"{task}-inpaint-this")
+    notes = gr.HTML("", elem_id=f"{task}-notes", js_on_load=None)
+    with gr.Accordion(
+        RECEIPT_LABEL, open=False, visible=False, elem_id=f"{task}-receipt", elem_classes=["receipt"]
+    ) as receipt:
+        receipt_json = gr.JSON(show_label=False, elem_id=f"{task}-receipt-json", max_height=360)
+    return Results(
+        status=status,
+        picture=picture,
+        compare=compare,
+        strip=strip,
+        actions=actions,
+        use_as_input=use_as_input,
+        inpaint_this=inpaint_this,
+        receipt=receipt,
+        receipt_json=receipt_json,
+        notes=notes,
+        shown=gr.State([]),
+        selected=gr.State(0),
+    )
+
+
+def show(results: Results, shown: list[Shown], index: int, registry: Registry) -> dict[Any, Any]:
+    """The updates that show `shown[index]` large, with its receipt."""
+    one = shown[min(index, len(shown) - 1)]
+    prompt = str(one.receipt.asked.get("prompt", ""))
+    file = published(one.path)
+    updates: dict[Any, Any] = {
+        results.picture: gr.update(value=file, alt_text=prompt or "a picture without a prompt"),
+        results.strip: gr.update(value=[(published(s.path), None) for s in shown], visible=len(shown) > 1),
+        results.actions: gr.update(visible=True),
+        results.receipt: gr.update(label=f"{RECEIPT_LABEL}: {one.receipt.summary()}", visible=True),
+        results.receipt_json: one.receipt.model_dump(mode="json"),
+        results.notes: notes(one.receipt, registry),
+        results.shown: shown,
+        results.selected: index,
+    }
+    if one.before is not None and one.receipt.task == Inpaint.task:
+        updates[results.picture] = gr.update(visible=False)
+        updates[results.compare] = gr.update(value=(one.before, file), visible=True)
+    return updates
+
+
+def published(path: Path) -> str:
+    """The same PNG file where Gradio may serve it: under a folder named by its content, which nobody can guess."""
+    return save_file_to_cache(path, cache_dir=get_upload_folder())
+
+
+def notes(receipt: Receipt, registry: Registry) -> str:
+    """Where done is not asked, and which model made it, in plain lines."""
+    lines = [f'<li class="differs">{escape(note)}</li>' for note in receipt.notes]
+    name = receipt.done.model
+    entry = next((entry for entry in registry if entry.name == name), None)
+    made_by = escape(entry.title if entry else name)
+    if entry is not None and entry.is_embedded:
+        made_by += ", a small model of a picture-book world"
+    return f'<ul class="notes">{"".join(lines)}<li>Made by {made_by}.</li></ul>'
+
+
+def reread(paths: list[Path]) -> list[Shown]:
+    """Pictures of an earlier run, with the receipts that stand in the files."""
+    found = []
+    for path in paths:
+        try:
+            with Image.open(path, formats=("PNG",)) as image:
+                found.append(Shown(path, read_receipt(image)))
+        except (OSError, InvalidImage):
+            continue  # gone or damaged since: the others are still worth showing
+    return found

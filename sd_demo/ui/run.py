@@ -1,0 +1,164 @@
+"""From a click to a picture: the generator handler that all tabs share.
+
+A handler is a generator because Gradio closes one when its page is closed; leaving it cancels its job.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import gradio as gr
+from gradio.components import Component
+from PIL import Image
+
+from sd_demo import events
+from sd_demo.errors import PlaygroundError
+from sd_demo.requests import AnyRequest, Inpaint, parse_request
+from sd_demo.ui import controls, results, status_line, visitor
+from sd_demo.ui.results import Results, Shown
+from sd_demo.ui.uploads import given
+
+if TYPE_CHECKING:
+    from sd_demo.engine import Engine
+
+logger: Final = logging.getLogger(__name__)
+
+GENERATE: Final = "Generate"
+CANCEL: Final = "Cancel"
+
+ReadPictures = Callable[..., dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Tab:
+    """One task's components and how its picture components become request values."""
+
+    task: str
+    controls: dict[str, Any]  # gr.Textbox, gr.Slider …: their events are made when gradio is imported
+    results: Results
+    generate: gr.Button
+    cancel: gr.Button
+    token_line: gr.HTML
+    estimate: gr.HTML
+    random_seed: gr.Button
+    reuse_seed: gr.Button
+    settings: gr.BrowserState  # {field: value}
+    last: gr.BrowserState  # file names of the last run's pictures
+    job: gr.State
+    picture_inputs: tuple[Component, ...] = ()
+    read_pictures: ReadPictures = dict
+
+    @property
+    def fields(self) -> list[str]:
+        """Request fields in the order of `inputs`."""
+        return list(self.controls)
+
+    @property
+    def inputs(self) -> list[Component]:
+        """What a run reads: the controls, then the picture components."""
+        return [*self.controls.values(), *self.picture_inputs]
+
+    def request(self, model: Any, values: tuple[Any, ...]) -> AnyRequest:
+        """The request that stands in the controls. Raises InvalidRequest."""
+        count = len(self.controls)
+        asked = self.asked(values[:count]) | given({"model": model}) | self.read_pictures(*values[count:])
+        return parse_request(self.task, asked)
+
+    def asked(self, values: tuple[Any, ...]) -> dict[str, Any]:
+        """The controls' values (in the order of `fields`) by field, without those left open."""
+        pairs = zip(self.fields, values, strict=True)
+        return given({name: controls.request_value(self.task, name, value) for name, value in pairs})
+
+
+def page_handler(engine: Engine, tab: Tab) -> Callable[..., Iterator[dict[Any, Any]]]:
+    """The handler of a tab's Generate: yields updates of `outputs(tab)` until the job ends."""
+    parts = tab.results
+
+    def generate(request: gr.Request, visitor_id: Any, model: Any, *values: Any) -> Iterator[dict[Any, Any]]:
+        owner = visitor.folder_name(visitor_id, request)
+        try:
+            asked = tab.request(model, values)
+            job = engine.submit(asked, visitor=owner, has_previews=True)
+        except PlaygroundError as error:
+            yield {parts.status: status_line.failed(str(error), getattr(error, "field", None))}
+            return
+        except Exception:
+            yield {parts.status: unexpected(tab.task)}
+            return
+        try:
+            yield {tab.job: job, **_started(tab, asked)}
+            for event in job.events():
+                yield {parts.status: status_line.of_event(event), **_update(engine, tab, asked, event)}
+        except Exception:
+            yield {parts.status: unexpected(tab.task), **_idle(tab)}
+        finally:
+            job.cancel()  # nothing where it has ended; where the page was closed, this frees the device
+
+    return generate
+
+
+def outputs(tab: Tab) -> list[Any]:
+    """Every component that a run may update."""
+    return [tab.results.status, *tab.results.of_picture, tab.generate, tab.cancel, tab.job, tab.last]
+
+
+def cancel(job: Any) -> tuple[Any, Any]:
+    """Ask a running job to stop; it does within a step, and its handler then says so."""
+    if job is None:
+        return gr.skip(), gr.skip()
+    job.cancel()
+    return status_line.running("Cancelling …"), gr.update(value="Cancelling …", interactive=False)
+
+
+def unexpected(what: str) -> str:
+    """Log the exception being handled and return a line with nothing but the id to quote."""
+    request_id = secrets.token_hex(4)
+    logger.exception("%s failed unexpectedly, id %s", what, request_id)
+    return status_line.failed("Something went wrong here; try again, and quote this id if it stays.", None, request_id)
+
+
+def _started(tab: Tab, asked: AnyRequest) -> dict[Any, Any]:
+    parts = tab.results
+    return {
+        parts.status: status_line.running("Sending …"),
+        parts.picture: gr.update(visible=True, alt_text=f"in progress: {asked.prompt}"),
+        parts.compare: gr.update(visible=False),
+        tab.generate: gr.update(value="Generating …", interactive=False),
+        tab.cancel: gr.update(interactive=True),
+    }
+
+
+def _idle(tab: Tab) -> dict[Any, Any]:
+    return {
+        tab.generate: gr.update(value=GENERATE, interactive=True),
+        tab.cancel: gr.update(value=CANCEL, interactive=False),
+        tab.job: None,
+    }
+
+
+def _update(engine: Engine, tab: Tab, asked: AnyRequest, event: events.Event) -> dict[Any, Any]:
+    if isinstance(event, events.Step) and event.previews:
+        return {tab.results.picture: _side_by_side(event.previews)}
+    if isinstance(event, events.Done):
+        before = asked.image if isinstance(asked, Inpaint) else None
+        shown = [Shown(one.path, one.receipt, before) for one in event.images]
+        names = [one.path.name for one in event.images]
+        return results.show(tab.results, shown, 0, engine.registry) | _idle(tab) | {tab.last: names}
+    return _idle(tab) if isinstance(event, events.Final) else {}
+
+
+def _side_by_side(previews: tuple[Image.Image, ...]) -> Image.Image:
+    """Several previews as one picture, in rows that are about as many as the columns."""
+    if len(previews) == 1:
+        return previews[0]
+    columns = next(n for n in range(1, 17) if n * n >= len(previews))
+    rows = -(-len(previews) // columns)
+    width, height = previews[0].size
+    sheet = Image.new("RGB", (columns * width, rows * height), (128, 128, 128))
+    for k, preview in enumerate(previews):
+        sheet.paste(preview, (k % columns * width, k // columns * height))
+    return sheet

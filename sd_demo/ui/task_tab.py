@@ -1,0 +1,89 @@
+"""One task's tab: its inputs, the shared controls, its results. What differs between tasks comes in as arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import gradio as gr
+from gradio.components import Component
+
+from sd_demo.requests import TextToImage
+from sd_demo.ui import controls, introduction, results, visitor
+from sd_demo.ui.run import CANCEL, GENERATE, ReadPictures, Tab
+
+if TYPE_CHECKING:
+    from sd_demo.engine import Engine
+    from sd_demo.registry import ModelEntry
+
+BuildInputs = Callable[[], tuple[tuple[Component, ...], ReadPictures]]
+
+
+def build(engine: Engine, task: str, build_inputs: BuildInputs | None = None) -> Tab:
+    """Lay a tab out where this is called. `build_inputs` makes the picture components, where the task has some."""
+    entry = engine.defaults(None)
+    with gr.Row(elem_classes=["workbench", task]):
+        picture_inputs: tuple[Component, ...] = ()
+        read_pictures: ReadPictures = dict
+        if build_inputs is not None:
+            with gr.Column(elem_classes=["area-input"]):
+                picture_inputs, read_pictures = build_inputs()
+        with gr.Column(elem_classes=["area-ask"]):
+            made = controls.make_all(task, ["prompt"], entry)
+            token_line = gr.HTML("", elem_id=f"{task}-tokens", elem_classes=["token-line"], js_on_load=None)
+            made |= controls.make_all(task, ["negative_prompt"], entry)
+            with gr.Row(elem_classes=["go"]):
+                generate = gr.Button(
+                    GENERATE, variant="primary", elem_id=f"{task}-generate", elem_classes=["generate"], scale=3
+                )
+                cancel = gr.Button(
+                    CANCEL, interactive=False, elem_id=f"{task}-cancel", elem_classes=["cancel"], scale=1, min_width=100
+                )
+            estimate = gr.HTML("", elem_id=f"{task}-estimate", elem_classes=["estimate"], js_on_load=None)
+        with gr.Column(elem_classes=["area-show"]):
+            shown = results.build(task, introduction.html(task, entry))
+        with gr.Column(elem_classes=["area-settings"]):
+            settings, random_seed, reuse_seed = _settings(task, entry)
+            made |= settings
+    return Tab(
+        task=task,
+        controls={name: made[name] for name in controls.names_of(task)},
+        results=shown,
+        generate=generate,
+        cancel=cancel,
+        token_line=token_line,
+        estimate=estimate,
+        random_seed=random_seed,
+        reuse_seed=reuse_seed,
+        settings=visitor.browser_state(f"settings-{task}"),
+        last=visitor.browser_state(f"last-{task}"),
+        job=gr.State(None),
+        picture_inputs=picture_inputs,
+        read_pictures=read_pictures,
+    )
+
+
+def _settings(task: str, entry: ModelEntry) -> tuple[dict[str, Component], gr.Button, gr.Button]:
+    """The controls below Generate, and the two buttons beside the seed."""
+    made: dict[str, Component] = {}
+    is_sized_by_picture = task != TextToImage.task
+    if "strength" in controls.names_of(task):
+        made |= controls.make_all(task, ["strength"], entry)
+    made |= _pair(task, ("num_inference_steps", "guidance_scale"), entry)
+    if not is_sized_by_picture:
+        made |= _pair(task, ("width", "height"), entry)
+    with gr.Row(elem_classes=["seed-row"]):
+        made |= controls.make_all(task, ["seed"], entry)
+        random_seed = gr.Button("Random", size="sm", elem_id=f"{task}-random-seed", min_width=30)
+        reuse_seed = gr.Button("Reuse", size="sm", elem_id=f"{task}-reuse-seed", min_width=30)
+        made |= controls.make_all(task, ["num_images_per_prompt"], entry)
+    with gr.Accordion("More", open=False, elem_classes=["more"]):
+        if is_sized_by_picture:
+            made |= _pair(task, ("width", "height"), entry)
+        made |= controls.make_all(task, ["scheduler"], entry)
+    return made, random_seed, reuse_seed
+
+
+def _pair(task: str, names: tuple[str, str], entry: ModelEntry) -> dict[str, Component]:
+    with gr.Row(elem_classes=["pair"]):
+        return controls.make_all(task, list(names), entry)

@@ -1,0 +1,243 @@
+"""The page in a real browser, over a fake engine."""
+
+from __future__ import annotations
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, expect
+
+from sd_demo.receipt import read_receipt
+from tests.ui.actions import fetch, generate, go_to, set_number, shown_picture, write_prompt
+from tests.ui.conftest import DESKTOP, Served, open_page
+
+pytestmark = pytest.mark.browser
+TASK = "text_to_image"
+
+
+def test_a_prompt_becomes_a_png_with_its_receipt(page: Page) -> None:
+    write_prompt(page, TASK, "a red house")
+    generate(page, TASK)
+    picture = shown_picture(page, TASK)
+    assert picture.format == "PNG"
+    receipt = read_receipt(picture)
+    assert receipt.asked["prompt"] == "a red house"
+    expect(page.locator(f"#{TASK}-receipt")).to_contain_text(f"What really ran: seed {receipt.done.seed}")
+    expect(page.locator(f"#{TASK}-notes")).to_contain_text("small model of a picture-book world")
+    expect(page.locator(f"#{TASK}-picture img")).to_have_attribute("alt", "a red house")
+
+
+@pytest.mark.parametrize("keys", ["Enter", "Control+Enter", "Meta+Enter"])
+def test_keys_that_generate(page: Page, keys: str) -> None:
+    write_prompt(page, TASK, "a red house")
+    page.locator(f"#{TASK}-prompt textarea").press(keys)
+    expect(page.locator(f"#{TASK}-status")).to_contain_text("Done")
+    expect(page.locator(f"#{TASK}-prompt textarea")).to_have_value("a red house")
+
+
+def test_control_enter_takes_the_number_that_is_still_being_typed(page: Page) -> None:
+    write_prompt(page, TASK, "a red house")
+    box = page.locator(f"#{TASK}-num_inference_steps input[type=number]")
+    box.fill("7")
+    box.press("Control+Enter")
+    expect(page.locator(f"#{TASK}-receipt")).to_contain_text("7 steps")
+
+
+def test_every_field_reaches_the_request(page: Page, served: Served) -> None:
+    write_prompt(page, TASK, "a red house")
+    page.locator(f"#{TASK}-negative_prompt textarea").fill("no sun")
+    for field, value in {
+        "num_inference_steps": "3",
+        "guidance_scale": "2.5",
+        "width": "128",
+        "height": "192",
+        "seed": "4294967295",
+        "num_images_per_prompt": "3",
+    }.items():
+        if field == "seed":
+            page.locator(f"#{TASK}-seed textarea, #{TASK}-seed input").fill(value)
+        else:
+            set_number(page, TASK, field, value)
+    generate(page, TASK)
+    asked = served.engine.jobs[-1].request.model_dump()
+    assert asked == {
+        "prompt": "a red house",
+        "negative_prompt": "no sun",
+        "num_inference_steps": 3,
+        "guidance_scale": 2.5,
+        "width": 128,
+        "height": 192,
+        "seed": 4294967295,
+        "num_images_per_prompt": 3,
+        "scheduler": "dpmpp_2m",
+        "model": "picture-book",
+    }
+    # Three pictures: a click on the third thumbnail shows it with its own receipt, and its seed can be used again.
+    expect(page.locator(f"#{TASK}-gallery img")).to_have_count(3)
+    page.locator(f"#{TASK}-gallery button").filter(has=page.locator("img")).nth(2).click()
+    expect(page.locator(f"#{TASK}-receipt")).to_contain_text("What really ran: seed 1 ")
+    page.locator(f"#{TASK}-reuse-seed").click()
+    expect(page.locator(f"#{TASK}-seed textarea, #{TASK}-seed input")).to_have_value("1")
+    page.locator(f"#{TASK}-random-seed").click()
+    expect(page.locator(f"#{TASK}-seed textarea, #{TASK}-seed input")).to_have_value("")
+
+
+@pytest.mark.parametrize("how", ["button", "Escape"])
+def test_cancel_ends_the_run_and_the_next_one_works(page: Page, served: Served, how: str) -> None:
+    set_number(page, TASK, "num_inference_steps", "150")
+    page.locator(f"#{TASK}-generate").click()
+    expect(page.locator(f"#{TASK}-status")).to_contain_text("Step")
+    if how == "button":
+        page.locator(f"#{TASK}-cancel").click()
+    else:
+        page.keyboard.press("Escape")
+    expect(page.locator(f"#{TASK}-status")).to_contain_text("Cancelled")
+    assert served.engine.jobs[-1].is_cancelled.is_set()
+    expect(page.locator(f"#{TASK}-cancel")).to_be_disabled()
+    set_number(page, TASK, "num_inference_steps", "2")
+    generate(page, TASK)
+
+
+def test_a_closed_page_cancels_its_job(context: BrowserContext, served: Served) -> None:
+    page = open_page(context, served.url)
+    set_number(page, TASK, "num_inference_steps", "150")
+    page.locator(f"#{TASK}-generate").click()
+    expect(page.locator(f"#{TASK}-status")).to_contain_text("Step")
+    job = served.engine.jobs[-1]
+    page.close()
+    assert job.is_cancelled.wait(30)
+
+
+def test_text_of_a_person_is_never_html_nor_a_template(page: Page) -> None:
+    wild = "<img src=x onerror=alert(1)> ${1+1} {{value}} zzyzx<b>bold</b>"
+    page.on("dialog", lambda dialog: pytest.fail("the prompt ran as a script"))
+    write_prompt(page, TASK, wild)
+    expect(page.locator(f"#{TASK}-tokens")).to_contain_text("zzyzx")
+    generate(page, TASK)
+    expect(page.locator(f"#{TASK}-notes")).to_contain_text("zzyzx")
+    assert page.locator("img[src=x]").count() == 0
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "sentence"),
+    [("seed", "7.5", "seed must be a whole number from 0 to 4294967295."), ("prompt", "x" * 4001, "at most 4,000")],
+)
+def test_an_error_stands_above_the_picture_and_marks_its_field(
+    page: Page, field: str, value: str, sentence: str
+) -> None:
+    page.locator(f"#{TASK}-{field} textarea, #{TASK}-{field} input").first.fill(value)
+    page.locator(f"#{TASK}-generate").click()
+    alert = page.locator(f"#{TASK}-status [role=alert]")
+    expect(alert).to_contain_text(sentence)
+    expect(alert).to_have_attribute("data-field", field)
+    expect(page.locator(f"#{TASK}-generate")).to_be_enabled()
+
+
+@pytest.mark.parametrize(
+    ("prompt", "sentence"), [("fail", "The device ran out of patience"), ("full", "The queue is full")]
+)
+def test_an_expected_failure_is_told_and_the_next_run_works(page: Page, prompt: str, sentence: str) -> None:
+    write_prompt(page, TASK, prompt)
+    page.locator(f"#{TASK}-generate").click()
+    expect(page.locator(f"#{TASK}-status [role=alert]")).to_contain_text(sentence)
+    write_prompt(page, TASK, "a red house")
+    generate(page, TASK)
+
+
+def test_missing_pictures_are_asked_for(page: Page) -> None:
+    for task in ("image_to_image", "inpaint"):
+        go_to(page, task)
+        page.locator(f"#{task}-generate").click()
+        expect(page.locator(f"#{task}-status [role=alert]")).to_contain_text(
+            "image is missing; choose a picture first."
+        )
+
+
+def test_settings_and_pictures_survive_a_reload(page: Page) -> None:
+    write_prompt(page, TASK, "a blue boat")
+    set_number(page, TASK, "num_inference_steps", "4")
+    generate(page, TASK)
+    seed = read_receipt(shown_picture(page, TASK)).done.seed
+    page.reload()
+    expect(page.locator(f"#{TASK}-prompt textarea")).to_have_value("a blue boat")
+    expect(page.locator(f"#{TASK}-num_inference_steps input[type=number]")).to_have_value("4")
+    assert read_receipt(shown_picture(page, TASK)).done.seed == seed
+
+
+def test_two_visitors_never_see_each_other(browser: Browser, served: Served) -> None:
+    first, second = (browser.new_context(viewport=DESKTOP) for _ in range(2))  # type: ignore[arg-type]
+    one, two = open_page(first, served.url), open_page(second, served.url)
+    write_prompt(one, TASK, "a red house of the first")
+    generate(one, TASK)
+    two.reload()
+    expect(two.locator("#state")).to_contain_text("ready")
+    expect(two.locator(f"#{TASK}-picture img")).to_have_count(0)
+    assert "of the first" not in two.content()
+    write_prompt(two, TASK, "a blue boat")
+    generate(two, TASK)
+    owners = {job.visitor for job in served.engine.jobs[-2:]}
+    assert len(owners) == 2
+    # A browser that claims the other's file names gets nothing, for they are looked up among its own.
+    assert {path.parent.name for path in served.folder.rglob("*.png")} >= owners
+    first.close()
+    second.close()
+
+
+def test_a_result_goes_on_to_the_other_tabs(page: Page, served: Served) -> None:
+    write_prompt(page, TASK, "a red house")
+    generate(page, TASK)
+    made = shown_picture(page, TASK).convert("RGB")
+    page.locator(f"#{TASK}-use-as-input").click()
+    expect(page.locator("#image_to_image-image img")).to_be_visible()
+    expect(page.locator("#image_to_image-prompt textarea")).to_have_value("a red house")
+    generate(page, "image_to_image")
+    assert served.engine.jobs[-1].request.image.tobytes() == made.tobytes()  # type: ignore[union-attr]
+
+
+def test_an_example_fills_everything_and_runs(page: Page, served: Served) -> None:
+    page.locator(f"#{TASK}-examples button").filter(has=page.locator("img")).first.click()
+    expect(page.locator(f"#{TASK}-status")).to_contain_text("Done")
+    expect(page.locator(f"#{TASK}-prompt textarea")).to_have_value("a red house")
+    assert served.engine.jobs[-1].request.seed == 7
+
+
+def test_the_first_screen_needs_no_scrolling(page: Page) -> None:
+    heights = page.evaluate(
+        "[document.documentElement.scrollHeight, innerHeight, document.documentElement.scrollWidth]"
+    )
+    assert heights[0] <= heights[1]
+    assert heights[2] <= DESKTOP["width"]
+
+
+def test_on_a_phone_the_order_is_prompt_generate_picture_settings(browser: Browser, served: Served) -> None:
+    context = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    page = open_page(context, served.url)
+    parts = ["prompt", "generate", "picture", "num_inference_steps"]
+    tops = [(page.locator(f"#{TASK}-{part}").bounding_box() or {})["y"] for part in parts]
+    assert tops == sorted(tops)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    context.close()
+
+
+def test_the_theme_switch_is_remembered(page: Page) -> None:
+    before = page.evaluate("document.body.classList.contains('dark')")
+    page.locator("#theme").click()
+    page.reload()
+    expect(page.locator("#state")).to_contain_text("ready")
+    assert page.evaluate("document.body.classList.contains('dark')") is not before
+
+
+def test_every_control_has_a_label(page: Page) -> None:
+    unnamed = page.evaluate(
+        """() => [...document.querySelectorAll('input, textarea, button')].filter(e => e.offsetParent !== null)
+        .filter(e => !(e.labels?.length || e.getAttribute('aria-label') || e.title || e.innerText?.trim()
+                       || e.querySelector('img[alt]')))
+        .map(e => e.outerHTML.slice(0, 200))"""
+    )
+    assert unnamed == []
+
+
+def test_a_finished_picture_is_fetched_as_it_was_saved(page: Page, served: Served) -> None:
+    generate(page, TASK)
+    address = page.locator(f"#{TASK}-picture img").first.get_attribute("src") or ""
+    newest = max(served.folder.rglob("*.png"), key=lambda path: path.stat().st_mtime)
+    assert page.request.get(address).body() == newest.read_bytes()
+    assert fetch(page, address).format == "PNG"
