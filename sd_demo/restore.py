@@ -1,0 +1,94 @@
+"""Settings back from a picture: what its receipt or its `parameters` text gives, and what it cannot."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from sd_demo.errors import InvalidImage
+from sd_demo.images import FORMATS, MAX_BYTES
+from sd_demo.parameters_text import find_parameters, from_parameters
+from sd_demo.receipt import JSON_KEY, Receipt, read_receipt
+from sd_demo.registry import Registry
+from sd_demo.requests import PICTURE_FIELDS, REQUESTS, TextToImage
+from sd_demo.restored import Reading, Restored, listed, short
+
+
+def restore(source: Path | bytes, *, registry: Registry, lora_dir: Path) -> Restored:
+    """The settings in a picture file: our receipt, else a `parameters` text. Only its header is read.
+
+    Raises InvalidImage where it is no picture or carries neither.
+    """
+    damaged: InvalidImage | None = None
+    receipt: Receipt | None = None
+    text: str | None = None
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+            with Image.open(_stream(source), formats=FORMATS) as image:
+                text = find_parameters(image)
+                if JSON_KEY in image.info:
+                    receipt = read_receipt(image)
+    except InvalidImage as error:
+        damaged = error
+    except Exception:  # on a damaged file a decoder raises whatever its author did not foresee
+        raise InvalidImage("This file cannot be read as a picture; drop a complete PNG, JPEG or WebP file.") from None
+    if receipt is not None:
+        return from_receipt(receipt, registry=registry, lora_dir=lora_dir)
+    if text is None:
+        raise damaged or InvalidImage(
+            "This picture carries no settings; many sites and editors remove them when a picture is saved again."
+        )
+    return from_parameters(text, registry=registry, lora_dir=lora_dir)
+
+
+def from_receipt(receipt: Receipt, *, registry: Registry, lora_dir: Path) -> Restored:
+    """This one image's settings, every choice made: alone, with its own seed, so that it comes out the same.
+
+    Raises InvalidImage where the receipt is of a task that no request repeats.
+    """
+    if receipt.task not in REQUESTS:
+        raise InvalidImage(f"This picture was made by {short(receipt.task)}, which settings cannot be taken from.")
+    kind, done = REQUESTS[receipt.task], receipt.done
+    reading = Reading(receipt.task)
+    chosen = {
+        "num_inference_steps": done.num_inference_steps,
+        "guidance_scale": done.guidance_scale,
+        "scheduler": done.scheduler,
+        "strength": done.strength,
+        "seed": done.seed,
+        "num_images_per_prompt": 1,
+    }
+    if receipt.task == TextToImage.task:
+        chosen |= {"width": done.width, "height": done.height}
+    for name in kind.model_fields:
+        if name not in (*PICTURE_FIELDS, "model", "loras"):
+            reading.take(name, chosen.get(name, receipt.asked.get(name)))
+    reading.take_model(done.model, registry)
+    worn = [{"name": lora.name, "weight": lora.weight} for lora in done.loras]
+    reading.take_loras(worn, lora_dir)
+    strange = [name for name in receipt.asked if name not in kind.model_fields]
+    if strange:
+        reading.cannot.append(f"This version has no setting {listed(strange)}.")
+    pictures: dict[str, dict[str, Any]] = {
+        name: _known_of(receipt.asked.get(name)) for name in PICTURE_FIELDS if name in kind.model_fields
+    }
+    return reading.finished(pictures, receipt)
+
+
+def _stream(source: Path | bytes) -> io.BytesIO:
+    if isinstance(source, Path) and source.stat().st_size > MAX_BYTES:
+        raise InvalidImage(f"This file is larger than {MAX_BYTES >> 20} MiB; drop a smaller one.")
+    return io.BytesIO(source.read_bytes() if isinstance(source, Path) else source)
+
+
+def _known_of(value: Any) -> dict[str, Any]:
+    """The fingerprint and size that a receipt tells of a picture, or nothing where it tells no such thing."""
+    match value:
+        case {"sha256": str(sha256), "width": int(width), "height": int(height)}:
+            return {"sha256": sha256, "width": width, "height": height}
+    return {}
