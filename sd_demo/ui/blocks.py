@@ -45,6 +45,8 @@ class Page(gr.Blocks):
         """As Gradio's; a call with too few values gets the others' defaults, an unreadable one a sentence."""
         inputs = [*inputs, *[None] * (len(block_fn.inputs) - len(inputs))]
         try:
+            if _has_address(inputs):
+                raise ValueError("Gradio would fetch it from the network on the caller's behalf")
             return await super().preprocess_data(block_fn, inputs, *args, **kwargs)
         except gr.Error:
             raise
@@ -116,3 +118,11 @@ def _listen(engine: Engine, tab: Tab, top: Header, visitor_id: gr.BrowserState) 
         queue=False,
         api_visibility="private",
     )
+
+
+def _has_address(value: Any) -> bool:
+    """A file anywhere in these values is named by a web address instead of by its upload."""
+    if isinstance(value, dict):
+        path = value.get("path")
+        return (isinstance(path, str) and "://" in path) or any(map(_has_address, value.values()))
+    return isinstance(value, list) and any(map(_has_address, value))
