@@ -38,6 +38,18 @@ SAMPLER_NAMES: Final[dict[str, str]] = {
 }
 
 
+class Lora(BaseModel):
+    """A LoRA that the model wore. `matched` of the `total` tensors in its file had a layer there."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    weight: float
+    sha256: str
+    matched: int
+    total: int
+
+
 class Done(BaseModel):
     """What really ran for one image."""
 
@@ -59,7 +71,9 @@ class Done(BaseModel):
     device: str
     torch: str
     diffusers: str
+    loras: list[Lora] = []
     shared_with: int = Field(default=0, description="most other requests that shared a UNet call")
+    prompt_chunks: int = Field(default=1, description="times the text encoder's length that the longer prompt filled")
     dropped_words: list[str] = []
     unknown_words: list[str] = Field(default=[], description="words that the embedded model never saw")
     retries: list[str] = Field(default=[], description="what was tried again, and how")
@@ -89,7 +103,10 @@ class Receipt(BaseModel):
     def parameters(self) -> str:
         """The text that A1111 began and most programs read: prompt, negative prompt, settings."""
         done = self.done
-        lines = [str(self.asked.get("prompt", ""))]
+        names = [Path(lora.name).stem for lora in done.loras]
+        worn = "".join(f" <lora:{name}:{lora.weight:g}>" for name, lora in zip(names, done.loras, strict=True))
+        hashes = ", ".join(f"{name}: {lora.sha256[:12]}" for name, lora in zip(names, done.loras, strict=True))
+        lines = [str(self.asked.get("prompt", "")) + worn]
         if self.asked.get("negative_prompt"):
             lines.append(f"Negative prompt: {self.asked['negative_prompt']}")
         settings = {
@@ -101,6 +118,7 @@ class Receipt(BaseModel):
             "Model hash": done.model_hash[:10],
             "Model": done.model,
             "Denoising strength": None if done.strength is None else f"{done.strength:g}",
+            "Lora hashes": f'"{hashes}"' if hashes else None,
             "Version": f"sd_demo {self.version}",
         }
         lines.append(", ".join(f"{key}: {value}" for key, value in settings.items() if value is not None))

@@ -38,6 +38,7 @@ SEED_LIMIT: Final = 2**32  # what every program of the field can hold, a browser
 MIN_SIDE: Final = 64
 MAX_SIDE: Final = 1024
 MAX_PROMPT_CHARACTERS: Final = 4000
+MAX_LORAS: Final = 8
 
 
 def _finite(value: Any) -> Any:
@@ -59,9 +60,37 @@ def _text_help(text: str) -> Any:
     return Field(default="", max_length=MAX_PROMPT_CHARACTERS, description=text)
 
 
+def _lora_list(value: Any) -> Any:
+    """A list, whose texts are read as NAME or NAME:WEIGHT. A name may hold colons itself, as a Windows path does."""
+    if not isinstance(value, (list, tuple)):
+        raise ValueError("must be a list")
+    return tuple(_lora_values(item) if isinstance(item, str) else item for item in value)
+
+
+def _lora_values(text: str) -> dict[str, Any]:
+    name, colon, weight = text.rpartition(":")
+    try:
+        return {"name": name, "weight": float(weight)} if colon else {"name": text}
+    except ValueError:
+        return {"name": text}
+
+
 Number = BeforeValidator(_finite)
 Picture = Annotated[Image.Image, BeforeValidator(lambda v: read_picture(v, field="image"))]
 Mask = Annotated[Image.Image, BeforeValidator(lambda v: read_mask(v, field="mask_image"))]
+
+
+class LoraChoice(BaseModel):
+    """One LoRA and how strongly it acts (https://arxiv.org/abs/2106.09685)."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    name: Annotated[str, BeforeValidator(_text), Field(min_length=1, max_length=300)] = Field(
+        description="A file of the LoRA folder, without its ending, or the path of a .safetensors file."
+    )
+    weight: Annotated[float, Number] = Field(
+        default=1.0, ge=-2, le=2, description="1 is as trained, 0 is nothing, below 0 is the opposite."
+    )
 
 
 class Request(BaseModel):
@@ -102,6 +131,9 @@ class Request(BaseModel):
     )
     model: Annotated[str | None, Field(max_length=300)] = Field(
         default=None, description="A model of the list, or the folder of one; empty means the one that is loaded."
+    )
+    loras: Annotated[tuple[LoraChoice, ...], BeforeValidator(_lora_list)] = Field(
+        default=(), max_length=MAX_LORAS, description="Small trained additions to the model, each with its weight."
     )
 
     def seeds(self, first: int) -> list[int]:
@@ -182,7 +214,7 @@ def parse_request(task: str, values: dict[str, Any]) -> AnyRequest:
 def _one_sentence(kind: type[Request], error: ValidationError) -> InvalidRequest:
     first = error.errors()[0]
     name = str(first["loc"][0]) if first["loc"] else None
-    if first["type"] == "extra_forbidden":
+    if first["type"] == "extra_forbidden" and len(first["loc"]) == 1:
         known = ", ".join(kind.model_fields)
         return InvalidRequest(f"{kind.task} has no parameter {str(name)[:40]!r}; it has {known}.", name)
     if name == "scheduler":
@@ -192,10 +224,13 @@ def _one_sentence(kind: type[Request], error: ValidationError) -> InvalidRequest
     return InvalidRequest(f"{name} must be {describe_bounds(kind, name)}.", name)
 
 
-def describe_bounds(kind: type[Request], name: str) -> str:
+def describe_bounds(kind: type[BaseModel], name: str) -> str:
     """The values that a field takes, in words: "a whole number from 1 to 150"."""
     field = kind.model_fields[name]
     low, high = bounds(kind, name)
+    if name == "loras":
+        weight = describe_bounds(LoraChoice, "weight")
+        return f"a list of at most {high:g} LoRAs, each a name or NAME:WEIGHT, the weight {weight}"
     if low is None:
         return f"text of at most {int(high or 0):,} characters without NUL characters"
     whole = int in (field.annotation, *get_args(field.annotation))
@@ -205,7 +240,7 @@ def describe_bounds(kind: type[Request], name: str) -> str:
     return f"a {'whole ' if whole else ''}number from {low:.15g} to {high:.15g}"
 
 
-def bounds(kind: type[Request], name: str) -> tuple[float | None, float | None]:
+def bounds(kind: type[BaseModel], name: str) -> tuple[float | None, float | None]:
     """(lowest, highest) value of a number field, or (None, longest text); the highest is inclusive."""
     low: float | None = None
     high: float | None = None

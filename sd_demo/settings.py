@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from sd_demo.errors import InvalidRequest
 
 PREFIX: Final = "SD_DEMO_"
+
+
+def _user_data_dir() -> Path:
+    """Where programs keep a person's data on this system, which survives a new checkout."""
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or "~/AppData/Local").expanduser() / "sd-demo"
+    if sys.platform == "darwin":
+        return Path("~/Library/Application Support/sd-demo").expanduser()
+    return Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser() / "sd-demo"
 
 
 class Settings(BaseModel):
@@ -38,8 +48,20 @@ class Settings(BaseModel):
         default="auto", description="How attention is computed; auto tries each and takes the fastest that runs."
     )
     output_dir: Path = Field(default=Path("outputs"), description="Folder that pictures are saved in.")
+    data_dir: Path = Field(
+        default=_user_data_dir(), description="Folder of downloaded models and of licences that were accepted."
+    )
+    model_memory_mib: int = Field(
+        default=0, ge=0, description="MiB that models in memory may fill together; 0 keeps one at a time."
+    )
+    lora_dir: Path = Field(default=Path("loras"), description="Folder of LoRA files (.safetensors).")
     max_queue: int = Field(default=64, ge=1, description="Jobs that may wait at once.")
     max_rows: int = Field(default=32, ge=2, description="Rows (pictures, twice with guidance) in one UNet call.")
+
+    @property
+    def models_dir(self) -> Path:
+        """Folder of downloaded models."""
+        return self.data_dir / "models"
 
     @field_validator("auth")
     @classmethod

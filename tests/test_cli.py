@@ -119,10 +119,14 @@ def test_every_field_of_every_request_is_a_flag(command: Command, engines: list[
         "scheduler": "euler", "seed": 9, "num_images_per_prompt": 2, "model": "picture-book", "strength": 0.25,
         "image": "photo.png", "mask_image": "mask.png",
     }  # fmt: skip
-    assert {"prompt", *values} == {name for kind in REQUESTS.values() for name in kind.model_fields}
+    assert {"prompt", "loras", *values} == {name for kind in REQUESTS.values() for name in kind.model_fields}
     flags = [word for name, value in values.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    Path("loras").mkdir()
+    Path("loras/snowman.safetensors").touch()
+    flags += ["--lora", "snowman:0.5", "--lora", "snowman"]
     assert command("generate", "ball", *flags, "--json")[0] == 0
     request = engines[0].jobs[0].request
+    assert [(lora.name, lora.weight) for lora in request.loras] == [("snowman", 0.5), ("snowman", 1.0)]
     for name in set(values) - set(PICTURE_FIELDS):
         assert getattr(request, name) == values[name]
 
@@ -162,6 +166,9 @@ BAD_INPUT = [
     ["generate", "ball", "--steps", "5"],
     ["generate", "ball", "--num", "5"],
     ["generate", "ball", "--device", "abacus"],
+    ["generate", "ball", "--lora", "gone"],
+    ["generate", "ball", "--lora", "words.png"],
+    ["generate", "ball", "--lora", "gone:3"],
     ["generate", "ball", "--dtype", "float8"],
     ["generate", "ball", "--strength", "0.5"],
     ["generate", "ball", "--image", "gone.png"],

@@ -49,6 +49,14 @@ def test_other_programs_find_their_text() -> None:
     assert pairs["Denoising strength"] == "0.6"
 
 
+def test_other_programs_find_the_loras() -> None:
+    lora = {"name": "toys/snowman", "weight": 0.5, "sha256": "ab" * 32, "matched": 4, "total": 4}
+    prompt, settings = make_receipt(loras=[lora]).parameters().split("\n")
+    assert prompt == "a red ball <lora:snowman:0.5>"
+    assert 'Lora hashes: "snowman: abababababab", Version' in settings
+    assert "ora" not in make_receipt().parameters()
+
+
 def test_what_was_not_asked_is_not_in_their_text() -> None:
     parameters = make_receipt().parameters()
     assert "Negative prompt" not in parameters

@@ -161,9 +161,35 @@ def test_each_picture_has_a_seed_of_its_own() -> None:
     assert request.seeds(SEED_LIMIT - 1) == [SEED_LIMIT - 1, 0, 1]
 
 
+@pytest.mark.parametrize(
+    ("given", "name", "weight"),
+    [
+        ("snowman", "snowman", 1.0), ("snowman:0.5", "snowman", 0.5), ("a:b:-2", "a:b", -2.0),
+        ("C:\\s.safetensors", "C:\\s.safetensors", 1.0),
+        ({"name": "snowman"}, "snowman", 1.0), ({"name": "a:b", "weight": 2}, "a:b", 2.0),
+    ],
+)  # fmt: skip
+def test_a_lora_is_a_name_and_a_weight(given: Any, name: str, weight: float) -> None:
+    (choice,) = parse_request("text_to_image", {"loras": [given]}).loras
+    assert (choice.name, choice.weight) == (name, weight)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "snowman", None, 5, {"name": "snowman"}, [""], [":1"], ["a:2.01"], ["a:nan"], ["a:inf"], [["a", 1]], ["a"] * 9,
+        [{"weight": 1}], [{"name": "a", "weight": True}], [{"name": "a", "weight": "1"}], [{"name": "a", "colour": 1}],
+        ["x" * 301], ["a\x00b"], [{"name": 5}],
+    ],
+    ids=lambda value: repr(value)[:40],
+)  # fmt: skip
+def test_what_is_no_list_of_loras_is_told_what_one_is(value: Any) -> None:
+    assert "loras must be a list of at most 8 LoRAs" in str(refusal("text_to_image", loras=value))
+
+
 def test_bounds_say_what_the_gate_does() -> None:
     for kind in REQUESTS.values():
-        for name in set(kind.model_fields) - {*PICTURE_FIELDS, "scheduler"}:
+        for name in set(kind.model_fields) - {*PICTURE_FIELDS, "scheduler", "loras"}:
             low, high = bounds(kind, name)
             assert high is not None, name
             values = [high, high + 1] if low is not None else ["x" * int(high), "x" * int(high + 1)]
@@ -180,6 +206,7 @@ def test_bounds_say_what_the_gate_does() -> None:
         ("guidance_scale", "a number from 1 to 30"),
         ("strength", "a number above 0 and at most 1"),
         ("seed", "a whole number from 0 to 4294967295"),
+        ("loras", "a list of at most 8 LoRAs, each a name or NAME:WEIGHT, the weight a number from -2 to 2"),
         ("prompt", "text of at most 4,000 characters without NUL characters"),
     ],
 )

@@ -12,18 +12,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, get_args
 
 from sd_demo.cli.parser import Parser, fields_of, flag, number
-from sd_demo.errors import InvalidRequest, ModelUnavailable, OutputFailed
-from sd_demo.events import Decoding, Done, Encoding, Event, Loading, Queued, Step
+from sd_demo.errors import InvalidRequest, JobCancelled, ModelUnavailable, OutputFailed
+from sd_demo.events import Decoding, Done, Encoding, Event, Failed, Loading, Queued, Step
+from sd_demo.lora_folder import find_lora
 from sd_demo.outputs import Outputs
 from sd_demo.registry import Registry
-from sd_demo.requests import PICTURE_FIELDS, REQUESTS, SCHEDULER_NAMES, TextToImage, describe_bounds, parse_request
+from sd_demo.requests import (
+    PICTURE_FIELDS,
+    REQUESTS,
+    SCHEDULER_NAMES,
+    LoraChoice,
+    TextToImage,
+    describe_bounds,
+    parse_request,
+)
 from sd_demo.settings import Settings
 
 if TYPE_CHECKING:
     from sd_demo.engine import Engine
     from sd_demo.job import Job
 
-PLACE_FIELDS: Final = ("device", "dtype", "attention", "output_dir")
+PLACE_FIELDS: Final = ("device", "dtype", "attention", "output_dir", "lora_dir")
 STOP_S: Final = 10.0  # a step in progress is finished before a job stops
 
 
@@ -36,6 +45,8 @@ def run(arguments: list[str]) -> int:
     if request.model is not None:
         place.append(f"--model={_known(request.model)}")
     settings = Settings.read(place)
+    for choice in request.loras:
+        find_lora(choice.name, settings.lora_dir)
     _check_writable(settings.output_dir)
     with contextlib.redirect_stdout(sys.stderr):  # standard output is for the answer, whatever a library prints
         engine = make_engine(settings)
@@ -61,6 +72,13 @@ def parser() -> Parser:
     for name, places in fields.items():
         kind, field = places[0]
         words, takes, metavar = field.description or "", "", "TEXT"
+        if name == "loras":
+            weight = f"{describe_bounds(LoraChoice, 'weight')} [{LoraChoice.model_fields['weight'].default:g}]"
+            words = f"{LoraChoice.model_fields['name'].description} The weight is {weight}. May be given several times."
+            parser.add_argument(
+                "--lora", dest=name, action="append", default=argparse.SUPPRESS, metavar="NAME:WEIGHT", help=words
+            )
+            continue
         if name in PICTURE_FIELDS:
             metavar = "FILE"
         elif name == "scheduler":
@@ -80,7 +98,8 @@ def parser() -> Parser:
         setting = Settings.model_fields[name]
         choices = get_args(setting.annotation)
         words = f"{' | '.join(choices)}{': ' if choices else ''}{setting.description} [{setting.default}]"
-        option, metavar = ("--output", "DIR") if name == "output_dir" else (flag(name), "NAME")
+        option = "--output" if name == "output_dir" else flag(name)
+        metavar = "DIR" if name.endswith("_dir") else "NAME"
         parser.add_argument(option, dest=name, default=argparse.SUPPRESS, metavar=metavar, help=words)
     parser.add_argument("--json", action="store_true", help="Print [{path, receipt}, …] instead of paths.")
     return parser
@@ -128,7 +147,11 @@ def _wait(job: Job) -> Done:
         for event in job.events():
             if is_watched:
                 print(f"\r\x1b[K{_words(event)}", end="", file=sys.stderr, flush=True)
-        return job.result()
+            if isinstance(event, Done):
+                return event
+            if isinstance(event, Failed):
+                raise event.error
+        raise JobCancelled("The job was cancelled.")
     finally:
         job.cancel()  # harmless after its end
         if is_watched:

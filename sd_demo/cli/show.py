@@ -23,7 +23,7 @@ def run(arguments: list[str]) -> int:
 
 def readable(receipt: Receipt) -> str:
     """Asked, done and notes, a line each; what was not asked for is left out."""
-    asked = {name: value for name, value in receipt.asked.items() if value not in (None, "")}
+    asked = {name: value for name, value in receipt.asked.items() if value not in (None, "", [])}
     done = {name: value for name, value in receipt.done.model_dump().items() if value not in (None, [])}
     lines = [f"{receipt.task}, sd_demo {receipt.version}", "asked"]
     lines += _table(asked)

@@ -1,0 +1,44 @@
+"""The folder of LoRA files, each called by its file's name without `.safetensors`."""
+
+from __future__ import annotations
+
+import difflib
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from sd_demo.errors import InvalidRequest
+
+SUFFIX: Final = ".safetensors"
+
+
+def lora_names(folder: Path) -> list[str]:
+    """All LoRAs in `folder`, subfolders included ("styles/pencil"), sorted; empty where there is no folder."""
+    return sorted(_files(folder), key=str.casefold)
+
+
+def find_lora(name: str, folder: Path) -> Path:
+    """The file of the LoRA called `name` in `folder`, or the one at the path `name` itself.
+
+    Raises InvalidRequest where there is neither, with the names that come nearest.
+    """
+    files = _files(folder)
+    if name in files:
+        return files[name]
+    with suppress(OSError, ValueError, RuntimeError):  # a name that is no path anywhere
+        path = Path(name).expanduser()
+        if path.is_file():
+            if path.suffix.lower() != SUFFIX:
+                raise InvalidRequest(
+                    f"loras: {path.name} is no {SUFFIX} file; other formats can hold programs and are not opened.",
+                    "loras",
+                )
+            return path
+    near = difflib.get_close_matches(name, files, n=3, cutoff=0.5) or sorted(files)[:3]
+    hint = f"choose one such as {', '.join(near)}" if near else f"put {SUFFIX} files there first"
+    raise InvalidRequest(f"loras: there is no LoRA {name[:80]!r} in {folder.name}; {hint}.", "loras")
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    found = folder.rglob(f"*{SUFFIX}") if folder.is_dir() else ()
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in found if path.is_file()}
