@@ -1,0 +1,104 @@
+"""Training pictures: rendered once, kept as arrays in the work folder, with several captions each."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from itertools import repeat
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+from transformers import CLIPTokenizer
+
+from sd_demo.embedded import world
+
+CAPTIONS_EACH = 6
+CHUNK = 250  # pictures one process renders at a time
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """images: uint8 [N, size, size, 3], mapped from disk; captions: CAPTIONS_EACH texts for each picture."""
+
+    images: np.ndarray
+    captions: list[list[str]]
+
+
+def render_pictures(
+    work: Path, count: int, size: int, seed: int, *, is_held_out: bool = False, processes: int | None = None
+) -> Pictures:
+    """`count` random pictures of the world at size x size pixels, rendered now or read from `work`.
+
+    Picture k depends on `seed` and k alone, so that any machine makes the same ones. is_held_out: only pictures
+    with a pair of object and colour that training never sees.
+    """
+    stem = work / f"pictures-{size}-{count}-{seed}{'-held-out' if is_held_out else ''}"
+    images, captions = stem.with_suffix(".npy"), stem.with_suffix(".json")
+    if not captions.is_file():  # written last: where it is, the images are whole
+        _render_all(images, captions, count, size, seed, is_held_out, processes or os.cpu_count() or 1)
+    return Pictures(np.load(images, mmap_mode="r"), json.loads(captions.read_text(encoding="utf-8")))
+
+
+def _render_all(
+    images: Path, captions: Path, count: int, size: int, seed: int, is_held_out: bool, processes: int
+) -> None:
+    images.parent.mkdir(parents=True, exist_ok=True)
+    target = np.lib.format.open_memmap(images, mode="w+", dtype=np.uint8, shape=(count, size, size, 3))
+    texts: list[list[str]] = []
+    starts = range(0, count, CHUNK)
+    if count <= CHUNK or processes == 1:
+        chunks: Iterable[tuple[np.ndarray, list[list[str]]]] = map(
+            _render_chunk, starts, repeat(count), repeat(size), repeat(seed), repeat(is_held_out)
+        )
+        _collect(target, texts, chunks)
+    else:  # spawn: a fork of a process with torch's threads may hang
+        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+            rendered = pool.map(_render_chunk, starts, repeat(count), repeat(size), repeat(seed), repeat(is_held_out))
+            _collect(target, texts, rendered)
+    target.flush()
+    captions.write_text(json.dumps(texts), encoding="utf-8")
+
+
+def _collect(target: np.ndarray, texts: list[list[str]], chunks: Iterable[tuple[np.ndarray, list[list[str]]]]) -> None:
+    for pictures, captions in chunks:
+        target[len(texts) : len(texts) + len(captions)] = pictures
+        texts.extend(captions)
+
+
+def _render_chunk(
+    start: int, count: int, size: int, seed: int, is_held_out: bool
+) -> tuple[np.ndarray, list[list[str]]]:
+    stop = min(start + CHUNK, count)
+    images = np.empty((stop - start, size, size, 3), dtype=np.uint8)
+    captions = []
+    for k in range(start, stop):
+        rng = np.random.default_rng((seed, int(is_held_out), k))
+        picture = world.sample(rng, held_out=is_held_out)
+        images[k - start] = np.asarray(world.draw(picture, size))
+        captions.append([world.caption(picture, rng) for _ in range(CAPTIONS_EACH)])
+    return images, captions
+
+
+def tokenise(tokenizer: CLIPTokenizer, captions: list[list[str]], seed: int) -> np.ndarray:
+    """Token ids int16 [N, CAPTIONS_EACH, 77] of captions, one in twelve with words in it that mean nothing.
+
+    People write "a beautiful red car, highly detailed": the words that the world does not know must do no harm,
+    and they do none if such words were met in training.
+    """
+    rng = np.random.default_rng((seed, 1))
+    texts = [_with_strange_words(text, rng) if rng.random() < 1 / 12 else text for each in captions for text in each]
+    ids = tokenizer(texts, padding="max_length", truncation=True, max_length=tokenizer.model_max_length).input_ids
+    return np.asarray(ids, dtype=np.int16).reshape(len(captions), len(captions[0]), -1)
+
+
+def _with_strange_words(text: str, rng: np.random.Generator) -> str:
+    words = text.split()
+    for _ in range(rng.integers(1, 4)):
+        syllables = ["".join((rng.choice(list("bcdfghlmnprstvw")), rng.choice(list("aeiou")))) for _ in range(3)]
+        strange = "".join(syllables[: rng.integers(1, 4)]) + rng.choice(["", "n", "r", "s", "ed", "ing"])
+        words.insert(int(rng.integers(0, len(words) + 1)), strange)
+    return " ".join(words)

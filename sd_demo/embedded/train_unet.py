@@ -1,0 +1,116 @@
+"""Training of the denoising UNet and the text encoder, together, on latents of rendered pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
+from torch import nn
+from transformers import CLIPTextModel
+
+from sd_demo.embedded.architecture import build_scheduler
+from sd_demo.embedded.training_state import Stage
+
+PROMPT_DROPOUT = 0.1  # rows trained without a prompt, for classifier-free guidance (arXiv 2207.12598)
+SNR_CAP = 5.0
+
+
+class TextToLatents(nn.Module):
+    """UNet and text encoder as one module, so that they are trained, averaged and saved as one."""
+
+    def __init__(self, unet: UNet2DConditionModel, text_encoder: CLIPTextModel) -> None:
+        super().__init__()
+        self.unet = unet
+        self.text_encoder = text_encoder
+
+    def forward(self, noisy: torch.Tensor, timesteps: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
+        """Prediction [B, 4, h, w] for noisy latents [B, 4, h, w], timesteps [B] and token ids [B, 77]."""
+        features = self.text_encoder(token_ids).last_hidden_state
+        return self.unet(noisy, timesteps, features).sample
+
+
+class NoiseSchedule:
+    """Noising and its inverse target by the saved scheduler's betas: x_t = signal x_0 + noise eps."""
+
+    def __init__(self, device: torch.device) -> None:
+        kept = build_scheduler().alphas_cumprod.to(device)
+        self._signal, self._noise = kept.sqrt(), (1.0 - kept).sqrt()
+        snr = kept / (1.0 - kept)
+        # Min-SNR weighting (Hang et al., arXiv 2303.09556) in its form for v: min(SNR, 5) / (SNR + 1).
+        self._weights = snr.clamp(max=SNR_CAP) / (snr + 1.0)
+
+    def __len__(self) -> int:
+        return len(self._signal)
+
+    def add_noise(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        return self._at(self._signal, timesteps) * latents + self._at(self._noise, timesteps) * noise
+
+    def velocity(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """What the UNet predicts (Salimans and Ho, arXiv 2202.00512)."""
+        return self._at(self._signal, timesteps) * noise - self._at(self._noise, timesteps) * latents
+
+    def weighted_loss(self, prediction: torch.Tensor, target: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        errors = (prediction - target).square().mean(dim=(1, 2, 3))  # [B]
+        return (self._weights[timesteps] * errors).mean()
+
+    @staticmethod
+    def _at(values: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        return values[timesteps][:, None, None, None]
+
+
+def train_unet(
+    stage: Stage,
+    model: TextToLatents,
+    latents: np.ndarray,
+    token_ids: np.ndarray,
+    empty_ids: np.ndarray,
+    *,
+    seed: int,
+    device: torch.device,
+    autocast: torch.dtype | None,
+    batch_size: int = 32,
+    at_checkpoint: Callable[[], None] | None = None,
+    checkpoint_every_s: float = 300.0,
+) -> None:
+    """Train `model` within the stage's budget and leave its averaged weights in it.
+
+    latents: [N, 4, h, w]; token_ids: [N, captions, 77], one of the captions drawn at each use; empty_ids: [77], the
+    tokens of no prompt. at_checkpoint is called every `checkpoint_every_s` seconds with the averaged weights in
+    place, for a look at samples or an early export.
+    """
+    schedule = NoiseSchedule(device)
+    # Plain attention has the cheaper backward pass on a CPU; on a GPU the fused kernels win.
+    model.unet.set_attn_processor(AttnProcessor2_0() if device.type == "cuda" else AttnProcessor())
+    order, epoch = _shuffled(len(latents), seed, 0), 0
+    looked = stage.spent_s
+    for step in stage.steps():
+        rng = np.random.default_rng((seed, step))
+        position = step * batch_size % len(latents)
+        if step * batch_size // len(latents) != epoch:
+            epoch = step * batch_size // len(latents)
+            order = _shuffled(len(latents), seed, epoch)
+        rows = np.take(order, np.arange(position, position + batch_size), mode="wrap")
+        ids = token_ids[rows, rng.integers(0, token_ids.shape[1], batch_size)]
+        ids[rng.random(batch_size) < PROMPT_DROPOUT] = empty_ids
+        clean = torch.from_numpy(latents[rows]).to(device).float()
+        noise = torch.from_numpy(rng.standard_normal(clean.shape, dtype=np.float32)).to(device)
+        # One timestep from each of batch_size equal parts: the loss of a batch then varies less.
+        parts = (np.arange(batch_size) + rng.random(batch_size)) / batch_size
+        timesteps = torch.from_numpy((parts * len(schedule)).astype(np.int64)).to(device)
+        with torch.autocast(device.type, autocast or torch.float32, enabled=autocast is not None):
+            noisy = schedule.add_noise(clean, noise, timesteps)
+            prediction = model(noisy, timesteps, torch.from_numpy(ids.astype(np.int64)).to(device))
+        target = schedule.velocity(clean, noise, timesteps)
+        stage.update(schedule.weighted_loss(prediction.float(), target, timesteps))
+        if at_checkpoint is not None and stage.spent_s - looked > checkpoint_every_s:
+            looked = stage.spent_s
+            with stage.averaged():
+                at_checkpoint()
+    stage.swap_ema()
+
+
+def _shuffled(count: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng((seed, 1, epoch)).permutation(count)

@@ -1,0 +1,146 @@
+"""A training run of seconds, with the real networks: it must leave a folder that plain diffusers loads and runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+
+from sd_demo.embedded import train as training
+from sd_demo.embedded.architecture import build_vae
+from sd_demo.embedded.dataset import render_pictures, tokenise
+from sd_demo.embedded.initial_vae import initialise
+from sd_demo.embedded.tokenizer import train_tokenizer
+from sd_demo.embedded.train_unet import NoiseSchedule
+from sd_demo.embedded.train_vae import encode_pictures, normalise_latents, reconstruction_psnr, to_tensor
+from sd_demo.embedded.training_state import Stage
+
+TINY = {"device": "cpu", "dtype": "float32", "pictures": 4, "held_out": 2, "batch_size": 2}
+
+
+def _steps(work: Path) -> dict[str, int]:
+    return {
+        name: torch.load(work / f"{name}.pt", map_location="cpu", weights_only=True)["step"] for name in training.STAGES
+    }
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    work = tmp_path_factory.mktemp("training")
+    return work, training.train(minutes=0.005, work=work, output=work / "model", **TINY)
+
+
+def test_a_run_leaves_a_folder_that_diffusers_loads_and_runs(trained: tuple[Path, Path]) -> None:
+    _, folder = trained
+    pipeline = StableDiffusionPipeline.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    picture = pipeline("a red car", num_inference_steps=2, height=64, width=64, output_type="np").images[0]
+    assert picture.shape == (64, 64, 3)
+    assert np.isfinite(picture).all()
+    assert {parameter.dtype for parameter in pipeline.text_encoder.parameters()} == {torch.float32}
+    assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) < 40e6
+
+
+def test_every_stage_took_a_step_and_the_log_is_json(trained: tuple[Path, Path]) -> None:
+    work, _ = trained
+    assert min(_steps(work).values()) >= 1
+    lines = [json.loads(line) for line in (work / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert {"stage", "step", "elapsed_s", "psnr"} <= lines[0].keys()
+
+
+def test_a_spent_budget_trains_nothing_and_a_larger_one_goes_on(trained: tuple[Path, Path]) -> None:
+    work, _ = trained
+    before = _steps(work)
+    training.train(minutes=0.005, work=work, **TINY)
+    assert _steps(work) == before
+    training.train(minutes=1.0, stage="unet-128", work=work, **{**TINY, "batch_size": 1}, max_steps=2)
+    assert _steps(work)["unet-128"] == before["unet-128"] + 2
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"stage": "vea"}, {"device": "tpu"}, {"dtype": "float8"}, {"minutes": float("nan")}, {"pictures": 0}]
+)
+def test_wrong_settings_are_refused_in_one_sentence(tmp_path: Path, wrong: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"choose|or more"):
+        training.train(work=tmp_path, **wrong)  # type: ignore[arg-type]
+
+
+def test_a_stage_without_the_one_before_says_so(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="vae"):
+        training.train(work=tmp_path, minutes=0.005, stage="decoder", **TINY)
+
+
+def test_pictures_are_the_same_in_every_run_and_read_back_from_disk(tmp_path: Path) -> None:
+    first = render_pictures(tmp_path / "a", 3, 32, seed=7)
+    again = render_pictures(tmp_path / "b", 5, 32, seed=7)
+    assert np.array_equal(first.images, again.images[:3])
+    assert first.captions == again.captions[:3]
+    (tmp_path / "a" / "pictures-32-3-7.npy").touch()
+    assert np.array_equal(render_pictures(tmp_path / "a", 3, 32, seed=7).images, first.images)
+
+
+def test_every_word_is_one_token_and_any_text_can_be_tokenised() -> None:
+    words = ["crimson", "automobile", "lighthouse"]
+    tokenizer = train_tokenizer(["a red car, next to a tree", "two kittens"], words)
+    for word in [*words, "kittens", "tree", "Crimson", "TREE"]:
+        assert len(tokenizer.tokenize(word)) == 1
+    for text in ("漢字 🙂 ünïcödé", "\x00\x07 tab\t", "x" * 5000, "a\u200bb <|endoftext|> ''"):
+        ids = tokenizer(text, truncation=True, max_length=77).input_ids
+        assert ids[0] == tokenizer.bos_token_id
+        assert ids[-1] == tokenizer.eos_token_id
+        assert len(ids) <= 77
+    assert tokenizer.pad_token_id == tokenizer.eos_token_id
+    ids = tokenise(tokenizer, [["a red car", "two kittens"]], seed=0)
+    assert ids.shape == (1, 2, 77)
+
+
+def test_a_fresh_autoencoder_already_knows_block_averages() -> None:
+    torch.manual_seed(0)
+    vae = build_vae()
+    initialise(vae)
+    ramp = np.linspace(40, 220, 64, dtype=np.uint8)
+    picture = np.stack([np.tile(ramp, (64, 1)), np.tile(ramp[:, None], (1, 64)), np.full((64, 64), 90, np.uint8)], -1)
+    assert reconstruction_psnr(vae, picture[None], torch.device("cpu")) > 15
+
+
+def test_normalising_the_latents_changes_them_and_not_the_pictures() -> None:
+    torch.manual_seed(0)
+    vae = build_vae()
+    initialise(vae)
+    pictures = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
+    device = torch.device("cpu")
+    with torch.no_grad():
+        before = vae.decode(vae.encode(to_tensor(pictures)).latent_dist.mode()).sample
+    normalise_latents(vae, encode_pictures(vae, pictures, device))
+    latents = encode_pictures(vae, pictures, device).astype(np.float32)
+    with torch.no_grad():
+        after = vae.decode(vae.encode(to_tensor(pictures)).latent_dist.mode()).sample
+    assert np.allclose(latents.mean(axis=(0, 2, 3)), 0, atol=0.01)
+    assert np.allclose(latents.std(axis=(0, 2, 3)), 1, atol=0.01)
+    assert torch.allclose(after, before, atol=1e-3)
+
+
+def test_noise_and_velocity_give_the_latents_back() -> None:
+    schedule = NoiseSchedule(torch.device("cpu"))
+    generator = torch.Generator().manual_seed(0)
+    latents, noise = torch.randn(3, 4, 2, 2, generator=generator), torch.randn(3, 4, 2, 2, generator=generator)
+    timesteps = torch.tensor([0, 400, 999])
+    noisy, velocity = schedule.add_noise(latents, noise, timesteps), schedule.velocity(latents, noise, timesteps)
+    signal, amount = schedule._at(schedule._signal, timesteps), schedule._at(schedule._noise, timesteps)
+    assert torch.allclose(signal * noisy - amount * velocity, latents, atol=1e-5)
+
+
+def test_averaged_weights_are_swapped_in_and_out(tmp_path: Path) -> None:
+    module = torch.nn.Linear(2, 1, bias=False)
+    stage = Stage("toy", tmp_path, 1.0, module, learning_rate=0.1, warmup_steps=1)
+    for _ in range(3):
+        stage.update(module(torch.ones(1, 2)).square().sum())
+        stage.step += 1
+    trained = module.weight.detach().clone()
+    with stage.averaged():
+        assert not torch.equal(module.weight, trained)
+    assert torch.equal(module.weight, trained)
