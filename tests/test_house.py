@@ -16,17 +16,54 @@ ROOT = Path(__file__).parents[1]
 
 # Every module or package of sd_demo, by floor. A new one belongs on the lowest floor that it can stand on.
 FLOORS = {
-    0: ("errors", "settings", "requests", "images", "registry", "receipt", "outputs", "events"),  # data, no torch
-    1: ("placement", "schedulers", "canvas", "prompt_grammar", "embedded"),  # one concern each
-    2: ("prompts", "prompt_chunks", "pipeline_manager", "denoising", "decoding"),  # diffusion
-    3: ("job", "fair_queue", "finishing", "speed", "engine"),  # the only way to the device
-    4: ("ui", "cli", "__main__"),  # doors; app.py stands here too
+    0: (
+        "errors",
+        "settings",
+        "requests",
+        "images",
+        "registry",
+        "known_models",
+        "architectures",
+        "model_files",
+        "receipt",
+        "outputs",
+        "events",
+        "lora_folder",
+        "training_request",
+        "training_pictures",
+        "training_events",
+    ),  # data, no torch
+    1: (
+        "placement",
+        "schedulers",
+        "checkpoints",
+        "random_model",
+        "hub",
+        "canvas",
+        "prompt_grammar",
+        "lora",
+        "training_views",
+        "ranking",
+        "embedded",
+    ),  # one concern each
+    2: (
+        "prompts",
+        "prompt_chunks",
+        "pipeline_manager",
+        "worn_loras",
+        "lora_trainer",
+        "lora_checkpoint",
+        "lora_training",
+        "denoising",
+        "decoding",
+    ),  # diffusion
+    3: ("job", "fair_queue", "finishing", "speed", "turns", "engine"),  # the only way to the device
+    4: ("bench", "ui", "cli", "__main__"),  # doors; app.py stands here too
 }
 FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names}
 
 LONGEST = 250
 LONGER = {  # at most 350 lines, each with the reason why it is not two files
-    "sd_demo/embedded/train.py": "four stages of one recipe and their command, read from top to bottom",
     "sd_demo/engine.py": "the worker and its queue share one lock, and are read together",
 }
 FAMILIES = {"gradio": {4}, "torch": {1, 2, 3}, "diffusers": {1, 2, 3}, "transformers": {1, 2, 3}}

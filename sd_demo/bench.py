@@ -1,0 +1,202 @@
+"""How fast this is, in one process and one run: plain diffusers, diffusers as documented for speed, and ours.
+
+A: `StableDiffusionPipeline` as it loads. B: what diffusers' "Accelerate inference" page adds up to on this
+device. C: our engine with its default settings. All three make the same picture with the same scheduler and
+steps, in turns, so that a drift of the machine's speed falls on all alike. Medians and spread are reported;
+ratios are speeds, higher is better for us.
+"""
+
+from __future__ import annotations
+
+import platform
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import diffusers
+import torch
+from diffusers import StableDiffusionPipeline
+
+from sd_demo.engine import Engine
+from sd_demo.image_difference import psnr
+from sd_demo.placement import choose_device
+from sd_demo.requests import parse_request
+from sd_demo.settings import Settings
+
+PROMPT: Final = "a red house by the sea, a white cat on the left"
+TOGETHER: Final = (1, 4, 8)
+Device = Literal["auto", "cpu", "cuda", "mps"]
+
+
+class Bench:
+    """One model, one size, one number of steps; `run()` answers the whole report as JSON-able data."""
+
+    def __init__(self, folder: Path, *, size: int, steps: int, repeats: int, device: Device = "auto") -> None:
+        self.folder, self.size, self.steps, self.repeats = folder, size, steps, repeats
+        self._wanted, self.device = device, choose_device(device)
+        self._is_cuda = self.device.type == "cuda"
+
+    def run(self) -> dict[str, Any]:
+        """Measure everything. Takes minutes; nothing else should run on the device meanwhile."""
+        with tempfile.TemporaryDirectory() as outputs:
+            settings = Settings(device=self._wanted, model=str(self.folder), output_dir=Path(outputs))
+            start = time.perf_counter()
+            engine = Engine(settings)
+            engine.start()
+            first = self._ours(engine, 1)
+            start_up_s = time.perf_counter() - start
+            plain, documented = self._plain(), self._documented()
+            ways: dict[str, Callable[[], Any]] = {
+                "a": lambda: self._theirs(plain, 1),
+                "b": lambda: self._theirs(documented, 1),
+                "c": lambda: self._ours(engine, 1),
+            }
+            seconds = self._interleaved(ways)
+            together = {n: self._together(engine, n) for n in TOGETHER}
+            stages = {key: getattr(first.receipt.done, key) for key in ("encode_s", "denoise_s", "decode_s")}
+            report = self._report(seconds, together) | {
+                "error": self._errors(plain, engine),
+                "start_up_and_first_image_s": round(start_up_s, 2),
+                "stages_s": stages,
+                "dtype": engine.status().dtype,
+                "attention": engine.status().attention,
+            }
+            engine.close()
+        return report
+
+    def _report(self, seconds: dict[str, list[float]], together: dict[int, dict[str, float]]) -> dict[str, Any]:
+        median = {way: statistics.median(values) for way, values in seconds.items()}
+        eight = together[8]["images_per_s"]
+        return {
+            "ratios": {
+                "c_over_a": round(median["a"] / median["c"], 3),
+                "c_over_b": round(median["b"] / median["c"], 3),
+                "eight_over_a": round(eight * median["a"], 3),
+            },
+            "peak_mib": round(self._peak_mib()),
+            "s_per_image": {way: round(value, 4) for way, value in median.items()},
+            "spread_s": {way: [round(min(v), 4), round(max(v), 4)] for way, v in seconds.items()},
+            "steps_per_s": {way: round(self.steps / value, 2) for way, value in median.items()},
+            "together": together,
+            "device": torch.cuda.get_device_name() if self._is_cuda else _processor(),
+            "size": self.size,
+            "steps": self.steps,
+            "repeats": self.repeats,
+            "versions": {
+                "torch": torch.__version__,
+                "diffusers": diffusers.__version__,
+                "python": sys.version.split()[0],
+            },
+            "threads": torch.get_num_threads(),
+        }
+
+    def _plain(self) -> Any:
+        pipe = StableDiffusionPipeline.from_pretrained(self.folder, dtype=self._half_on_gpu(), safety_checker=None)
+        pipe.set_progress_bar_config(disable=True)
+        return pipe.to(self.device)
+
+    def _documented(self) -> Any:
+        """Half precision, channels_last, fused projections and a compiled UNet on a GPU; channels_last on a CPU.
+
+        https://huggingface.co/docs/diffusers/optimization/fp16
+        """
+        pipe = self._plain()
+        pipe.unet.to(memory_format=torch.channels_last)
+        if self._is_cuda:
+            pipe.vae.to(memory_format=torch.channels_last)
+            pipe.fuse_qkv_projections()
+            pipe.unet = torch.compile(pipe.unet, mode="max-autotune", fullgraph=True)
+            pipe.vae.decode = torch.compile(pipe.vae.decode, mode="max-autotune", fullgraph=True)
+        return pipe
+
+    def _half_on_gpu(self) -> torch.dtype:
+        return torch.float16 if self._is_cuda else torch.float32
+
+    def _theirs(self, pipe: Any, seed: int, output_type: str = "pil") -> Any:
+        return pipe(
+            PROMPT, height=self.size, width=self.size, num_inference_steps=self.steps, guidance_scale=7.5,
+            generator=torch.Generator("cpu").manual_seed(seed), output_type=output_type,
+        ).images[0]  # fmt: skip
+
+    def _ours(self, engine: Engine, seed: int) -> Any:
+        return engine.submit(self._request(engine, seed)).result().images[0]
+
+    def _request(self, engine: Engine, seed: int) -> Any:
+        values = {"height": self.size, "width": self.size, "num_inference_steps": self.steps, "guidance_scale": 7.5}
+        scheduler = _key_of(StableDiffusionPipeline.load_config(self.folder)["scheduler"][1])
+        return parse_request("text_to_image", {"prompt": PROMPT, "seed": seed, "scheduler": scheduler, **values})
+
+    def _interleaved(self, ways: dict[str, Callable[[], Any]]) -> dict[str, list[float]]:
+        for way in ways.values():
+            way()  # warm-up: compilation, allocation, caches
+        seconds: dict[str, list[float]] = {name: [] for name in ways}
+        for _ in range(self.repeats):
+            for name, way in ways.items():
+                seconds[name].append(self._timed(way))
+        return seconds
+
+    def _timed(self, way: Callable[[], Any]) -> float:
+        if self._is_cuda:
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        way()
+        if self._is_cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    def _together(self, engine: Engine, count: int) -> dict[str, float]:
+        """`count` people press Generate at once, each with a seed of their own, twice over."""
+        waits: list[float] = []
+
+        def one(seed: int) -> None:
+            start = time.perf_counter()
+            self._ours(engine, seed)
+            waits.append(time.perf_counter() - start)
+
+        start = time.perf_counter()
+        with ThreadPoolExecutor(count) as pool:
+            for round_ in range(2):
+                list(pool.map(one, range(100 * round_, 100 * round_ + count)))
+        elapsed = time.perf_counter() - start
+        waits.sort()
+        return {
+            "images_per_s": round(2 * count / elapsed, 4),
+            "p50_s": round(waits[len(waits) // 2], 3),
+            "p95_s": round(waits[min(len(waits) - 1, int(0.95 * len(waits)))], 3),
+        }
+
+    def _errors(self, plain: Any, engine: Engine) -> dict[str, float]:
+        """PSNR in dB of A's and C's picture against a float32 run of A's; infinity counts as 99."""
+        exact = StableDiffusionPipeline.from_pretrained(self.folder, dtype=torch.float32, safety_checker=None)
+        exact.set_progress_bar_config(disable=True)
+        truth = self._theirs(exact.to(self.device), 7)
+        return {
+            "a": round(min(99.0, psnr(truth, self._theirs(plain, 7))), 2),
+            "c": round(min(99.0, psnr(truth, self._ours(engine, 7).image)), 2),
+        }
+
+    def _peak_mib(self) -> float:
+        if self._is_cuda:
+            return torch.cuda.max_memory_allocated() / 2**20
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _key_of(class_name: str) -> str:
+    """Our name for the scheduler that the model's folder names."""
+    return {"DDIMScheduler": "ddim", "PNDMScheduler": "pndm", "LCMScheduler": "lcm"}.get(class_name, "ddim")
+
+
+def _processor() -> str:
+    """The CPU's name where the system tells it, with the number of cores that torch uses."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        name = platform.processor() or platform.machine()
+    return f"{name}, {torch.get_num_threads()} threads"

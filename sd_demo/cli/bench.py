@@ -1,0 +1,57 @@
+"""`python -m sd_demo bench`: how fast this is here, against plain diffusers."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sd_demo.cli.parser import Parser
+from sd_demo.registry import EMBEDDED, Registry
+
+RANDOM = "random:"  # --model random:sd-1.5 is measured with random weights of that architecture
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Measure and print; 0 when it is done."""
+    parser = Parser(prog="python -m sd_demo bench", description=__doc__)
+    parser.add_argument("--model", default=EMBEDDED, help="a model, its folder, or random:sd-1.5 [%(default)s]")
+    parser.add_argument("--size", type=int, help="pixels of a side [the model's own]")
+    parser.add_argument("--steps", type=int, help="denoising steps [the model's own; 50 for random models]")
+    parser.add_argument("--repeats", type=int, default=3, help="times that each way is measured [%(default)s]")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as scratch:
+        report = _measure(options, Path(scratch))
+    print(json.dumps(report, indent=2) if options.json else _in_words(report))
+    return 0
+
+
+def _measure(options: Any, scratch: Path) -> dict[str, Any]:
+    from sd_demo.bench import Bench
+
+    if options.model.startswith(RANDOM):
+        from sd_demo.random_model import save
+
+        folder, native, steps = save(options.model.removeprefix(RANDOM), scratch / "model"), 512, 50
+    else:
+        entry = Registry().get(options.model)
+        folder, native, steps = Path(entry.source), entry.native_size, entry.num_inference_steps
+    bench = Bench(
+        folder,
+        size=options.size or native,
+        steps=options.steps or steps,
+        repeats=options.repeats,
+        device=options.device,
+    )
+    return {"model": options.model} | bench.run()
+
+
+def _in_words(report: dict[str, Any]) -> str:
+    lines = [f"{report['model']} at {report['size']}x{report['size']}, {report['steps']} steps, {report['device']}"]
+    lines += [f"{way.upper()}: {seconds} s an image" for way, seconds in report["s_per_image"].items()]
+    lines += [f"{name}: {value}" for name, value in report["ratios"].items()]
+    return "\n".join(lines)
