@@ -16,6 +16,7 @@ from sd_demo.ui import (
     inpaint,
     live_lines,
     memory,
+    model_choice,
     passing_on,
     run,
     text_to_image,
@@ -87,7 +88,8 @@ def build(engine: Engine, *, examples_folder: Path = examples.FOLDER) -> Page:
                 with gr.Tab(title, id=task):
                     tab = tabs[task] = BUILDERS[task].build(engine)
                     examples.build(engine, tab, top, visitor_id, listed, run.page_handler(engine, tab))
-        header.listen(engine, top)
+        header.listen(engine, page, top)
+        model_choice.listen(engine, top, tabs)
         memory.listen_for_visitor(page, visitor_id)
         for tab in tabs.values():
             _listen(engine, tab, top, visitor_id)
@@ -111,13 +113,9 @@ def _listen(engine: Engine, tab: Tab, top: Header, visitor_id: gr.BrowserState) 
         api_visibility="private",
     )
     tab.cancel.click(
-        run.cancel,
-        [tab.job],
-        [tab.results.status, tab.cancel],
-        show_progress="hidden",
-        queue=False,
-        api_visibility="private",
+        None, None, [tab.results.status, tab.cancel], js=run.cancelling(), show_progress="hidden", queue=False
     )
+    tab.cancel.click(run.cancel, [tab.job], show_progress="hidden", queue=False, api_visibility="private")
 
 
 def _has_address(value: Any) -> bool:

@@ -20,7 +20,7 @@ TOGGLE_THEME: Final = "() => window.sdDemo.toggleTheme()"
 
 @dataclass(frozen=True)
 class Header:
-    """Its components; `timer` runs until the model is there."""
+    """Its components; `timer` runs while the model is loaded."""
 
     model: gr.Dropdown
     state: gr.HTML
@@ -41,25 +41,26 @@ def build(engine: Engine) -> Header:
             elem_classes=["model"],
             min_width=200,
         )
-        state = gr.HTML(state_line(engine), elem_id="state", elem_classes=["state"], js_on_load=None)
+        state = gr.HTML("", elem_id="state", elem_classes=["state"], js_on_load=None)
         theme = gr.Button("◐", size="sm", elem_id="theme", elem_classes=["theme"], min_width=36)
         theme.click(None, js=TOGGLE_THEME, api_visibility="private")
-    return Header(model, state, gr.Timer(POLL_S))
+    return Header(model, state, gr.Timer(POLL_S, active=False))
 
 
-def listen(engine: Engine, header: Header) -> None:
-    """Keep the state line true: often until the model is there, then at each look at the page."""
+def listen(engine: Engine, page: gr.Blocks, header: Header) -> None:
+    """Show the state when the page is opened, and again until the model is there."""
 
-    def poll() -> tuple[str, gr.Timer]:
+    def look() -> tuple[str, gr.Timer]:
         return state_line(engine), gr.Timer(active=engine.status().state == "loading")
 
-    header.timer.tick(
-        poll,
-        outputs=[header.state, header.timer],
-        show_progress="hidden",
-        queue=False,
-        api_visibility="private",
-    )
+    for event in (page.load, header.timer.tick):
+        event(
+            look,
+            outputs=[header.state, header.timer],
+            show_progress="hidden",
+            queue=False,
+            api_visibility="private",
+        )
 
 
 def state_line(engine: Engine) -> str:

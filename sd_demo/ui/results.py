@@ -35,6 +35,7 @@ class Results:
     """The components of one tab's results."""
 
     status: gr.HTML
+    intro: gr.HTML
     picture: gr.Image
     compare: gr.ImageSlider
     strip: gr.Gallery
@@ -66,7 +67,7 @@ def build(task: str, intro: str) -> Results:
         elem_id=f"{task}-picture",
         elem_classes=["picture"],
     )
-    gr.HTML(intro, elem_classes=["intro"], js_on_load=None)
+    intro_card = gr.HTML(intro, elem_classes=["intro"], js_on_load=None)
     compare = gr.ImageSlider(
         label="Before and after",
         show_label=False,
@@ -99,6 +100,7 @@ def build(task: str, intro: str) -> Results:
         receipt_json = gr.JSON(show_label=False, elem_id=f"{task}-receipt-json", max_height=360)
     return Results(
         status=status,
+        intro=intro_card,
         picture=picture,
         compare=compare,
         strip=strip,

@@ -5,8 +5,10 @@ A handler is a generator because Gradio closes one when its page is closed; leav
 
 from __future__ import annotations
 
+import json
 import logging
 import secrets
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -29,6 +31,7 @@ logger: Final = logging.getLogger(__name__)
 
 GENERATE: Final = "Generate"
 CANCEL: Final = "Cancel"
+REDRAW_S: Final = 0.2
 
 ReadPictures = Callable[..., dict[str, Any]]
 
@@ -91,7 +94,7 @@ def page_handler(engine: Engine, tab: Tab) -> Callable[..., Iterator[dict[Any, A
             return
         try:
             yield {tab.job: job, **_started(tab, asked)}
-            for event in job.events():
+            for event in _unhurried(job.events()):
                 yield {parts.status: status_line.of_event(event), **_update(engine, tab, asked, event)}
         except Exception:
             yield {parts.status: unexpected(tab.task), **_idle(tab)}
@@ -101,17 +104,35 @@ def page_handler(engine: Engine, tab: Tab) -> Callable[..., Iterator[dict[Any, A
     return generate
 
 
+def _unhurried(happened: Iterator[events.Event]) -> Iterator[events.Event]:
+    """All events but the steps that come faster than a page is worth redrawing for: that costs the model's time."""
+    last = float("-inf")
+    for event in happened:
+        now = time.monotonic()
+        if isinstance(event, events.Step) and event.index < event.total and now - last < REDRAW_S:
+            continue
+        last = now
+        yield event
+
+
 def outputs(tab: Tab) -> list[Any]:
     """Every component that a run may update."""
     return [tab.results.status, *tab.results.of_picture, tab.generate, tab.cancel, tab.job, tab.last]
 
 
-def cancel(job: Any) -> tuple[Any, Any]:
+def cancel(job: Any) -> None:
     """Ask a running job to stop; it does within a step, and its handler then says so."""
-    if job is None:
-        return gr.skip(), gr.skip()
-    job.cancel()
-    return status_line.running("Cancelling …"), gr.update(value="Cancelling …", interactive=False)
+    if job is not None:
+        job.cancel()
+
+
+def cancelling() -> str:
+    """JavaScript that says so at the click. An answer of the server could come after the run's last word."""
+    said = [
+        status_line.running("Cancelling …"),
+        {"__type__": "update", "value": "Cancelling …", "interactive": False},
+    ]
+    return f"() => {json.dumps(said)}"
 
 
 def unexpected(what: str) -> str:

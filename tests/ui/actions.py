@@ -47,3 +47,29 @@ def fetch(page: Page, address: str) -> Image.Image:
     answer = page.request.get(address)
     assert answer.ok, f"{address}: {answer.status}"
     return Image.open(io.BytesIO(answer.body()))
+
+
+def choose_picture(page: Page, task: str, picture: Image.Image) -> None:
+    """Give a picture to a tab's picture input, as a file."""
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    page.locator(f"#{task}-image input[type=file]").first.set_input_files(
+        {"name": "picture.png", "mimeType": "image/png", "buffer": file.getvalue()}
+    )
+    shown = "canvas" if task == "inpaint" else "img"
+    expect(page.locator(f"#{task}-image {shown}").first).to_be_visible()
+
+
+def paint(page: Page) -> None:
+    """Paint one stroke across the middle of the picture in the mask editor, with the mouse."""
+    expect(page.locator("#inpaint-image").get_by_role("button", name="Brush", exact=True)).to_be_visible()
+    canvas = page.locator("#inpaint-image canvas").first
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    assert box is not None
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x - 40, y)
+    page.mouse.down()
+    page.mouse.move(x, y + 4, steps=5)
+    page.mouse.move(x + 40, y, steps=5)
+    page.mouse.up()

@@ -22,7 +22,7 @@ FLAGS = [
     "--disable-sync",
 ]
 DESKTOP = {"width": 1280, "height": 800}
-PATIENCE_MS = 30_000  # for a busy machine; nothing waits longer than it has to
+PATIENCE_MS = 60_000  # for a busy machine; nothing waits longer than it has to
 
 expect.set_options(timeout=PATIENCE_MS)
 
@@ -42,7 +42,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     from sd_demo.ui import blocks  # gradio is slow to import: only for tests that need it
 
     folder = tmp_path_factory.mktemp("outputs")
-    engine = FakeEngine(Outputs(folder))
+    engine = FakeEngine(Outputs(folder), step_s=0.01)
     engine.start()
     page = blocks.build(engine, examples_folder=make_examples(tmp_path_factory.mktemp("examples")))  # type: ignore[arg-type]
     _, url, _ = page.launch(server_port=None, prevent_thread_lock=True)
@@ -91,8 +91,17 @@ def context(browser: Browser) -> Iterator[BrowserContext]:
     context.close()
 
 
+@pytest.fixture(scope="module")
+def page(browser: Browser, served: Served) -> Iterator[Page]:
+    """One visitor's page for all tests of a file that do not need a fresh one: opening one takes seconds."""
+    context = browser.new_context(viewport=DESKTOP)  # type: ignore[arg-type]
+    context.set_default_timeout(PATIENCE_MS)
+    yield open_page(context, served.url)
+    context.close()
+
+
 @pytest.fixture
-def page(context: BrowserContext, served: Served) -> Page:
+def fresh_page(context: BrowserContext, served: Served) -> Page:
     """The page as a visitor sees it first."""
     return open_page(context, served.url)
 

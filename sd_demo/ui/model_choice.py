@@ -1,0 +1,56 @@
+"""Choosing another model: each control that still shows the old model's default takes the new one's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from sd_demo.errors import PlaygroundError
+from sd_demo.ui import controls, introduction
+from sd_demo.ui.header import Header
+from sd_demo.ui.run import Tab
+
+if TYPE_CHECKING:
+    from sd_demo.engine import Engine
+
+FOLLOWING = ("num_inference_steps", "guidance_scale", "scheduler", "width", "height")
+
+
+def listen(engine: Engine, top: Header, tabs: dict[str, Tab]) -> None:
+    """Wire the chooser to every tab."""
+    for tab in tabs.values():
+        chosen = gr.State(engine.defaults(None).name)  # one a tab: each handler needs the choice before this one
+        followers = {name: tab.controls[name] for name in FOLLOWING}
+        top.model.change(
+            _follow(engine, tab, list(followers)),
+            [top.model, chosen, *followers.values()],
+            [*followers.values(), tab.results.intro],
+            preprocess=False,
+            show_progress="hidden",
+            queue=False,
+            api_visibility="private",
+        ).then(
+            lambda model: model,
+            [top.model],
+            [chosen],
+            show_progress="hidden",
+            queue=False,
+            api_visibility="private",
+        )
+
+
+def _follow(engine: Engine, tab: Tab, names: list[str]) -> Callable[..., list[Any]]:
+    def follow(model: Any, before: Any, *held: Any) -> list[Any]:
+        try:
+            old, new = engine.defaults(before), engine.defaults(model)
+        except (PlaygroundError, TypeError):
+            return [gr.skip()] * (len(names) + 1)
+        updates: list[Any] = []
+        for name, value in zip(names, held, strict=True):
+            is_untouched = value == controls.default_value(tab.task, name, old)
+            updates.append(controls.default_value(tab.task, name, new) if is_untouched else gr.skip())
+        return [*updates, introduction.html(tab.task, new)]
+
+    return follow

@@ -1,0 +1,95 @@
+"""The mask editor in a real browser, over a fake engine that fills the mask with one colour."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import Page, expect
+
+from sd_demo.requests import Inpaint
+from tests.ui.actions import choose_picture, generate, go_to, paint
+from tests.ui.conftest import Served, picture_of_a_house
+
+pytestmark = pytest.mark.browser
+TASK = "inpaint"
+SIZE = (301, 203)  # no multiple of 8
+
+
+def last_request(served: Served) -> Inpaint:
+    """What reached the engine last."""
+    request = served.engine.jobs[-1].request
+    assert isinstance(request, Inpaint)
+    return request
+
+
+def test_a_painted_mask_inverted_cleared_and_uploaded(fresh_page: Page, served: Served) -> None:
+    page, picture = fresh_page, picture_of_a_house(SIZE)
+    go_to(page, TASK)
+    choose_picture(page, TASK, picture)
+
+    # Nothing painted: one sentence, nothing runs.
+    before = len(served.engine.jobs)
+    page.locator(f"#{TASK}-generate").click()
+    expect(page.locator(f"#{TASK}-status [role=alert]")).to_contain_text("mask_image is empty; paint over")
+    assert len(served.engine.jobs) == before
+
+    # Painted: the engine gets the picture pixel by pixel, at its own size, and a mask of the stroke.
+    paint(page)
+    generate(page, TASK)
+    first = last_request(served)
+    assert first.image.size == first.mask_image.size == SIZE
+    assert first.image.tobytes() == picture.tobytes()
+    mask = np.asarray(first.mask_image) > 0
+    assert mask[SIZE[1] // 2, SIZE[0] // 2]
+    assert 0.01 < mask.mean() < 0.5
+
+    # The result is compared with what it was; outside the mask nothing changed.
+    expect(page.locator(f"#{TASK}-compare")).to_be_visible()
+    result = np.asarray(Image.open(max(served.folder.rglob("*.png"), key=lambda p: p.stat().st_mtime)))
+    assert (result[~mask] == np.asarray(picture)[~mask]).all()
+    assert (result[mask] != np.asarray(picture)[mask]).any()
+
+    # The mask survives a second Generate.
+    generate(page, TASK)
+    assert last_request(served).mask_image.tobytes() == first.mask_image.tobytes()
+
+    # Inverted: what was painted is kept now, and the other way round.
+    page.locator("#inpaint-invert").click()
+    generate_until(page, served, lambda request: not (np.asarray(request.mask_image)[mask] > 0).any())
+    inverted = np.asarray(last_request(served).mask_image) > 0
+    assert (inverted == ~mask).all()
+    assert last_request(served).image.tobytes() == picture.tobytes()
+
+    # Uploaded: exactly the file's white.
+    wanted = Image.new("L", SIZE)
+    wanted.paste(255, (10, 20, 60, 90))
+    file = io.BytesIO()
+    wanted.save(file, "PNG")
+    page.locator("#inpaint-upload-mask input, input#inpaint-upload-mask").or_(
+        page.locator("input[type=file]").last
+    ).last.set_input_files({"name": "mask.png", "mimeType": "image/png", "buffer": file.getvalue()})
+    generate_until(page, served, lambda request: request.mask_image.tobytes() == wanted.tobytes())
+
+    # Cleared: empty again.
+    page.locator("#inpaint-clear").click()
+    for _ in range(20):
+        page.locator(f"#{TASK}-generate").click()
+        expect(page.locator(f"#{TASK}-status")).to_contain_text("Done", timeout=10_000) if page.locator(
+            f"#{TASK}-status [role=alert]"
+        ).count() == 0 else None
+        if "mask_image is empty" in page.locator(f"#{TASK}-status").inner_text():
+            return
+    pytest.fail("the cleared mask was still there")
+
+
+def generate_until(page: Page, served: Served, holds: object) -> None:
+    """Generate until the editor has taken the new mask in, which it does some time after the button was pressed."""
+    for _ in range(20):
+        generate(page, TASK)
+        if holds(last_request(served)):  # type: ignore[operator]
+            return
+        page.wait_for_timeout(250)
+    pytest.fail("the mask never became what was asked for")
