@@ -55,7 +55,7 @@ def plan(request: AnyRequest, *, native_size: int, multiple: int) -> Canvas:
         padded = (_up(width, multiple), _up(height, multiple))
         return Canvas(width, height, *padded, notes=_padding_note(width, height, padded))
     source = request.image
-    width, height, notes = _working_size(request, native_size)
+    width, height, notes = working_size(request.task, source.size, (request.width, request.height), native_size)
     if isinstance(request, Inpaint):
         fitted = source.resize((width, height), Image.Resampling.LANCZOS) if source.size != (width, height) else source
     else:
@@ -75,27 +75,28 @@ def plan(request: AnyRequest, *, native_size: int, multiple: int) -> Canvas:
     )
 
 
-def _working_size(request: ImageToImage | Inpaint, native_size: int) -> tuple[int, int, tuple[str, ...]]:
-    w, h = request.image.size
-    if request.width and request.height:
-        same_shape = abs(request.width * h - request.height * w) <= max(w, h)
-        crop = isinstance(request, ImageToImage) and not same_shape
-        note = (f"The picture was cropped from its middle to the shape {request.width}x{request.height}.",)
-        return request.width, request.height, note if crop else ()
-    if request.width or request.height:
-        scale = request.width / w if request.width else (request.height or h) / h
+def working_size(
+    task: str, picture: tuple[int, int], wanted: tuple[int | None, int | None], native_size: int
+) -> tuple[int, int, tuple[str, ...]]:
+    """(width, height, notes) of the work on a picture of size `picture`; `wanted` is the (width, height) asked for."""
+    (w, h), (width, height) = picture, wanted
+    if width and height:
+        same_shape = abs(width * h - height * w) <= max(w, h)
+        crop = task == ImageToImage.task and not same_shape
+        note = (f"The picture was cropped from its middle to the shape {width}x{height}.",)
+        return width, height, note if crop else ()
+    if width or height:
+        scale = width / w if width else (height or h) / h
     else:
         longest = min(MAX_SIDE, round(native_size * COMFORT))
         scale = min(1.0, longest / max(w, h))
     scale = max(scale, MIN_SIDE / min(w, h))
     scale = min(scale, MAX_SIDE / max(w, h))
-    width, height = max(MIN_SIDE, round(w * scale)), max(MIN_SIDE, round(h * scale))
-    if (width, height) == (w, h) or request.width or request.height:
-        return width, height, ()
-    after = (
-        " and put back at its own size" if isinstance(request, Inpaint) else "; set width and height for another size"
-    )
-    return width, height, (f"The picture of {w}x{h} was worked on at {width}x{height}{after}.",)
+    size = max(MIN_SIDE, round(w * scale)), max(MIN_SIDE, round(h * scale))
+    if size == (w, h) or width or height:
+        return *size, ()
+    after = " and put back at its own size" if task == Inpaint.task else "; set width and height for another size"
+    return *size, (f"The picture of {w}x{h} was worked on at {size[0]}x{size[1]}{after}.",)
 
 
 def _padding_note(width: int, height: int, padded: tuple[int, int]) -> tuple[str, ...]:

@@ -89,6 +89,6 @@ def _stream(source: Path | bytes) -> io.BytesIO:
 def _known_of(value: Any) -> dict[str, Any]:
     """The fingerprint and size that a receipt tells of a picture, or nothing where it tells no such thing."""
     match value:
-        case {"sha256": str(sha256), "width": int(width), "height": int(height)}:
+        case {"sha256": str(sha256), "width": int(width), "height": int(height)} if width > 0 and height > 0:
             return {"sha256": sha256, "width": width, "height": height}
     return {}

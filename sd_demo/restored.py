@@ -74,7 +74,7 @@ class Reading:
         """Keep the model's name if it is here."""
         try:
             self.values["model"] = registry.get(name).name
-        except ModelUnavailable:
+        except (InvalidRequest, ModelUnavailable):
             self.cannot.append(f"The model {short(name)} is not here; the one that is chosen will be used.")
 
     def take_loras(self, wanted: list[dict[str, Any]], lora_dir: Path) -> None:

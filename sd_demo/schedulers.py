@@ -39,6 +39,12 @@ def make_scheduler(name: str, config: dict[str, Any]) -> Any:
         ) from None
 
 
+def diffusers_class(name: str) -> tuple[str, dict[str, Any]]:
+    """The name of diffusers' class for `name`, and the settings over the model's own."""
+    class_name, overrides, _ = _TABLE[name]
+    return class_name, dict(overrides)
+
+
 def title(name: str) -> str:
     """What people call the scheduler `name`."""
     return _TABLE[name][2]

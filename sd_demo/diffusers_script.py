@@ -1,0 +1,171 @@
+"""The diffusers script that makes one picture again, with what this program does before and after the pipeline.
+
+diffusers' own pipelines do the rest alike: in float32 their latents are those of the shared loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from sd_demo.canvas import FEATHER, working_size
+from sd_demo.errors import InvalidRequest
+from sd_demo.known_models import RANDOM
+from sd_demo.lora_folder import SUFFIX
+from sd_demo.prompt_grammar import parse_prompt
+from sd_demo.receipt import Receipt
+from sd_demo.registry import ModelEntry, Registry
+from sd_demo.requests import ImageToImage, Inpaint, TextToImage
+from sd_demo.restored import Restored
+from sd_demo.schedulers import diffusers_class
+
+OUTPUT: Final = "picture.png"
+LORA_FOLDER: Final = "loras"
+_BLOCK: Final = 8  # pixels that one latent of Stable Diffusion stands for
+_PIPELINES: Final[dict[str, str]] = {
+    TextToImage.task: "StableDiffusionPipeline",
+    ImageToImage.task: "StableDiffusionImg2ImgPipeline",
+    Inpaint.task: "StableDiffusionInpaintPipeline",
+}
+
+
+@dataclass(frozen=True)
+class _Pictures:
+    """What a task's pictures add to the script: lines before and after the call, and its own arguments."""
+
+    arguments: dict[str, Any]
+    before: list[str] = field(default_factory=list)
+    after: list[str] = field(default_factory=list)
+
+
+def diffusers_script(restored: Restored, receipt: Receipt, registry: Registry, files: Mapping[str, str]) -> str:
+    """Python with diffusers alone; weighted prompts and long ones need this project's encoder as well.
+
+    Raises InvalidRequest for a model that lies in no files.
+    """
+    entry, done, values = registry.get(receipt.done.model), receipt.done, restored.values
+    pipeline, (scheduler, overrides) = _PIPELINES[receipt.task], diffusers_class(values["scheduler"])
+    pictures = _pictures(restored, receipt, entry, files)
+    texts = {name: repr(values.get(name, "")) for name in ("prompt", "negative_prompt")}
+    encoding: list[str] = []
+    if done.prompt_chunks > 1 or not all(_is_plain(values.get(name, "")) for name in texts):
+        encoding = [
+            "# Words in brackets weigh more or less, and a prompt may be longer than the text encoder.",
+            "words = PromptEncoder(pipe.tokenizer, pipe.text_encoder).encode(",
+            f"    {texts['prompt']},\n    {texts['negative_prompt']},",
+            "    device=pipe.device,\n    dtype=pipe.dtype,\n)",
+        ]
+        texts = {f"{name}_embeds": f"words.{name}_embeds" for name in texts}
+    arguments = {
+        **texts,
+        **pictures.arguments,
+        "num_inference_steps": values["num_inference_steps"],
+        "guidance_scale": values["guidance_scale"],
+        "generator": f'torch.Generator("cpu").manual_seed({values["seed"]})',
+    }
+    loading = [
+        f"pipe = {pipeline}.{_load(entry, done.dtype)}",
+        f'pipe = pipe.to("{done.device}")',
+        f"pipe.scheduler = {scheduler}.from_config({_listed('pipe.scheduler.config', overrides)})",
+        *_lora_lines(values.get("loras", [])),
+    ]
+    call = ["result = pipe(", *(f"    {name}={value}," for name, value in arguments.items()), ").images[0]"]
+    body = [*loading, *pictures.before, *encoding, *call, *pictures.after, f'result.save("{OUTPUT}")']
+    return "\n".join([*_imports("\n".join(body), {pipeline, scheduler}), "", *body, ""])
+
+
+def _imports(body: str, of_diffusers: set[str]) -> list[str]:
+    modules = [name for name in ("Image", "ImageFilter", "ImageOps") if f"{name}." in body]
+    return [
+        *(["import numpy as np"] if "np." in body else []),
+        "import torch",
+        f"from diffusers import {', '.join(sorted(of_diffusers))}",
+        *([f"from PIL import {', '.join(modules)}"] if modules else []),
+        *(["", "from sd_demo.known_models import EMBEDDED_FOLDER"] if "EMBEDDED_FOLDER" in body else []),
+        *(["from sd_demo.prompts import PromptEncoder"] if "PromptEncoder(" in body else []),
+    ]
+
+
+def _load(entry: ModelEntry, dtype: str) -> str:
+    if entry.source.startswith(RANDOM):
+        raise InvalidRequest("A model of random weights is made in memory; there are no files for diffusers to load.")
+    if entry.source.endswith(SUFFIX):
+        return f"from_single_file({entry.source!r}, dtype=torch.{dtype})"
+    # A folder of this project is named by the project, so that the script tells no path of this machine.
+    where = "EMBEDDED_FOLDER" if entry.is_embedded else repr(entry.source)
+    revision = "" if entry.revision is None else f", revision={entry.revision!r}"
+    return f"from_pretrained({where}{revision}, dtype=torch.{dtype})"
+
+
+def _pictures(restored: Restored, receipt: Receipt, entry: ModelEntry, files: Mapping[str, str]) -> _Pictures:
+    if receipt.task == TextToImage.task:
+        size = restored.values["width"], restored.values["height"]
+        padded = _padded(size)
+        return _Pictures({"height": padded[1], "width": padded[0]}, after=_crop(size, padded))
+    known = restored.pictures["image"]
+    whole = known["width"], known["height"]
+    wanted = restored.values.get("width"), restored.values.get("height")
+    width, height, _ = working_size(receipt.task, whole, wanted, entry.native_size)
+    padded = _padded((width, height))
+    right, below = padded[0] - width, padded[1] - height
+    pad = f'image = Image.fromarray(np.pad(np.asarray(image), ((0, {below}), (0, {right}), (0, 0)), mode="edge"))'
+    pads = [pad] if right or below else []
+    opened = f'ImageOps.exif_transpose(Image.open({files["image"]!r})).convert("RGB")'
+    arguments = {"image": "image", "strength": restored.values["strength"]}
+    if receipt.task == ImageToImage.task:
+        fit = f"image = ImageOps.fit(image, ({width}, {height}), Image.Resampling.LANCZOS)"
+        return _Pictures(arguments, [f"image = {opened}", fit, *pads], _crop((width, height), padded))
+    mask = f'ImageOps.exif_transpose(Image.open({files["mask_image"]!r})).convert("L")'
+    is_resized = (width, height) != whole
+    before = [
+        f"original = image = {opened}",
+        f"painted = mask = {mask}.point(lambda v: 255 if v >= 128 else 0)",
+        *([f"image = image.resize(({width}, {height}), Image.Resampling.LANCZOS)"] if is_resized else []),
+        *([f"mask = mask.resize(({width}, {height}), Image.Resampling.BILINEAR)"] if is_resized else []),
+        *(["mask = mask.point(lambda v: 255 if v > 0 else 0)"] if is_resized else []),
+        *pads,
+        *([f"mask = ImageOps.expand(mask, (0, 0, {right}, {below}))"] if pads else []),
+    ]
+    after = [
+        *_crop((width, height), padded),
+        *(["result = result.resize(original.size, Image.Resampling.LANCZOS)"] if is_resized else []),
+        "# Pixels outside the mask stay the input's; inside it the seam fades over a few pixels.",
+        f"soft = np.asarray(painted.filter(ImageFilter.GaussianBlur({FEATHER / 2})), dtype=np.float32)",
+        "alpha = ((soft - 127.5) * 2).clip(0, 255)",
+        "alpha[np.asarray(painted) == 0] = 0",
+        "result = Image.composite(result, original, Image.fromarray(alpha.round().astype(np.uint8)))",
+    ]
+    of_mask = {"mask_image": "mask", "height": padded[1], "width": padded[0]}
+    return _Pictures(arguments | of_mask, before, after)
+
+
+def _padded(size: tuple[int, int]) -> tuple[int, int]:
+    return -(-size[0] // _BLOCK) * _BLOCK, -(-size[1] // _BLOCK) * _BLOCK
+
+
+def _crop(size: tuple[int, int], padded: tuple[int, int]) -> list[str]:
+    return [] if size == padded else [f"result = result.crop((0, 0, {size[0]}, {size[1]}))"]
+
+
+def _listed(first: str, named: Mapping[str, Any]) -> str:
+    return ", ".join([first, *(f"{name}={value!r}" for name, value in named.items())])
+
+
+def _is_plain(prompt: str) -> bool:
+    sections = parse_prompt(prompt)
+    parts = [part for section in sections for part in section]
+    return len(sections) == 1 and all(p.weight == 1 for p in parts) and "".join(p.text for p in parts) == prompt
+
+
+def _lora_lines(loras: list[dict[str, Any]]) -> list[str]:
+    lines = []
+    for k, lora in enumerate(loras):
+        path = Path(lora["name"]) if lora["name"].endswith(SUFFIX) else Path(LORA_FOLDER, lora["name"] + SUFFIX)
+        where = {"weight_name": path.name, "adapter_name": f"lora_{k}"}
+        lines.append(f"pipe.load_lora_weights({_listed(repr(path.parent.as_posix()), where)})")
+    if loras:
+        names, weights = [f"lora_{k}" for k in range(len(loras))], [lora["weight"] for lora in loras]
+        lines.append(f"pipe.set_adapters({names!r}, {weights!r})")
+    return lines
