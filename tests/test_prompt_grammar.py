@@ -59,6 +59,8 @@ GOLDEN: list[tuple[str, list[tuple[str, float]]]] = [
     ("a [un (balanced", [("a ", 1), ("un ", LESS), ("balanced", 1)]),
     ("un) balanced] :1.3)", [("un) balanced] :1.3)", 1)]),
     ("(a)) b", [("a", 1.1), (") b", 1)]),
+    ("[a) b:1.3) c", [("a) b:1.3) c", LESS)]),
+    ("(a] b", [("a] b", 1.1)]),
     ("(a [b) c]", [("a ", 1.1), ("b", 1), (" c", LESS)]),
     # what only looks like a weight
     ("a smile :) 16:9 :", [("a smile :) 16:9 :", 1)]),
@@ -112,6 +114,11 @@ def test_anything_is_an_answer(prompt: str) -> None:
 @given(st.text().filter(lambda text: not set(text) & set("()[]\\") and "BREAK" not in text))
 def test_text_without_syntax_comes_back_whole(prompt: str) -> None:
     assert parse_prompt(prompt) == ((WeightedText(prompt, 1.0),),) if prompt else parse_prompt(prompt) == ((),)
+
+
+def test_brackets_that_cancel_weigh_exactly_1() -> None:
+    for depth in range(1, 12):
+        assert parse_prompt("(" * depth + "[" * depth + "a" + "]" * depth + ")" * depth) == ((WeightedText("a", 1.0),),)
 
 
 def test_200_brackets_deep() -> None:
