@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import secrets
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from sd_demo.errors import OutputFailed
 from sd_demo.receipt import Receipt
 
+SHEET_KEY: Final = "sd_demo_sheet"
 TEMPORARY_PREFIX: Final = ".writing-"
 _ABANDONED_S: Final = 3600  # another process may be writing into the same folder right now
 
@@ -40,16 +44,26 @@ class Outputs:
 
         Raises OutputFailed where the disk is full or the folder cannot be written; no partial file stays.
         """
+        name = f"{receipt.done.seed} {receipt.asked.get('prompt', '')}"
+        return self._write(image, receipt.png_info(), name, visitor)
+
+    def save_sheet(self, sheet: Image.Image, receipts: Sequence[Receipt], *, visitor: str) -> Path:
+        """Write a contact sheet (RGB) as PNG with the receipts of its pictures; else as `save`."""
+        info = PngInfo()
+        info.add_itxt(SHEET_KEY, json.dumps([receipt.model_dump(mode="json") for receipt in receipts]))
+        return self._write(sheet, info, f"sheet {receipts[0].asked.get('prompt', '') if receipts else ''}", visitor)
+
+    def _write(self, image: Image.Image, info: PngInfo, name: str, visitor: str) -> Path:
         folder = self.visitor_folder(visitor)
         # Not .png: whoever lists the pictures meets finished ones only, even after a kill in mid-write.
         temporary = folder / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with temporary.open("xb") as file:
-                image.save(file, format="PNG", pnginfo=receipt.png_info(), compress_level=4)
+                image.save(file, format="PNG", pnginfo=info, compress_level=4)
                 file.flush()
                 os.fsync(file.fileno())
-            final = self._free_name(folder, receipt)
+            final = self._free_name(folder, name)
             os.replace(temporary, final)
             return final
         except OSError as error:
@@ -67,7 +81,8 @@ class Outputs:
         return self.folder.resolve() / (re.sub(r"[^A-Za-z0-9_-]", "_", visitor)[:64] or "_")
 
     @staticmethod
-    def _free_name(folder: Path, receipt: Receipt) -> Path:
+    def _free_name(folder: Path, name: str) -> Path:
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
-        words = re.sub(r"[^a-z0-9]+", "-", str(receipt.asked.get("prompt", "")).lower()).strip("-")[:40]
-        return folder / f"{stamp}-{receipt.done.seed}{'-' if words else ''}{words}.png"
+        number, _, prompt = name.partition(" ")
+        words = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:40]
+        return folder / f"{stamp}-{number}{'-' if words else ''}{words}.png"

@@ -87,6 +87,17 @@ class Job:
     def cancel(self) -> None:
         self.is_cancelled.set()
 
+    @property
+    def is_ended(self) -> bool:
+        return bool(self._log) and isinstance(self._log[-1], events.Final)
+
+    def result(self) -> events.Done:
+        (*_, end) = self.events()
+        if isinstance(end, events.Failed):
+            raise end.error
+        assert isinstance(end, events.Done)
+        return end
+
 
 class FakeEngine:
     """One worker thread; `step_s` seconds a step. The prompt "fail" fails, "surprise" breaks unexpectedly."""

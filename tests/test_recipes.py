@@ -99,7 +99,12 @@ def test_script_and_command_line_run_in_a_shell(engine: Any, tmp_path: Path) -> 
     made = make(engine, *[CASES["words"][0]], **CASES["words"][1])
     texts = texts_of(made.receipt)
     (tmp_path / "script.py").write_text(texts.diffusers, encoding="utf-8")
-    environment = {"PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "HOME": "/none"}
+    environment = {
+        "PYTHONPATH": str(ROOT),
+        "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin",
+        "HOME": str(tmp_path),
+        "HF_HUB_OFFLINE": "1",
+    }
     line = texts.command.replace("generate", "generate --output here", 1)
     done = subprocess.run(
         f"python script.py && {line}", shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True

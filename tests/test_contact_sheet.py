@@ -1,0 +1,61 @@
+"""A sheet shows every picture at its place, whole, with its words."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sd_demo.contact_sheet import GROUND, MAX_SHEET_PIXELS, contact_sheet, layout
+from sd_demo.errors import InvalidRequest
+
+COLOURS = ["red", "lime", "blue", "yellow", "cyan", "magenta"]
+
+
+def pictures(count: int, size: tuple[int, int] = (128, 96)) -> list[Image.Image]:
+    return [Image.new("RGB", size, COLOURS[k % 6]) for k in range(count)]
+
+
+def areas(sheet: Image.Image) -> dict[str, int]:
+    colours = {Image.new("RGB", (1, 1), name).getpixel((0, 0)): name for name in COLOURS}
+    return {colours[c]: n for n, c in sheet.getcolors(sheet.width * sheet.height) or [] if c in colours}
+
+
+@pytest.mark.parametrize(
+    ("count", "rows", "columns", "answer"),
+    [(1, None, None, (1, 1)), (16, None, None, (4, 4)), (5, None, None, (2, 3)), (5, 1, None, (1, 5)),
+     (5, None, 2, (3, 2)), (5, 2, 3, (2, 3))],
+)  # fmt: skip
+def test_rows_and_columns(count: int, rows: int | None, columns: int | None, answer: tuple[int, int]) -> None:
+    assert layout(count, rows, columns) == answer
+
+
+@pytest.mark.parametrize(("count", "rows", "columns"), [(0, None, None), (5, 2, 2), (5, 0, None), (5, None, -1)])
+def test_a_layout_without_room_is_one_sentence(count: int, rows: int | None, columns: int | None) -> None:
+    with pytest.raises(InvalidRequest, match=r"^[^\n]+\.$"):
+        layout(count, rows, columns)
+
+
+def test_every_picture_is_there_whole_and_in_order() -> None:
+    sheet = contact_sheet(pictures(6), columns=3, column_labels=["1", "2", "3"], row_labels=["a", "b"], title="t")
+    assert areas(sheet) == dict.fromkeys(COLOURS, 128 * 96)
+    array = np.asarray(sheet)
+    centres = [np.argwhere((array == Image.new("RGB", (1, 1), c).getpixel((0, 0))).all(-1)).mean(0) for c in COLOURS]
+    assert centres[0][0] == centres[2][0] < centres[3][0]
+    assert centres[0][1] == centres[3][1] < centres[1][1] < centres[2][1]
+
+
+def test_labels_are_drawn_and_cut_to_their_room() -> None:
+    plain = contact_sheet(pictures(2))
+    long = "a very long caption\nof many words " * 20
+    said = contact_sheet(pictures(2), captions=[long, "Ж"], column_labels=["", long], row_labels=[long], title=long)
+    assert areas(said) == areas(plain)  # no word lies on a picture
+    assert (np.asarray(said) != GROUND).any(-1).sum() > (np.asarray(plain) != GROUND).any(-1).sum()
+    assert said.width < 3 * plain.width
+
+
+def test_pictures_of_several_sizes_and_a_sheet_that_would_be_huge() -> None:
+    sheet = contact_sheet([*pictures(1, (64, 256)), *pictures(1, (256, 64))], columns=2)
+    assert sheet.width > 512
+    large = contact_sheet(pictures(2, (4000, 4000)) * 3)
+    assert large.width * large.height < 1.1 * MAX_SHEET_PIXELS
