@@ -17,8 +17,10 @@ from sd_demo.events import Done, ResultImage
 from sd_demo.images import fingerprint
 from sd_demo.job import Job
 from sd_demo.outputs import Outputs
+from sd_demo.pipeline_manager import LoadedModel
 from sd_demo.prompts import PromptEmbeds
 from sd_demo.receipt import Done as ReceiptDone
+from sd_demo.receipt import Lora as ReceiptLora
 from sd_demo.receipt import Receipt
 from sd_demo.registry import ModelEntry
 from sd_demo.requests import SEED_LIMIT, AnyRequest
@@ -90,8 +92,13 @@ def make_receipt(running: Running, index: int, image: Image.Image, retries: list
         torch=torch.__version__,
         diffusers=diffusers.__version__,
         shared_with=denoising.most_shared,
+        prompt_chunks=running.embeds.prompt_embeds.shape[1] // (model.prompts.limit + 2),
         dropped_words=list(running.embeds.dropped_words),
-        unknown_words=unknown_words(request.prompt) if model.entry.is_embedded else [],
+        loras=[
+            ReceiptLora(name=w.choice.name, weight=w.choice.weight, sha256=w.sha256, matched=w.matched, total=w.total)
+            for w in model.loras
+        ],
+        unknown_words=_unknown_words(request.prompt, model) if model.entry.is_embedded else [],
         retries=retries,
         encode_s=round(running.encode_s, 4),
         denoise_s=round(running.denoise_s, 4),
@@ -106,7 +113,13 @@ def asked(request: AnyRequest) -> dict[str, Any]:
     for name, value in values.items():
         if isinstance(value, Image.Image):
             values[name] = {"sha256": fingerprint(value), "width": value.width, "height": value.height}
-    return values
+    return {**values, "loras": list(values["loras"])}
+
+
+def _unknown_words(prompt: str, model: LoadedModel) -> list[str]:
+    """The words that neither the picture-book world nor a LoRA knows."""
+    taught = " ".join(worn.trigger_words for worn in model.loras).lower().split()
+    return [word for word in unknown_words(prompt) if word.lower() not in taught]
 
 
 def _notes(running: Running, done: ReceiptDone) -> list[str]:
@@ -118,6 +131,9 @@ def _notes(running: Running, done: ReceiptDone) -> list[str]:
         notes.append(f"Strength {plan.strength:g} of {plan.num_inference_steps} steps is less than one; one step ran.")
     if done.unknown_words:
         notes.append("The picture-book model does not know: " + ", ".join(done.unknown_words) + ".")
+    for lora in done.loras:
+        if lora.matched < lora.total:
+            notes.append(f"Of the LoRA {lora.name} {lora.matched} of {lora.total} tensors fit the model and were used.")
     if done.dropped_words:
         notes.append("Past the limit of the text encoder and not used: " + " ".join(done.dropped_words) + ".")
     if request.negative_prompt.strip() and not running.denoising.has_two_rows:

@@ -150,11 +150,14 @@ def put_on(pipe: Any, loras: Sequence[tuple[FittedLora, float]]) -> None:
 def _put_on_one(pipe: Any, adapter: str, fitted: FittedLora) -> None:
     """As load_lora_weights, which complains of a part that a file does not have."""
     weights = {key: tensor.to(pipe.unet.device, pipe.unet.dtype) for key, tensor in fitted.weights.items()}
-    if any(key.startswith("unet.") for key in weights):
-        pipe.load_lora_into_unet(weights, None, pipe.unet, adapter_name=adapter, low_cpu_mem_usage=True)
-    if any(key.startswith("text_encoder.") for key in weights):
-        encoder = pipe.text_encoder
-        pipe.load_lora_into_text_encoder(weights, None, encoder, adapter_name=adapter, low_cpu_mem_usage=True)
+    try:
+        if any(key.startswith("unet.") for key in weights):
+            pipe.load_lora_into_unet(weights, None, pipe.unet, adapter_name=adapter, low_cpu_mem_usage=True)
+        if any(key.startswith("text_encoder.") for key in weights):
+            encoder = pipe.text_encoder
+            pipe.load_lora_into_text_encoder(weights, None, encoder, adapter_name=adapter, low_cpu_mem_usage=True)
+    except ValueError as error:  # as for a text encoder of which only other layers than its attention are trained
+        raise _refusal(fitted.file.name, f"has layers that diffusers cannot load ({str(error).rstrip('.')})") from error
 
 
 def take_off(pipe: Any) -> None:

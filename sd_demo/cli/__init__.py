@@ -18,6 +18,13 @@ from sd_demo.errors import InvalidRequest, JobCancelled, PlaygroundError
 COMMANDS: Final = {  # each is a module here with `run(arguments) -> exit code`
     "generate": "make pictures from a prompt, and from a picture or a mask",
     "show": "print the receipt inside a PNG",
+    "verify": "make a picture again from its receipt and compare",
+    "compare": "vary one or two parameters, and lay the pictures out as a table",
+    "train-lora": "teach the model something new from a few pictures",
+    "download": "fetch a model from the hub, or list the models",
+    "bench": "how fast this is here, against plain diffusers",
+    "doctor": "what is here, what will be used, and why",
+    "random-model": "write a model with random weights, to measure with",
     "serve": "open the page, as python app.py does",
     "embedded": "the picture-book model: its words, its world, its training",
 }
@@ -29,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         command = _parser().parse_args(words[:1]).command
-        return int(importlib.import_module(f"sd_demo.cli.{command}").run(words[1:]))
+        return int(importlib.import_module(f"sd_demo.cli.{command.replace('-', '_')}").run(words[1:]))
     except InvalidRequest as error:
         return _say(error, BAD_INPUT)
     except (KeyboardInterrupt, JobCancelled):
@@ -44,7 +51,7 @@ def _say(sentence: object, code: int) -> int:
 
 
 def _parser() -> Parser:
-    listed = "\n".join(f"  {name:<10} {text}" for name, text in COMMANDS.items())
+    listed = "\n".join(f"  {name:<13} {text}" for name, text in COMMANDS.items())
     parser = Parser(
         prog="python -m sd_demo",
         description="Stable Diffusion playground",
