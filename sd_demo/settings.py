@@ -17,6 +17,7 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from sd_demo.errors import InvalidRequest
+from sd_demo.limits import Limits, ProfileName, limits_of, suitable_profile
 
 PREFIX: Final = "SD_DEMO_"
 
@@ -28,6 +29,13 @@ def _user_data_dir() -> Path:
     if sys.platform == "darwin":
         return Path("~/Library/Application Support/sd-demo").expanduser()
     return Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser() / "sd-demo"
+
+
+def _limit(name: str) -> Any:
+    """One of the limits as a setting: the same bounds and words; None leaves it to the profile."""
+    declared = Limits.model_fields[name]
+    bounds = {key: getattr(item, key) for item in declared.metadata for key in ("ge", "le") if hasattr(item, key)}
+    return Field(default=None, description=f"{declared.description} Default: the profile's.", **bounds)
 
 
 class Settings(BaseModel):
@@ -57,6 +65,30 @@ class Settings(BaseModel):
     lora_dir: Path = Field(default=Path("loras"), description="Folder of LoRA files (.safetensors).")
     max_queue: int = Field(default=64, ge=1, description="Jobs that may wait at once.")
     max_rows: int = Field(default=32, ge=2, description="Rows (pictures, twice with guidance) in one UNet call.")
+
+    profile: Literal["auto", "local", "shared", "space"] = Field(
+        default="auto",
+        description="How strict the limits of one visitor are; auto: space on a Space, shared where others can "
+        "reach the page, else local.",
+    )
+    max_visitor_jobs: int | None = _limit("max_visitor_jobs")
+    max_device_seconds: int | None = _limit("max_device_seconds")
+    max_side: int | None = _limit("max_side")
+    max_steps: int | None = _limit("max_steps")
+    max_images: int | None = _limit("max_images")
+    max_prompt_characters: int | None = _limit("max_prompt_characters")
+
+    @property
+    def effective_profile(self) -> ProfileName:
+        """The profile that holds: what `auto` came to, or what was said."""
+        if self.profile != "auto":
+            return self.profile
+        return suitable_profile(share=self.share, host=self.host, environment=os.environ)
+
+    @property
+    def limits(self) -> Limits:
+        """What one visitor may ask for: the profile's limits, with those that were set in their place."""
+        return limits_of(self.effective_profile, {name: getattr(self, name) for name in Limits.model_fields})
 
     @property
     def models_dir(self) -> Path:

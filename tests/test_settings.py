@@ -9,6 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from sd_demo.errors import InvalidRequest
+from sd_demo.limits import PROFILES
 from sd_demo.settings import Settings, writable_folder
 
 
@@ -35,6 +36,7 @@ def test_each_field_has_a_flag_a_variable_and_a_help(name: str) -> None:
     )
     assert flag in Settings.parser().format_help()
     good = {"port": "81", "share": "true", "auth": "me:pass", "device": "cpu", "dtype": "float32", "attention": "sdpa"}
+    good |= {"profile": "shared", "max_side": "512"}
     value = good.get(name, "4")
     by_flag = Settings.read([flag] if name == "share" else [flag, value], {})
     assert by_flag == Settings.read(environment={f"SD_DEMO_{name.upper()}": value})
@@ -46,6 +48,7 @@ def test_each_field_has_a_flag_a_variable_and_a_help(name: str) -> None:
     [
         ("port", "abc"), ("port", "-1"), ("port", "65536"), ("port", "78.6"), ("share", "maybe"), ("device", "tpu"),
         ("dtype", "float8"), ("attention", "flash"), ("max_queue", "0"), ("max_rows", "1"),
+        ("profile", "public"), ("max_side", "63"), ("max_steps", "0"), ("max_images", "17"), ("max_visitor_jobs", "-1"),
         ("auth", "nobody"), ("auth", ":secret"), ("auth", "me:"),
     ],
 )  # fmt: skip
@@ -86,3 +89,38 @@ def test_a_folder_that_cannot_be_written_is_replaced_and_that_is_said(tmp_path: 
     assert str(folder) in sentence
     assert str(blocked) in sentence
     folder.rmdir()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "space", "profile"),
+    [
+        ([], "", "local"),
+        (["--share"], "", "shared"),
+        (["--host", "0.0.0.0"], "", "shared"),
+        (["--host", "localhost"], "", "local"),
+        ([], "someone/playground", "space"),
+        (["--profile", "local", "--share"], "someone/playground", "local"),
+    ],
+)
+def test_the_profile_follows_from_who_can_reach_the_page(
+    arguments: list[str], space: str, profile: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPACE_ID", space)
+    assert Settings.read(arguments, {}).effective_profile == profile
+
+
+def test_a_limit_that_is_set_wins_over_the_profile() -> None:
+    limits = Settings.read(["--profile", "space", "--max-steps", "99"], {}).limits
+    assert limits == PROFILES["space"].model_copy(update={"max_steps": 99})
+
+
+def test_on_ones_own_machine_nothing_is_limited_beyond_the_request() -> None:
+    limits = Settings().limits
+    assert (limits.max_visitor_jobs, limits.max_device_seconds) == (0, 0)
+    assert (limits.max_side, limits.max_steps, limits.max_images) == (1024, 150, 16)
+
+
+def test_a_hosted_profile_is_never_wider_than_a_local_one() -> None:
+    for name in ("max_side", "max_steps", "max_images", "max_prompt_characters"):
+        local, shared, space = (getattr(PROFILES[profile], name) for profile in ("local", "shared", "space"))
+        assert space <= shared <= local, name

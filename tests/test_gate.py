@@ -1,0 +1,103 @@
+"""The gate: each limit refuses one more and lets exactly that many through, with the field or the seconds named."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from sd_demo.errors import InvalidRequest, QueueFull
+from sd_demo.gate import HOUR_S, MAX_VISITORS, Gate
+from sd_demo.limits import PROFILES, Limits
+from sd_demo.registry import EMBEDDED, Registry
+from sd_demo.requests import AnyRequest, parse_request
+
+ENTRY = Registry().get(EMBEDDED)
+STRICT = Limits(
+    max_visitor_jobs=2, max_device_seconds=100, max_side=512, max_steps=20, max_images=2, max_prompt_characters=10
+)
+
+
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def ask(**values: Any) -> AnyRequest:
+    return parse_request("text_to_image", {"prompt": "a ball", **values})
+
+
+@pytest.mark.parametrize(
+    ("name", "most", "more"),
+    [
+        ("height", 512, 513),
+        ("width", 512, 513),
+        ("num_inference_steps", 20, 21),
+        ("num_images_per_prompt", 2, 3),
+        ("prompt", "x" * 10, "x" * 11),
+        ("negative_prompt", "x" * 10, "x" * 11),
+    ],
+)
+def test_each_limit_lets_its_own_value_through_and_names_its_field_beyond(name: str, most: Any, more: Any) -> None:
+    gate = Gate(STRICT)
+    gate.check_request(ask(**{name: most}), ENTRY)
+    with pytest.raises(InvalidRequest, match=rf"^{name} may .+ on this server; .+\.$") as caught:
+        gate.check_request(ask(**{name: more}), ENTRY)
+    assert caught.value.field == name
+
+
+def test_a_models_own_size_is_always_allowed() -> None:
+    small = STRICT.model_copy(update={"max_side": 64})
+    Gate(small).check_request(ask(), ENTRY)
+    Gate(small).check_request(ask(height=ENTRY.native_size), ENTRY)
+
+
+def test_pictures_that_come_in_are_no_side_that_was_asked_for() -> None:
+    request = parse_request("image_to_image", {"prompt": "a ball", "image": Image.new("RGB", (900, 900))})
+    Gate(STRICT).check_request(request, ENTRY)
+
+
+def test_on_ones_own_machine_everything_a_request_can_say_goes_through() -> None:
+    largest = ask(height=1024, width=1024, num_inference_steps=150, num_images_per_prompt=16, prompt="x" * 4000)
+    gate = Gate(PROFILES["local"])
+    gate.check_request(largest, ENTRY)
+    gate.charge("a", 1e9)
+    gate.check_visitor("a", 10_000, 1.0)
+
+
+def test_a_visitor_with_enough_jobs_is_told_when_to_come_back() -> None:
+    gate = Gate(STRICT)
+    gate.check_visitor("a", 1, 7.2)
+    with pytest.raises(QueueFull, match=r"try again in about 8 s\.$") as caught:
+        gate.check_visitor("a", 2, 7.2)
+    assert caught.value.retry_after_s == 7.2
+
+
+def test_device_seconds_of_an_hour_run_out_for_one_visitor_and_come_back() -> None:
+    clock = Clock()
+    gate = Gate(STRICT, clock=clock)
+    gate.charge("a", 60.0)
+    clock.now += 600
+    gate.check_visitor("a", 0, 1.0)
+    gate.charge("a", 40.0)
+    with pytest.raises(QueueFull, match=r"^You have used the 100 s of the device") as caught:
+        gate.check_visitor("a", 0, 1.0)
+    gate.check_visitor("b", 0, 1.0)
+    assert caught.value.retry_after_s <= HOUR_S
+    clock.now += caught.value.retry_after_s + 60  # kept by the minute
+    gate.check_visitor("a", 0, 1.0)
+    clock.now += HOUR_S + 60
+    assert gate.used_s("a") == 0
+
+
+def test_forgotten_visitors_cost_no_memory() -> None:
+    gate = Gate(STRICT)
+    for k in range(MAX_VISITORS + 5):
+        gate.charge(str(k), 1.0)
+    assert gate.used_s("0") == 0
+    assert gate.used_s(str(MAX_VISITORS)) == 1.0
