@@ -64,7 +64,8 @@ def _parameter(kind: type[Request], name: str) -> Component:
             schema = {"type": "array", "items": {"type": "string"}}
         text = f"{field.description} It is {_values(kind, name)}."
     schema["description"] = schema["additional_description"] = text
-    return Api(None if field.is_required() else field.default, schema, label=name)
+    is_expected = parameters(kind).index(name) < _count_required(kind)
+    return Api(None if is_expected else field.default, schema, label=name)
 
 
 def _values(kind: type[Request], name: str) -> str:

@@ -139,3 +139,8 @@ def _fits(task: str, name: str, held: Any) -> bool:
     except PlaygroundError:
         return False
     return True
+
+
+def held_value(task: str, name: str, value: Any) -> Any:
+    """What the control of a field holds for a request value; the other way round from `request_value`."""
+    return str(value) if is_optional_number(task, name) else value

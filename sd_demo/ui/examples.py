@@ -1,7 +1,7 @@
 """Examples as pictures: a click fills every control and runs.
 
-`examples/examples.json` is a list of `{"file", "task", "prompt", …}`: `file` is the picture shown, `image` and
-`mask_image` are files beside it, everything else is a request field.
+`examples/gallery/index.json` is a list of `{"task", "file", "prompt", …}`: `file` is the picture shown, `image` and
+`mask_image` are files beside it, everything else is a request field. `examples/gallery/draw.py` makes the pictures.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sd_demo.ui.run import Tab
 if TYPE_CHECKING:
     from sd_demo.engine import Engine
 
-FOLDER: Final = Path(__file__).parents[2] / "examples"
+FOLDER: Final = Path(__file__).parents[2] / "examples" / "gallery"
 
 
 @dataclass(frozen=True)
@@ -38,15 +38,15 @@ class Example:
 
 
 def read(folder: Path = FOLDER) -> list[Example]:
-    """The examples of a folder; none where it has no examples.json."""
-    index = folder / "examples.json"
+    """The examples of a folder whose pictures are there."""
+    index = folder / "index.json"
     if not index.is_file():
         return []
     found = []
     for entry in json.loads(index.read_text(encoding="utf-8")):
         pictures = {name: folder / entry.pop(name) for name in ("image", "mask_image") if name in entry}
         found.append(Example(folder / entry.pop("file"), entry.pop("task"), entry, **pictures))
-    return found
+    return [one for one in found if all(f.is_file() for f in (one.file, one.image, one.mask_image) if f is not None)]
 
 
 def build(

@@ -151,13 +151,16 @@ def _painted(layer: bytes, size: tuple[int, int]) -> np.ndarray:
 
 
 def painted(image: Image.Image, mask: Image.Image | None) -> dict[str, Any]:
-    """The editor's value that shows `image` (RGB) with `mask` (L) painted on it."""
-    if mask is None:
-        return {"background": image, "layers": [], "composite": image}
-    alpha = mask.point(lambda v: round(255 * OPACITY) if v else 0)
-    layer = Image.new("RGBA", image.size, (*PAINT, 0))
-    layer.putalpha(alpha)
-    return {"background": image, "layers": [layer], "composite": Image.alpha_composite(image.convert("RGBA"), layer)}
+    """The editor's value that shows `image` (RGB) with `mask` (L) painted on it.
+
+    It names no composite: the editor would take that for the picture, with the paint burnt in.
+    """
+    layers = []
+    if mask is not None:
+        layer = Image.new("RGBA", image.size, (*PAINT, 0))
+        layer.putalpha(mask.point(lambda v: round(255 * OPACITY) if v else 0))
+        layers.append(layer)
+    return {"background": image, "layers": layers, "composite": None}
 
 
 def with_uploaded_mask(values: dict[str, Any], file: Any) -> dict[str, Any]:

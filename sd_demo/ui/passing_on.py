@@ -42,14 +42,16 @@ def listen(engine: Engine, tab: Tab, tabs: dict[str, Tab], chooser: gr.Tabs) -> 
     for button, task in ((parts.use_as_input, ImageToImage.task), (parts.inpaint_this, Inpaint.task)):
         target = tabs[task]
         button.click(
-            _send(task),
+            sender(task),
             [parts.shown, parts.selected, tab.controls["prompt"]],
             [chooser, target.picture_inputs[0], target.controls["prompt"]],
             **_PRIVATE,
         )
 
 
-def _send(task: str) -> Any:
+def sender(task: str) -> Any:
+    """The handler that brings a shown picture and a prompt to the tab of `task`."""
+
     def send(shown: list[Shown], selected: int, prompt: Any) -> tuple[Any, Any, Any]:
         if not shown:
             return gr.skip(), gr.skip(), gr.skip()

@@ -29,6 +29,9 @@ class Shown:
     receipt: Receipt
     before: Image.Image | None = None
 
+    def __hash__(self) -> int:  # Gradio tells by it whether a gr.State has changed; a receipt cannot be hashed
+        return hash(self.path)
+
 
 @dataclass(frozen=True)
 class Results:

@@ -9,7 +9,7 @@ import gradio as gr
 from gradio.components import Component
 
 from sd_demo.requests import TextToImage
-from sd_demo.ui import controls, introduction, results, visitor
+from sd_demo.ui import controls, copy_as_code, introduction, results, visitor
 from sd_demo.ui.run import CANCEL, GENERATE, ReadPictures, Tab
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def build(engine: Engine, task: str, build_inputs: BuildInputs | None = None) ->
             estimate = gr.HTML("", elem_id=f"{task}-estimate", elem_classes=["estimate"], js_on_load=None)
         with gr.Column(elem_classes=["area-show"]):
             shown = results.build(task, introduction.html(task, entry))
+            copy_as_code.build(engine, task, shown)
         with gr.Column(elem_classes=["area-settings"]):
             settings, random_seed, reuse_seed = _settings(task, entry)
             made |= settings

@@ -57,7 +57,7 @@ def make_examples(folder: Path) -> Path:
     mask = Image.new("L", (256, 256))
     mask.paste(255, (64, 64, 128, 128))
     mask.save(folder / "mask.png")
-    (folder / "examples.json").write_text(
+    (folder / "index.json").write_text(
         """[
         {"file": "house.png", "task": "text_to_image", "prompt": "a red house", "seed": 7},
         {"file": "house.png", "task": "image_to_image", "prompt": "a blue house", "image": "house.png"},

@@ -1,0 +1,126 @@
+"""Settings back from a picture: what comes back and what does not stands in words, then one button applies it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING, Any, Final
+
+import gradio as gr
+
+from sd_demo.errors import InvalidImage, PlaygroundError
+from sd_demo.restore import restore
+from sd_demo.restored import Restored
+from sd_demo.ui import controls, status_line
+from sd_demo.ui.header import Header
+from sd_demo.ui.run import Tab
+from sd_demo.ui.uploads import uploaded_file
+
+if TYPE_CHECKING:
+    from sd_demo.engine import Engine
+
+NAME: Final = "settings-back"
+TITLES: Final = {"text_to_image": "Text to image", "image_to_image": "Image to image", "inpaint": "Inpaint"}
+_PRIVATE: Final[dict[str, Any]] = {"show_progress": "hidden", "api_visibility": "private"}
+
+
+@dataclass(frozen=True)
+class SettingsBack:
+    """Its components; `restored` holds what the button will apply, or None."""
+
+    drop: gr.File
+    report: gr.HTML
+    apply: gr.Button
+    restored: gr.State
+
+    @property
+    def outputs(self) -> list[Any]:
+        """What `show` and `failed` update."""
+        return [self.report, self.apply, self.restored]
+
+
+def build() -> SettingsBack:
+    """Lay it out where this is called."""
+    drop = gr.File(
+        label="Settings from a picture: drop one of ours, or one with A1111's parameters",
+        file_count="single",
+        type="filepath",
+        height=96,
+        elem_id=f"{NAME}-file",
+    )
+    report = gr.HTML("", elem_id=f"{NAME}-report", elem_classes=["restored"], js_on_load=None)
+    apply = gr.Button("Apply these settings", variant="primary", visible=False, elem_id=f"{NAME}-apply")
+    return SettingsBack(drop, report, apply, gr.State(None))
+
+
+def listen(engine: Engine, back: SettingsBack, top: Header, tabs: dict[str, Tab], chooser: gr.Tabs) -> None:
+    """Wire the drop zone and the button."""
+
+    def read(file: Any) -> dict[Any, Any]:
+        if file is None:
+            return failed(back, "")
+        try:
+            path = uploaded_file(file, field="The file")
+            if path is None:
+                raise InvalidImage("Drop a picture first.")
+            return show(back, restore(path, registry=engine.registry, lora_dir=engine.settings.lora_dir))
+        except PlaygroundError as error:
+            return failed(back, str(error))
+
+    def apply(restored: Restored | None) -> dict[Any, Any]:
+        if restored is None:
+            return {chooser: gr.skip()}
+        tab = tabs[restored.task]
+        updates: dict[Any, Any] = {
+            control: controls.held_value(restored.task, name, restored.values[name])
+            for name, control in tab.controls.items()
+            if name in restored.values
+        }
+        if restored.values.get("model") in [name for _, name in top.model.choices]:
+            updates[top.model] = restored.values["model"]
+        return {chooser: gr.Tabs(selected=restored.task), **updates}
+
+    back.drop.change(read, [back.drop], back.outputs, preprocess=False, **_PRIVATE)
+    back.apply.click(
+        apply,
+        [back.restored],
+        [chooser, top.model, *(control for tab in tabs.values() for control in tab.controls.values())],
+        **_PRIVATE,
+    )
+
+
+def show(back: SettingsBack, restored: Restored) -> dict[Any, Any]:
+    """The updates that tell what `restored` will bring, and offer it."""
+    return {
+        back.report: report(restored),
+        back.apply: gr.update(visible=True, value=f"Apply to {TITLES[restored.task]}"),
+        back.restored: restored,
+    }
+
+
+def failed(back: SettingsBack, sentence: str) -> dict[Any, Any]:
+    """The updates that say why nothing comes back; an empty sentence clears all."""
+    line = status_line.failed(sentence) if sentence else ""
+    return {back.report: line, back.apply: gr.update(visible=False), back.restored: None}
+
+
+def report(restored: Restored) -> str:
+    """Two lists in escaped words: what comes back, and what does not."""
+    rows = "".join(
+        f"<dt>{escape(_label(name))}</dt><dd>{escape(_words(value))}</dd>"
+        for name, value in restored.values.items()
+        if value != ""
+    )
+    lost = "".join(f'<li class="differs">{escape(sentence)}</li>' for sentence in restored.cannot)
+    cannot = f'<h4>Does not come back</h4><ul class="notes">{lost}</ul>' if lost else ""
+    return f"<h4>Comes back, for {TITLES[restored.task]}</h4><dl>{rows}</dl>{cannot}"
+
+
+def _label(name: str) -> str:
+    return controls.LOOKS[name].label if name in controls.LOOKS else name.capitalize()
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(f"{lora['name']} ({lora['weight']:g})" for lora in value)
+    return str(value)

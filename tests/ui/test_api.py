@@ -1,0 +1,61 @@
+"""The API as people use it: gradio_client, with the request's field names as parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from gradio_client import Client, handle_file
+from PIL import Image
+
+from sd_demo.receipt import Receipt, read_receipt
+from sd_demo.requests import PICTURE_FIELDS, REQUESTS
+from tests.fake_page import FakePage
+
+
+@pytest.fixture(scope="module")
+def client(fake_page: FakePage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    client = Client(fake_page.url, verbose=False, download_files=str(tmp_path_factory.mktemp("downloads")))
+    yield client
+    client.close()
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A picture and a mask of its size."""
+    folder = tmp_path_factory.mktemp("inputs")
+    Image.new("RGB", (64, 48), "red").save(folder / "image.png")
+    mask = Image.new("L", (64, 48))
+    mask.paste(255, (0, 0, 32, 48))
+    mask.save(folder / "mask_image.png")
+    return {name: str(folder / f"{name}.png") for name in PICTURE_FIELDS}
+
+
+def test_endpoints_have_the_fields_as_parameters_and_only_prompt_and_pictures_are_required(client: Client) -> None:
+    endpoints = client.view_api(return_format="dict", print_info=False)["named_endpoints"]  # type: ignore[index]
+    assert set(endpoints) == {f"/{task}" for task in REQUESTS}
+    for task, kind in REQUESTS.items():
+        parameters = endpoints[f"/{task}"]["parameters"]
+        assert {p["parameter_name"] for p in parameters} == set(kind.model_fields)
+        required = {p["parameter_name"] for p in parameters if not p["parameter_has_default"]}
+        assert required == {"prompt", *(name for name in PICTURE_FIELDS if name in kind.model_fields)}
+
+
+@pytest.mark.parametrize("task", REQUESTS)
+def test_the_answer_is_png_files_and_their_receipts(client: Client, files: dict[str, str], task: str) -> None:
+    pictures = {name: handle_file(files[name]) for name in PICTURE_FIELDS if name in REQUESTS[task].model_fields}
+    gallery, receipts = client.predict(
+        prompt="a red house", num_images_per_prompt=2, num_inference_steps=2, seed=7, api_name=f"/{task}", **pictures
+    )
+    assert [receipt["done"]["seed"] for receipt in receipts] == [7, 8]
+    for item, receipt in zip(gallery, receipts, strict=True):
+        path = Path(item["image"])
+        with Image.open(path) as image:
+            assert image.format == "PNG"
+            assert read_receipt(image) == Receipt(**receipt)
+
+
+def test_an_error_is_the_sentence_alone(client: Client) -> None:
+    with pytest.raises(Exception, match=r"^num_inference_steps must be a whole number from 1 to 150\.$"):
+        client.predict(prompt="a red house", num_inference_steps=0, api_name="/text_to_image")
