@@ -27,9 +27,10 @@ from sd_demo.job import Job
 from sd_demo.lora_folder import find_lora
 from sd_demo.outputs import Outputs
 from sd_demo.pipeline_manager import LoadedModel, PipelineManager
+from sd_demo.placement import choose_device
 from sd_demo.prompts import TokenReport
-from sd_demo.registry import ModelEntry, Registry, default_model
-from sd_demo.requests import AnyRequest, LoraChoice
+from sd_demo.registry import ModelEntry, Registry, check_task, default_model, what_is_missing
+from sd_demo.requests import MAX_PROMPT_CHARACTERS, AnyRequest, LoraChoice
 from sd_demo.settings import Settings, writable_folder
 from sd_demo.speed import Estimate, Speed
 from sd_demo.turns import Turns
@@ -60,14 +61,16 @@ class Engine:
 
     def __init__(self, settings: Settings, *, registry: Registry | None = None, outputs: Outputs | None = None) -> None:
         self.settings = settings
-        self.registry = registry or Registry()
+        self.registry = registry or Registry(models_dir=settings.models_dir)
         if outputs is None:
             folder, note = writable_folder(settings.output_dir)
             if note:
                 log.warning(note)
             outputs = Outputs(folder)
         self.outputs = outputs
-        self._default = settings.model or default_model(choices=self.registry)
+        has_gpu = choose_device(settings.device).type != "cpu"
+        self._default = settings.model or default_model(choices=self.registry, has_gpu=has_gpu)
+        self._note = "" if settings.model else what_is_missing(self.registry, has_gpu=has_gpu)
         self.registry.get(self._default)  # a wrong name is said at once, not at the first click
         self._manager = PipelineManager(settings, self.registry)
         self.device_turns = (
@@ -105,8 +108,7 @@ class Engine:
         Raises ModelUnavailable for a model that is not known, InvalidRequest for a LoRA that is not there, QueueFull
         where too much waits already.
         """
-        if request.model is not None:
-            self.registry.get(request.model)
+        check_task(self.registry.get(request.model or self._default), request.task)
         for choice in request.loras:
             find_lora(choice.name, self.settings.lora_dir)
         job = Job(request, visitor=visitor, has_previews=has_previews)
@@ -139,7 +141,7 @@ class Engine:
     def token_report(self, prompt: str) -> TokenReport | None:
         """How the loaded model's tokenizer sees `prompt`; None while nothing is loaded."""
         model = self._manager.current
-        return model.prompts.report(prompt) if model else None
+        return model.prompts.report(prompt[:MAX_PROMPT_CHARACTERS]) if model else None
 
     def estimate(self, values: dict[str, Any]) -> Estimate | None:
         """Seconds for a request of these values, from what was measured here; None before the first one."""
@@ -171,7 +173,7 @@ class Engine:
 
     def _model(self, name: str, on_load: Callable[[], None], loras: Sequence[LoraChoice] = ()) -> LoadedModel:
         model = self._manager.get(name, on_load, loras)
-        self._state, self._message = "ready", ""
+        self._state, self._message = "ready", self._note if name == self._default else ""
         return model
 
     def _drop_cancelled(self) -> None:
@@ -183,7 +185,7 @@ class Engine:
             job.tell(Cancelled())
 
     def _admit(self) -> None:
-        """Take waiting jobs while there is room; one of another model or other LoRAs waits until the running ones end."""
+        """Take waiting jobs while there is room; one of another model or LoRAs waits until the running ones end."""
         while True:
             with self._wake:
                 job = self._queue.first()
@@ -206,6 +208,7 @@ class Engine:
 
         try:
             model = self._model(name, on_load, job.request.loras)
+            check_task(model.entry, job.request.task)  # of a single file only its weights tell
             job.tell(Encoding())
             start = time.perf_counter()
             plan = make_plan(job.request, model.entry)

@@ -4,6 +4,7 @@ PlaygroundError
 ├── InvalidRequest        the request cannot run as it stands; `field` names the culprit
 │   └── InvalidImage      a picture or mask that cannot be used
 ├── ModelUnavailable      the model is not here, not loadable, or not of this family
+│   └── DownloadFailed    its weights could not be fetched; `kind` names the reason
 ├── QueueFull             too much is waiting; `retry_after_s` says when to come back
 ├── JobCancelled          somebody asked for the job to stop
 ├── OutputFailed          the picture was made and could not be written
@@ -35,6 +36,14 @@ class InvalidImage(InvalidRequest):
 
 class ModelUnavailable(PlaygroundError):
     """The model is not here, cannot be loaded, or is of a family that this program does not run."""
+
+
+class DownloadFailed(ModelUnavailable):
+    """Weights could not be fetched. `kind` names the reason for programs, such as "gated" or "offline"."""
+
+    def __init__(self, message: str, kind: str) -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 class QueueFull(PlaygroundError):

@@ -6,12 +6,14 @@ shares every weight; only the scheduler is new each time.
 
 from __future__ import annotations
 
+import ctypes
 import gc
-import hashlib
 import logging
-import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+import sys
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,14 +23,19 @@ from diffusers import (
     StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
 )
-from diffusers.utils import logging as diffusers_logging
-from transformers.utils import logging as transformers_logging
 
-from sd_demo.errors import ModelUnavailable, PlaygroundError
+from sd_demo import random_model
+from sd_demo.checkpoints import assemble, hash_of, read_model, weights_of
+from sd_demo.errors import ModelUnavailable
+from sd_demo.known_models import RANDOM
+from sd_demo.lora import take_off
+from sd_demo.model_files import NETWORKS
 from sd_demo.placement import Placement, choose_device, choose_dtype, place
 from sd_demo.prompts import PromptEncoder
-from sd_demo.registry import ModelEntry, Registry
+from sd_demo.registry import ModelEntry, Registry, what_suits
+from sd_demo.requests import LoraChoice
 from sd_demo.settings import Settings
+from sd_demo.worn_loras import WornLora, are_worn, put_loras_on
 
 log = logging.getLogger(__name__)
 
@@ -41,13 +48,14 @@ _PIPELINES: Final = {
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """One model's components on their device, and the decisions made for it."""
+    """One model's components on their device, and the decisions made for it; another object for other LoRAs."""
 
     entry: ModelEntry
     components: dict[str, Any]
     placement: Placement
     prompts: PromptEncoder
     model_hash: str
+    loras: tuple[WornLora, ...] = ()
 
     @property
     def unet(self) -> Any:
@@ -79,78 +87,103 @@ class LoadedModel:
 
 
 class PipelineManager:
-    """Loads the model that is asked for and frees the one before. Only the engine's worker calls it."""
+    """Keeps the models that were asked for last, as many as the memory for them allows, and frees the others whole.
+
+    Only the engine's worker calls it, and a model that is not the current one runs nothing.
+    """
 
     def __init__(self, settings: Settings, registry: Registry) -> None:
         self._settings, self._registry = settings, registry
-        self._loaded: LoadedModel | None = None
+        self._models: OrderedDict[str, LoadedModel] = OrderedDict()  # the one used last stands last
 
     @property
     def current(self) -> LoadedModel | None:
-        """The model in memory, if one is."""
-        return self._loaded
+        """The model that was used last, if one is in memory."""
+        return next(reversed(self._models.values()), None)
 
-    def get(self, name: str, on_load: Callable[[], None] = lambda: None) -> LoadedModel:
-        """The model called `name`, in memory; `on_load` is called before a slow load begins.
+    @property
+    def loaded(self) -> tuple[LoadedModel, ...]:
+        """All models in memory, the one used last at the end."""
+        return tuple(self._models.values())
 
-        Raises ModelUnavailable where it cannot be loaded; the model before stays out of memory then.
+    def holds(self, name: str, loras: Sequence[LoraChoice]) -> bool:
+        """Whether the model called `name` is in memory with exactly these LoRAs."""
+        model = self.current
+        return model is not None and model.entry.name == name and are_worn(model.loras, loras)
+
+    def get(
+        self, name: str, on_load: Callable[[], None] = lambda: None, loras: Sequence[LoraChoice] = ()
+    ) -> LoadedModel:
+        """The model called `name` with `loras` on it, in memory; `on_load` is called before a slow load begins.
+
+        Unless it `holds` that already, nothing may be running. Raises ModelUnavailable where its weights are not here
+        (the model before stays) or cannot be loaded (the model before may be gone then), and InvalidRequest where a
+        LoRA does not fit (it wears none then).
         """
-        if self._loaded is not None and self._loaded.entry.name == name:
-            return self._loaded
-        entry = self._registry.get(name)
-        on_load()
-        self.free()
-        self._loaded = self._load(entry)
-        log.info("%s: %s", entry.name, self._loaded.placement.reason)
-        return self._loaded
+        model = self._model(name, on_load)
+        if are_worn(model.loras, loras):
+            return model
+        pipe = model.pipeline("text_to_image", model.components["scheduler"])
+        if model.loras:
+            take_off(pipe)
+            self._models[name] = model = replace(model, loras=())
+        self._models[name] = model = replace(model, loras=put_loras_on(pipe, loras, self._settings.lora_dir))
+        return model
+
+    def _model(self, name: str, on_load: Callable[[], None]) -> LoadedModel:
+        if name not in self._models:
+            entry = self._registry.get(name)
+            path = None if entry.source.startswith(RANDOM) else self._registry.weights(entry)
+            if path is None and not entry.source.startswith(RANDOM):
+                raise ModelUnavailable(
+                    f"The weights of {entry.title} are not here: python -m sd_demo download {entry.name} fetches them; "
+                    "or choose another model."
+                )
+            on_load()
+            device = choose_device(self._settings.device)
+            dtype = choose_dtype(self._settings.dtype, device)
+            self._make_room(path, dtype)
+            self._models[name] = self._load(entry, path, device, dtype)
+            log.info("%s: %s", name, self._models[name].placement.reason)
+        self._models.move_to_end(name)
+        return self._models[name]
 
     def free(self) -> None:
-        """Let go of the model in memory, and give its memory back to the device."""
-        if self._loaded is None:
-            return
-        self._loaded.prompts.clear()
-        self._loaded.components.clear()
-        self._loaded = None
+        """Let go of all models in memory, and give their memory back to the device."""
+        while self._models:
+            self._free_oldest()
+
+    def _make_room(self, path: Path | None, dtype: torch.dtype) -> None:
+        """Free the models used longest ago until one at `path` fits beside the others; None stands for any size."""
+        needed = math.inf if path is None else weights_of(path) * dtype.itemsize / 2**20
+        while self._models:
+            if needed + sum(model.weights_mib for model in self._models.values()) <= self._settings.model_memory_mib:
+                return
+            self._free_oldest()
+
+    def _free_oldest(self) -> None:
+        _, model = self._models.popitem(last=False)
+        model.prompts.clear()
+        model.components.clear()  # what else was made of these modules (captured, compiled) hangs on them and goes too
+        del model
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+        if sys.platform == "linux":  # glibc keeps what was freed in small pieces
+            ctypes.CDLL(None).malloc_trim(0)
 
-    def _load(self, entry: ModelEntry) -> LoadedModel:
-        device = choose_device(self._settings.device)
-        dtype = choose_dtype(self._settings.dtype, device)
-        if entry.folder is None:
-            raise ModelUnavailable(f"The weights of {entry.title} are not at {entry.source}; choose another model.")
-        try:
-            pipe = _read(entry.folder, dtype)
-        except PlaygroundError:
-            raise
-        except Exception as error:
-            raise ModelUnavailable(
-                f"{entry.title} could not be loaded: {str(error).strip().splitlines()[0][:200]}"
-            ) from error
-        pipe.to(device)
-        components = dict(pipe.components)
+    def _load(self, entry: ModelEntry, path: Path | None, device: torch.device, dtype: torch.dtype) -> LoadedModel:
+        if path is None:
+            like, _, scale = entry.source.removeprefix(RANDOM).partition(":")
+            parts = random_model.build(like, "tiny" if scale == "tiny" else "full", dtype=dtype)
+            components, model_hash = assemble(parts, entry.name), entry.source
+        else:
+            model_hash = hash_of(path)
+            components = read_model(path, dtype, self._registry.tokenizers())
+        for name in NETWORKS:
+            components[name].to(device)
+        if path is not None and path.is_file():
+            entry = entry.model_copy(update=what_suits(components["unet"].config))
         placement = place(components["unet"], self._settings, device, dtype)
         prompts = PromptEncoder(components["tokenizer"], components["text_encoder"])
-        return LoadedModel(entry, components, placement, prompts, _hash_of(entry.folder))
-
-
-def _read(folder: Path, dtype: torch.dtype) -> Any:
-    """The pipeline in `folder`: safetensors only, nothing fetched, no progress bars of libraries."""
-    diffusers_logging.disable_progress_bar()
-    transformers_logging.disable_progress_bar()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return StableDiffusionPipeline.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, local_files_only=True, safety_checker=None,
-            requires_safety_checker=False,
-        )  # fmt: skip
-
-
-def _hash_of(folder: Path) -> str:
-    """SHA-256 over the weight files' own hashes, in the order of their names."""
-    total = hashlib.sha256()
-    for file in sorted(folder.glob("**/*.safetensors")):
-        with file.open("rb") as stream:
-            total.update(hashlib.file_digest(stream, "sha256").digest())
-    return total.hexdigest()
+        return LoadedModel(entry, components, placement, prompts, model_hash)

@@ -1,103 +1,180 @@
-"""Which models there are: what each is in one line, where it comes from, and what suits it best."""
+"""Which models there are: the known ones, those downloaded since, and whatever a person names; and where they lie."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import suppress
+import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
-
-from sd_demo.errors import ModelUnavailable
-from sd_demo.requests import SchedulerName
-
-EMBEDDED: Final = "picture-book"
-EMBEDDED_FOLDER: Final = Path(__file__).parent / "embedded" / "weights"
-
-
-class ModelEntry(BaseModel):
-    """One model of the list. `source` is a folder or a hub id; `revision` pins a hub id."""
-
-    model_config = ConfigDict(frozen=True)
-
-    name: str
-    title: str
-    summary: str
-    source: str
-    revision: str | None = None
-    licence: str
-    licence_url: str
-    download_mib: int = Field(default=0, description="0 where nothing is downloaded")
-    native_size: int = Field(description="pixels of a side in training")
-    num_inference_steps: int
-    guidance_scale: float
-    scheduler: SchedulerName
-    is_embedded: bool = False
-
-    @property
-    def folder(self) -> Path | None:
-        """The local folder of the weights, or None where they come from the hub."""
-        path = Path(self.source)
-        return path if path.is_dir() else None
-
-
-_ENTRIES: Final = (
-    ModelEntry(
-        name=EMBEDDED,
-        title="Picture-book (embedded)",
-        summary="A small latent diffusion model of a picture-book world, here so that everything works at once.",
-        source=str(EMBEDDED_FOLDER),
-        licence="Apache-2.0",
-        licence_url="https://www.apache.org/licenses/LICENSE-2.0",
-        native_size=256,
-        num_inference_steps=20,
-        guidance_scale=5.0,
-        scheduler="dpmpp_2m",
-        is_embedded=True,
-    ),
+from sd_demo.architectures import ARCHITECTURES
+from sd_demo.errors import InvalidRequest, ModelUnavailable
+from sd_demo.known_models import (
+    BEST,
+    EMBEDDED,
+    EMBEDDED_FOLDER,
+    ENTRIES,
+    RANDOM,
+    STABLE_DIFFUSION,
+    TOKENIZER,
+    TOKENIZER_ENTRY,
+    ModelEntry,
 )
+from sd_demo.model_files import HUB_ID, INDEX, MANIFEST, downloaded, in_hub_cache, missing_in, repo_folder
+from sd_demo.requests import TaskName
+from sd_demo.settings import Settings
+
+__all__ = [
+    "EMBEDDED",
+    "EMBEDDED_FOLDER",
+    "ModelEntry",
+    "Registry",
+    "check_task",
+    "default_model",
+    "what_is_missing",
+    "what_suits",
+]
 
 
 class Registry:
-    """The built-in models plus any folder that a person names."""
+    """The built-in models, those downloaded since, and any folder, file or hub id that a person names.
 
-    def __init__(self, entries: tuple[ModelEntry, ...] = _ENTRIES) -> None:
+    models_dir: where downloads lie; the default is the one of the settings.
+    """
+
+    def __init__(self, entries: tuple[ModelEntry, ...] = ENTRIES, models_dir: Path | None = None) -> None:
         self._entries = {entry.name: entry for entry in entries}
+        self.models_dir = models_dir or Settings.model_fields["data_dir"].default / "models"
 
     def __iter__(self) -> Iterator[ModelEntry]:
-        return iter(self._entries.values())
+        """The built-in entries, then whatever else was downloaded."""
+        yield from self._entries.values()
+        known = {entry.source for entry in self._entries.values()}
+        repos = {f.parents[1].name.replace("--", "/", 1) for f in sorted(self.models_dir.glob(f"*/*/{MANIFEST}"))}
+        for repo in sorted(repos - known):
+            folder = downloaded(self.models_dir, repo, None)
+            if folder is not None and not missing_in(folder):
+                yield _entry_of_folder(folder, repo, repo)
 
     def get(self, name: str) -> ModelEntry:
-        """The entry called `name`, or one for the diffusers folder at that path.
+        """The entry called `name`, or one for the diffusers folder, checkpoint or downloaded hub id of that name.
 
-        Raises ModelUnavailable where there is neither.
+        Raises ModelUnavailable where there is none.
         """
         if name in self._entries:
             return self._entries[name]
-        with suppress(OSError, RuntimeError):  # a name too long for any file, or ~ of nobody
-            folder = Path(name).expanduser()
-            if (folder / "model_index.json").is_file():
-                return _entry_of_folder(folder)
+        if name.startswith(RANDOM):
+            return _random_entry(name)
+        try:
+            path = Path(name).expanduser()
+            if (path / INDEX).is_file():
+                return _entry_of_folder(path, name, path.name)
+            if path.suffix == ".safetensors" and path.is_file():
+                return _entry(name, path.stem, "A checkpoint in a single file.", source=str(path))
+            if path.suffix in (".ckpt", ".bin", ".pt", ".pth") and path.is_file():
+                raise ModelUnavailable(
+                    f"{path.name} is a pickle, which can run any code when it is opened; take its .safetensors twin."
+                )
+        except (OSError, RuntimeError, ValueError):  # a name too long for any file, or ~ of nobody
+            pass
         known = ", ".join(self._entries)
-        raise ModelUnavailable(f"There is no model {name[:80]!r}; choose one of {known}, or name a diffusers folder.")
+        if HUB_ID.fullmatch(name):
+            folder = downloaded(self.models_dir, name, None) or in_hub_cache(name, None)
+            if folder is not None:
+                return _entry_of_folder(folder, name, name)
+            raise ModelUnavailable(
+                f"{name[:80]} is not here: python -m sd_demo download {name[:80]} fetches it, if the hub has it; the "
+                f"list has {known}."
+            )
+        raise ModelUnavailable(
+            f"There is no model {name[:80]!r}; choose one of {known}, or name a diffusers folder, a .safetensors "
+            "file or a hub id."
+        )
+
+    def for_download(self, name: str) -> ModelEntry:
+        """The entry whose weights a download of `name` fetches; `name` may be any hub id.
+
+        Raises ModelUnavailable for a model that is never downloaded, and for a name that is no hub id.
+        """
+        entry = TOKENIZER_ENTRY if name == TOKENIZER else self._entries.get(name)
+        if entry is not None and not HUB_ID.fullmatch(entry.source):
+            raise ModelUnavailable(f"{entry.title} is part of the program; there is nothing to download.")
+        if entry is None and not HUB_ID.fullmatch(name):
+            raise ModelUnavailable(f"{name[:80]!r} is no model of the list and no hub id such as owner/name.")
+        return entry or _entry(name, name, "A model from the hub.")
+
+    def weights(self, entry: ModelEntry) -> Path | None:
+        """The folder or file of the entry's weights, as of now; None where they are not here."""
+        if HUB_ID.fullmatch(entry.source) and not Path(entry.source).exists():
+            found = downloaded(self.models_dir, entry.source, entry.revision)
+            return found or in_hub_cache(entry.source, entry.revision)
+        path = Path(entry.source)
+        return path if path.exists() else None
+
+    def tokenizers(self) -> list[Path]:
+        """Folders of CLIP's own tokenizer that are here: every Stable Diffusion has the same."""
+        lenders = (TOKENIZER_ENTRY, *(e for e in self._entries.values() if HUB_ID.fullmatch(e.source)))
+        found = [
+            downloaded(self.models_dir, repo_folder(e.source, e.parts), e.revision) or self.weights(e) for e in lenders
+        ]
+        return [folder / "tokenizer" for folder in found if folder is not None]
 
 
-def default_model(choices: Registry) -> str:
-    """The model to start with where nobody named one."""
-    return choices.get(EMBEDDED).name
+def default_model(choices: Registry, *, has_gpu: bool = False) -> str:
+    """The model to start with where nobody named one: Stable Diffusion 1.5 where it is here and a GPU can run it."""
+    return BEST if has_gpu and choices.weights(choices.get(BEST)) is not None else choices.get(EMBEDDED).name
 
 
-def _entry_of_folder(folder: Path) -> ModelEntry:
-    return ModelEntry(
-        name=str(folder),
-        title=folder.name,
-        summary="A model from a local folder.",
-        source=str(folder),
-        licence="see the model's own page",
-        licence_url="",
-        native_size=512,
-        num_inference_steps=25,
-        guidance_scale=7.5,
-        scheduler="dpmpp_2m",
-    )
+def what_is_missing(choices: Registry, *, has_gpu: bool) -> str:
+    """One sentence on why the program does not start with Stable Diffusion 1.5; "" where it does."""
+    best = choices.get(BEST)
+    if choices.weights(best) is None:
+        slow = "" if has_gpu else ", and without a GPU takes minutes a picture"
+        return f"{best.title} is not here: it is a download of {best.download_mib / 1024:.1f} GiB{slow}."
+    return "" if has_gpu else f"{best.title} is here; without a GPU it takes minutes a picture, so choose it yourself."
+
+
+def _entry(name: str, title: str, summary: str, **fields: Any) -> ModelEntry:
+    about = {"licence": "see the model's own page", "licence_url": "", "source": name, **fields}
+    return ModelEntry(name=name, title=title, summary=summary, **{**STABLE_DIFFUSION, **about})
+
+
+def _random_entry(name: str) -> ModelEntry:
+    like, _, scale = name.removeprefix(RANDOM).partition(":")
+    if like not in ARCHITECTURES or scale not in ("", "full", "tiny"):
+        raise ModelUnavailable(f"There is no random model {name[:80]!r}; try {RANDOM}{BEST} or {RANDOM}{BEST}:tiny.")
+    made = ARCHITECTURES[like].tiny() if scale == "tiny" else ARCHITECTURES[like]
+    return _entry(name, name, "Random weights, to measure with; it draws nothing.", **what_suits(made.unet or {}))
+
+
+def _entry_of_folder(folder: Path, name: str, title: str) -> ModelEntry:
+    try:
+        suits = what_suits(json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, AttributeError):  # loading says what is wrong with the folder
+        suits = {}
+    if HUB_ID.fullmatch(name) and not Path(name).is_dir():
+        about = {"summary": "A model from the hub.", "licence_url": f"https://huggingface.co/{name}", "source": name}
+    else:
+        about = {"summary": "A model from a local folder.", "source": str(folder)}
+    return _entry(name, title, **about, **suits)
+
+
+def what_suits(unet: Mapping[str, Any]) -> dict[str, Any]:
+    """What a UNet's config tells of the model: its size, whether it inpaints only or was distilled to few steps."""
+    suits: dict[str, Any] = {"native_size": 8 * int(unet["sample_size"])} if unet.get("sample_size") else {}
+    if unet.get("in_channels") == 9:
+        suits["tasks"] = ("inpaint",)
+    if unet.get("time_cond_proj_dim") is not None:  # latent consistency, https://arxiv.org/abs/2310.04378
+        suits |= {"num_inference_steps": 4, "guidance_scale": 8.5, "scheduler": "lcm"}
+    return suits
+
+
+def check_task(entry: ModelEntry, task: TaskName) -> None:
+    """Raises InvalidRequest where the model cannot do `task`.
+
+    A 9-channel UNet needs a picture and a mask at every step; a made-up mask would be inpainting under another name.
+    """
+    if task not in entry.tasks:
+        raise InvalidRequest(
+            f"{entry.title} only repaints parts of pictures; choose another model, or use Inpaint with it.", "model"
+        )

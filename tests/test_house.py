@@ -29,6 +29,14 @@ FLOORS = {
         "outputs",
         "events",
         "lora_folder",
+        "history",
+        "verify",
+        "parameters_text",
+        "restored",
+        "restore",
+        "image_difference",
+        "contact_sheet",
+        "compare",
         "training_request",
         "training_pictures",
         "training_events",
@@ -49,6 +57,8 @@ FLOORS = {
     2: (
         "prompts",
         "prompt_chunks",
+        "diffusers_script",
+        "recipes",
         "pipeline_manager",
         "worn_loras",
         "lora_trainer",
@@ -57,8 +67,8 @@ FLOORS = {
         "denoising",
         "decoding",
     ),  # diffusion
-    3: ("job", "fair_queue", "finishing", "speed", "turns", "engine"),  # the only way to the device
-    4: ("bench", "ui", "cli", "__main__"),  # doors; app.py stands here too
+    3: ("job", "fair_queue", "finishing", "comparing", "speed", "turns", "engine", "bench"),  # the only way to the device
+    4: ("ui", "cli", "__main__"),  # doors; app.py stands here too
 }
 FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names}
 

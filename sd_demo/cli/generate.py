@@ -16,11 +16,12 @@ from sd_demo.errors import InvalidRequest, JobCancelled, ModelUnavailable, Outpu
 from sd_demo.events import Decoding, Done, Encoding, Event, Failed, Loading, Queued, Step
 from sd_demo.lora_folder import find_lora
 from sd_demo.outputs import Outputs
-from sd_demo.registry import Registry
+from sd_demo.registry import ModelEntry, Registry, check_task
 from sd_demo.requests import (
     PICTURE_FIELDS,
     REQUESTS,
     SCHEDULER_NAMES,
+    AnyRequest,
     LoraChoice,
     TextToImage,
     describe_bounds,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from sd_demo.engine import Engine
     from sd_demo.job import Job
 
-PLACE_FIELDS: Final = ("device", "dtype", "attention", "output_dir", "lora_dir")
+PLACE_FIELDS: Final = ("device", "dtype", "attention", "output_dir", "lora_dir", "data_dir")
 STOP_S: Final = 10.0  # a step in progress is finished before a job stops
 
 
@@ -41,13 +42,8 @@ def run(arguments: list[str]) -> int:
     options = vars(parser().parse_args(arguments))
     is_json = options.pop("json")
     place = [f"{flag(name)}={options.pop(name)}" for name in PLACE_FIELDS if name in options]
-    request = parse_request(_task(options), options)
-    if request.model is not None:
-        place.append(f"--model={_known(request.model)}")
-    settings = Settings.read(place)
-    for choice in request.loras:
-        find_lora(choice.name, settings.lora_dir)
-    _check_writable(settings.output_dir)
+    request = parse_request(task_of(options), options)
+    settings = checked(Settings.read(place), request)
     with contextlib.redirect_stdout(sys.stderr):  # standard output is for the answer, whatever a library prints
         engine = make_engine(settings)
         try:
@@ -61,6 +57,17 @@ def run(arguments: list[str]) -> int:
             print(image.path)
             print("  " + image.receipt.summary(), *image.receipt.notes, sep="\n  ", file=sys.stderr)
     return 0
+
+
+def checked(settings: Settings, request: AnyRequest) -> Settings:
+    """`settings` with the request's model; raises, before minutes of work, where something for it is not here."""
+    if request.model is not None:
+        check_task(_known(request.model, settings), request.task)
+        settings = settings.model_copy(update={"model": request.model})
+    for choice in request.loras:
+        find_lora(choice.name, settings.lora_dir)
+    _check_writable(settings.output_dir)
+    return settings
 
 
 def parser() -> Parser:
@@ -117,15 +124,16 @@ def make_engine(settings: Settings) -> Engine:
     return engine
 
 
-def _task(values: dict[str, Any]) -> str:
+def task_of(values: dict[str, Any]) -> str:
+    """The task that the pictures given choose."""
     if "mask_image" in values:
         return "inpaint"
     return "image_to_image" if "image" in values else "text_to_image"
 
 
-def _known(model: str) -> str:
+def _known(model: str, settings: Settings) -> ModelEntry:
     try:
-        return Registry().get(model).name
+        return Registry(models_dir=settings.models_dir).get(model)
     except ModelUnavailable as error:
         raise InvalidRequest(str(error), "model") from None
 

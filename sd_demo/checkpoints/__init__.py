@@ -1,0 +1,119 @@
+"""Weights from disk into diffusers' networks: a diffusers folder or one .safetensors file, complete or not at all.
+
+diffusers warns about missing keys and goes on with random weights; here they are refused, as are keys that the
+network has no place for, other families of models, and weights in any form but safetensors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionPipeline
+from diffusers.utils import logging as diffusers_logging
+from safetensors import SafetensorError, safe_open
+from transformers.utils import logging as transformers_logging
+
+from sd_demo.checkpoints.folder import read_folder
+from sd_demo.checkpoints.single_file import read_file
+from sd_demo.errors import ModelUnavailable
+from sd_demo.model_files import NETWORKS, manifest_in
+
+
+def read_model(path: Path, dtype: torch.dtype, tokenizers: Sequence[Path] = ()) -> dict[str, Any]:
+    """The components of the model at `path` (a folder or a .safetensors file) on the CPU in `dtype`.
+
+    tokenizers: folders that may lend a single file the tokenizer that it lacks; the first with as many tokens is taken.
+    Raises ModelUnavailable with one sentence where anything is missing, damaged or of another family.
+    """
+    try:
+        with _quiet():
+            parts = read_folder(path, dtype) if path.is_dir() else read_file(path, dtype, tokenizers)
+        return assemble(parts, path.name)
+    except ModelUnavailable:
+        raise
+    except SafetensorError as error:
+        raise ModelUnavailable(f"{path.name} is damaged ({error}); fetch it again.") from error
+    except Exception as error:  # whatever a library says of a file that it cannot read
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise ModelUnavailable(f"{path.name} could not be loaded: {said[:200]}.") from error
+
+
+def assemble(parts: dict[str, Any], name: str) -> dict[str, Any]:
+    """All components of a StableDiffusionPipeline made of `parts`. Raises ModelUnavailable where they do not fit."""
+    channels = parts["unet"].config.in_channels
+    if channels not in (4, 9):
+        raise ModelUnavailable(f"{name} takes {channels} channels; text-to-image models take 4, inpainting ones 9.")
+    known, width = parts["text_encoder"].config.vocab_size, parts["text_encoder"].config.hidden_size
+    if len(parts["tokenizer"]) > known:
+        raise ModelUnavailable(f"{name} has a tokenizer of {len(parts['tokenizer'])} tokens and weights for {known}.")
+    if parts["unet"].config.cross_attention_dim != width:
+        raise ModelUnavailable(f"{name} has a text encoder of width {width}, which does not fit its UNet.")
+    with _quiet():
+        # The pipeline's constructor mends the configs of early models, as from_pretrained does.
+        pipe = StableDiffusionPipeline(
+            **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+        )
+    return dict(pipe.components)
+
+
+def weights_of(path: Path) -> int:
+    """How many numbers the weights of the model at `path` are, told by the headers of its files."""
+    count = 0
+    for file in [path] if path.is_file() else _weight_files(path):
+        with safe_open(file, framework="pt") as opened:
+            count += sum(math.prod(opened.get_slice(key).get_shape()) for key in opened.keys())  # noqa: SIM118 - no mapping
+    return count
+
+
+def hash_of(path: Path) -> str:
+    """SHA-256 of a file, or of a folder's weight files' own hashes in the order of their names.
+
+    Raises ModelUnavailable where a downloaded file is no longer what it was when it came.
+    """
+    if path.is_file():
+        return _sha256(path)
+    known = manifest_in(path).get("files", {})
+    total = hashlib.sha256()
+    for file in _weight_files(path):
+        digest = _sha256(file)
+        name = file.relative_to(path).as_posix()
+        if known.get(name, {}).get("sha256", digest) != digest:
+            raise ModelUnavailable(
+                f"{name} in {path} was damaged since its download; delete the folder and fetch it again."
+            )
+        total.update(bytes.fromhex(digest))
+    return total.hexdigest()
+
+
+def _weight_files(folder: Path) -> Iterator[Path]:
+    for part in sorted(NETWORKS):
+        yield from sorted((folder / part).glob("*.safetensors"))
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars and no warnings: what matters of them is an error here."""
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+    levels = diffusers_logging.get_verbosity(), transformers_logging.get_verbosity()
+    diffusers_logging.set_verbosity_error()
+    transformers_logging.set_verbosity_error()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        diffusers_logging.set_verbosity(levels[0])
+        transformers_logging.set_verbosity(levels[1])

@@ -1,0 +1,54 @@
+"""A model in a diffusers folder: model_index.json and one folder for each part."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+import diffusers
+import torch
+from transformers import CLIPTokenizer
+
+from sd_demo.checkpoints.parts import CLASSES, check_keys
+from sd_demo.errors import ModelUnavailable
+from sd_demo.model_files import INDEX, NETWORKS, missing_in, weights_in
+
+FAMILY: Final = (
+    "StableDiffusionPipeline",
+    "StableDiffusionImg2ImgPipeline",
+    "StableDiffusionInpaintPipeline",
+    "LatentConsistencyModelPipeline",
+)
+
+
+def read_folder(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
+    """The parts of the model in `folder`. Raises ModelUnavailable for one that is incomplete or of another family."""
+    missing = missing_in(folder)
+    if INDEX in missing:
+        raise ModelUnavailable(f"{folder} is no diffusers folder: its {INDEX} is missing or damaged.")
+    index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    _check_family(folder.name, index)
+    if missing:
+        raise ModelUnavailable(f"{folder.name} is not complete: it lacks {', '.join(missing)}.")
+    parts = {}
+    for name in NETWORKS:  # the UNet first: while a file is being read its pages count as memory too
+        options: dict[str, Any] = {"variant": "fp16"} if weights_in(folder / name) else {}
+        parts[name], report = CLASSES[name].from_pretrained(
+            folder / name, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True, **options
+        )
+        check_keys(f"{folder.name}/{name}", report["missing_keys"], report["unexpected_keys"])
+    parts["tokenizer"] = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+    kind = getattr(diffusers, index["scheduler"][1])
+    parts["scheduler"] = kind.from_pretrained(folder / "scheduler", local_files_only=True)
+    return parts
+
+
+def _check_family(name: str, index: dict[str, Any]) -> None:
+    kind = str(index.get("_class_name", "model of no known kind"))
+    if kind not in FAMILY:
+        raise ModelUnavailable(f"{name} is a {kind[:60]}; only models of Stable Diffusion 1 and 2 run here.")
+    for part, expected in CLASSES.items():
+        found = index[part][1] if part in index else None
+        if found not in (None, expected.__name__):
+            raise ModelUnavailable(f"{name} has a {found} as its {part}; only {expected.__name__} runs here.")

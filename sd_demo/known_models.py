@@ -1,0 +1,108 @@
+"""The models that the program knows by name, and what is known of any model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final, get_args
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from sd_demo.requests import SchedulerName, TaskName
+
+EMBEDDED: Final = "picture-book"
+EMBEDDED_FOLDER: Final = Path(__file__).parent / "embedded" / "weights"
+BEST: Final = "sd-1.5"  # what a machine with a GPU starts with, once its weights are there
+TOKENIZER: Final = "tokenizer"  # may be downloaded by itself
+RANDOM: Final = "random:"  # random:sd-1.5 or random:sd-1.5:tiny, made in memory
+OPENRAIL: Final = "CreativeML OpenRAIL-M"
+OPENRAIL_URL: Final = "https://huggingface.co/spaces/CompVis/stable-diffusion-license"
+
+
+class ModelEntry(BaseModel):
+    """One model. `source` is a folder, a .safetensors file, a hub id or `random:…`; `revision` pins a hub id."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    title: str
+    summary: str
+    source: str
+    revision: str | None = None
+    licence: str
+    licence_url: str
+    download_mib: int = Field(default=0, description="0 where nothing is downloaded")
+    native_size: int = Field(description="pixels of a side in training")
+    num_inference_steps: int
+    guidance_scale: float
+    scheduler: SchedulerName
+    tasks: tuple[TaskName, ...] = get_args(TaskName)
+    parts: tuple[str, ...] = Field(default=(), description="folders of the repository to fetch; () is all it needs")
+    is_embedded: bool = False
+
+    @property
+    def folder(self) -> Path | None:
+        """The local folder of the weights, or None where they come from elsewhere."""
+        path = Path(self.source)
+        return path if path.is_dir() else None
+
+
+STABLE_DIFFUSION: Final[dict[str, Any]] = {
+    "licence": OPENRAIL,
+    "licence_url": OPENRAIL_URL,
+    "native_size": 512,
+    "num_inference_steps": 25,
+    "guidance_scale": 7.5,
+    "scheduler": "dpmpp_2m",
+}
+ENTRIES: Final = (
+    ModelEntry(
+        name=EMBEDDED,
+        title="Picture-book (embedded)",
+        summary="A small latent diffusion model of a picture-book world, here so that everything works at once.",
+        source=str(EMBEDDED_FOLDER),
+        licence="Apache-2.0",
+        licence_url="https://www.apache.org/licenses/LICENSE-2.0",
+        native_size=256,
+        num_inference_steps=20,
+        guidance_scale=5.0,
+        scheduler="dpmpp_2m",
+        is_embedded=True,
+    ),
+    ModelEntry(
+        name=BEST,
+        title="Stable Diffusion 1.5",
+        summary="The model that most of the community's styles and LoRAs are made for.",
+        source="stable-diffusion-v1-5/stable-diffusion-v1-5",
+        revision="451f4fe16113bff5a5d2269ed5ad43b0592e9a14",
+        download_mib=2614,  # float16: UNet 1640, safety checker 580, text encoder 235, VAE 160
+        **STABLE_DIFFUSION,
+    ),
+    ModelEntry(
+        name="sd-1.4",
+        title="Stable Diffusion 1.4",
+        summary="The first published Stable Diffusion, of August 2022.",
+        source="CompVis/stable-diffusion-v1-4",
+        revision="133a221b8aa7292a167afc5127cb63fb5005638b",
+        download_mib=2614,
+        **STABLE_DIFFUSION,
+    ),
+    ModelEntry(
+        name="sd-1.5-inpainting",
+        title="Stable Diffusion 1.5 inpainting",
+        summary="Repaints parts of pictures only, and sees what surrounds them, so that seams are better.",
+        source="stable-diffusion-v1-5/stable-diffusion-inpainting",
+        revision="8a4288a76071f7280aedbdb3253bdb9e9d5d84bb",
+        download_mib=2614,
+        tasks=("inpaint",),
+        **STABLE_DIFFUSION,
+    ),
+)
+TOKENIZER_ENTRY: Final = ENTRIES[1].model_copy(
+    update={
+        "name": TOKENIZER,
+        "title": "CLIP's tokenizer",
+        "summary": "What a checkpoint in a single file lacks.",
+        "download_mib": 2,
+        "parts": ("tokenizer",),
+    }
+)

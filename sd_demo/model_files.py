@@ -1,0 +1,104 @@
+"""Which files make up a model: what a diffusers folder must hold, what to fetch of a repository, where both lie.
+
+Only safetensors count as weights: a pickle (`.bin`, `.ckpt`) can run any code when it is opened, and one with wrong
+keys loads as random weights.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+INDEX: Final = "model_index.json"
+MANIFEST: Final = "sd_demo.json"  # {"repo", "commit", "files": {path: {"size", "sha256"}}} of a finished download
+HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+NETWORKS: Final = ("unet", "vae", "text_encoder")
+PARTS: Final = (*NETWORKS, "tokenizer", "scheduler")
+_WEIGHTS: Final = re.compile(r"(?:diffusion_pytorch_model|model)(\.fp16)?(?:-\d{5}-of-\d{5})?\.safetensors")
+_SETTINGS: Final = re.compile(r"[\w.-]+\.(?:json|txt)")
+
+
+def parts_of(index: Mapping[str, Any]) -> list[str]:
+    """The parts that a model_index.json lists; one that is [null, null] is left out."""
+    named = {k: v for k, v in index.items() if isinstance(v, list) and len(v) == 2}
+    return [name for name, (library, _) in named.items() if library is not None and re.fullmatch(r"\w+", name)]
+
+
+def needed(names: Iterable[str], parts: Iterable[str]) -> tuple[list[str], list[str]]:
+    """The files of a repository to fetch for `parts` ("" for its root), and the parts that lack safetensors weights.
+
+    Of each part its settings, and the float16 weights where there are any: half the download, and what a GPU uses.
+    """
+    listed, wanted, lacking = sorted(set(names)), [], []
+    for part in parts:
+        inside = {name.removeprefix(f"{part}/"): name for name in listed if _folder(name) == part}
+        weights = {short: match for short in inside if (match := _WEIGHTS.fullmatch(short))}
+        is_half = any(match[1] for match in weights.values())
+        chosen = [short for short, match in weights.items() if bool(match[1]) == is_half]
+        wanted += [inside[short] for short in [*chosen, *(s for s in inside if _SETTINGS.fullmatch(s))]]
+        if not chosen and (part in NETWORKS or any(s.endswith((".bin", ".ckpt")) for s in inside)):
+            lacking.append(part)
+    if INDEX in listed and INDEX not in wanted:
+        wanted.insert(0, INDEX)
+    return wanted, lacking
+
+
+def missing_in(folder: Path) -> list[str]:
+    """What a diffusers folder of Stable Diffusion lacks; empty where all is there."""
+    try:
+        listed = parts_of(json.loads((folder / INDEX).read_text(encoding="utf-8")))
+    except (OSError, ValueError, AttributeError):
+        return [INDEX]
+    missing = [part for part in PARTS if part not in listed or not (folder / part).is_dir()]
+    for part in NETWORKS:
+        if part not in missing and weights_in(folder / part) is None:
+            missing.append(f"{part}/*.safetensors")
+    return missing
+
+
+def weights_in(folder: Path) -> str | None:
+    """`"fp16"` or `""`: the variant of the weights in this part's folder, plain first; None where there are none."""
+    found = [m[1] for f in folder.glob("*.safetensors") if (m := _WEIGHTS.fullmatch(f.name))]
+    return None if not found else "" if None in found else "fp16"
+
+
+def manifest_in(folder: Path) -> dict[str, Any]:
+    """The manifest of a finished download, or {} for a folder that came another way."""
+    try:
+        read = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return read if isinstance(read, dict) else {}
+
+
+def repo_folder(repo: str, parts: Iterable[str] = ()) -> str:
+    """The name of the folder that downloads of `repo` (or only some `parts` of it) lie in, by commit."""
+    return "--".join([repo.replace("/", "--"), *parts])
+
+
+def downloaded(models_dir: Path, repo: str, revision: str | None) -> Path | None:
+    """The finished download of `repo`, the newest one where no revision is pinned; None where there is none."""
+    folders = [f for f in models_dir.glob(f"{repo_folder(repo)}/*") if f.is_dir() and (f / MANIFEST).is_file()]
+    pinned = [f for f in folders if revision in (None, f.name, manifest_in(f).get("revision"))]
+    return max(pinned, key=lambda f: (f / MANIFEST).stat().st_mtime, default=None)
+
+
+def in_hub_cache(repo: str, revision: str | None) -> Path | None:
+    """The complete snapshot of `repo` that another program left in the hub's own cache, if there is one."""
+    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
+    cache = os.environ.get("HF_HUB_CACHE") or Path(home) / "hub"
+    folder = Path(cache).expanduser() / f"models--{repo.replace('/', '--')}"
+    try:
+        commit = revision or (folder / "refs" / "main").read_text(encoding="utf-8").strip()
+        snapshot = folder / "snapshots" / commit
+        return snapshot if snapshot.is_dir() and not missing_in(snapshot) else None
+    except (OSError, ValueError):
+        return None
+
+
+def _folder(name: str) -> str:
+    return name.rpartition("/")[0]

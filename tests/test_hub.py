@@ -1,0 +1,452 @@
+"""Downloads against a local hub: whole or not at all, each fault with its sentence, and success on the next try."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import constants
+
+from sd_demo.errors import DownloadFailed, JobCancelled, ModelUnavailable
+from sd_demo.events import Cancelled
+from sd_demo.hub import downloads as downloads_module
+from sd_demo.hub import transfer
+from sd_demo.hub.download import Broken, Download, Fetched, Fetching
+from sd_demo.hub.downloads import Downloads
+from sd_demo.model_files import MANIFEST
+from sd_demo.registry import Registry
+from tests.hub_server import COMMIT, TOKEN, LocalHub, serve
+
+REPO = "somebody/a-model"
+UNET = "unet/diffusion_pytorch_model.fp16.safetensors"
+
+
+@pytest.fixture(autouse=True)
+def may_ask(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The local hub may be asked, soon gives up waiting, and nobody is logged in."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 1)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "nobody"))
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+
+
+def write_model(folder: Path) -> dict[str, bytes]:
+    """A folder laid out as a diffusers repository: what is to be fetched (returned) and what is not."""
+    index = {
+        "_class_name": "StableDiffusionPipeline",
+        "scheduler": ["diffusers", "PNDMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+        "safety_checker": [None, None],
+    }
+    wanted = {
+        "model_index.json": json.dumps(index).encode(),
+        UNET: os.urandom(3_000_000),
+        "vae/diffusion_pytorch_model.safetensors": os.urandom(50_000),
+        "text_encoder/model.safetensors": os.urandom(40_000),
+        "tokenizer/merges.txt": b"#version: 0.2\na b",
+        "scheduler/scheduler_config.json": b"{}",
+        **{f"{part}/config.json": b"{}" for part in ("unet", "vae", "text_encoder")},
+    }
+    unwanted = {
+        "README.md": b"about",
+        "v1-5-pruned.safetensors": b"x" * 1000,
+        "unet/diffusion_pytorch_model.bin": b"pickle",
+        "unet/diffusion_pytorch_model.safetensors": b"in float32",
+        "unet/diffusion_pytorch_model.non_ema.safetensors": b"for training",
+        "safety_checker/model.safetensors": b"x",
+    }
+    for name, content in (wanted | unwanted).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return wanted
+
+
+@pytest.fixture
+def hub() -> Iterator[LocalHub]:
+    with serve() as hub:
+        yield hub
+
+
+@pytest.fixture
+def files(hub: LocalHub, tmp_path: Path) -> dict[str, bytes]:
+    """The published model: the files that a download must bring."""
+    wanted = write_model(tmp_path / "published")
+    hub.add(REPO, tmp_path / "published")
+    return wanted
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    return Registry(models_dir=tmp_path / "data" / "models")
+
+
+Fetch = Callable[..., Path]
+
+
+@pytest.fixture
+def downloads(tmp_path: Path, hub: LocalHub, files: dict[str, bytes]) -> Downloads:
+    return Downloads(tmp_path / "data", endpoint=hub.url)
+
+
+@pytest.fixture
+def fetch(downloads: Downloads, registry: Registry) -> Fetch:
+    """Download the model and return its folder."""
+
+    def run(token: str | None = None) -> Path:
+        return start(downloads, registry, token).result()
+
+    return run
+
+
+def start(downloads: Downloads, registry: Registry, token: str | None = None) -> Download:
+    offer = downloads.offer(registry.for_download(REPO), token)
+    return downloads.start(offer, token, accepts_licence=True)
+
+
+def content_of(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def is_one_sentence(text: str) -> bool:
+    return text.endswith(".") and "\n" not in text and 20 < len(text) < 330 and "Traceback" not in text
+
+
+def test_a_download_brings_exactly_the_needed_files(fetch: Fetch, files: dict[str, bytes], registry: Registry) -> None:
+    with pytest.raises(ModelUnavailable, match=f"download {REPO}"):
+        registry.get(REPO)
+    folder = fetch()
+    found = content_of(folder)
+    manifest = json.loads(found.pop(MANIFEST))
+    assert found == files
+    assert (manifest["repo"], manifest["commit"]) == (REPO, COMMIT)
+    assert manifest["files"][UNET]["sha256"] == hashlib.sha256(files[UNET]).hexdigest()
+    assert registry.weights(registry.get(REPO)) == folder
+    assert REPO in {entry.name for entry in registry}
+
+
+def test_without_sizes_in_the_listing_every_file_is_asked_for(
+    fetch: Fetch, hub: LocalHub, files: dict[str, bytes]
+) -> None:
+    hub.is_terse = True
+    hub.fault, hub.fault_path = "wrong hash", UNET
+    with pytest.raises(DownloadFailed, match="came damaged"):
+        fetch()
+    hub.fault = None
+    found = content_of(fetch())
+    del found[MANIFEST]
+    assert found == files
+
+
+def test_the_offer_says_what_it_costs_and_asks(
+    downloads: Downloads, registry: Registry, files: dict[str, bytes], hub: LocalHub, tmp_path: Path
+) -> None:
+    entry = registry.for_download(REPO)
+    offer = downloads.offer(entry)
+    assert offer.size == sum(map(len, files.values()))
+    assert offer.destination.is_relative_to(tmp_path / "data")
+    assert offer.free > 0
+    assert offer.fits
+    assert (offer.licence, offer.is_accepted) == ("CreativeML OpenRAIL-M", False)
+    assert "https://huggingface.co/spaces/CompVis/stable-diffusion-license" in offer.restrictions
+    with pytest.raises(DownloadFailed, match="accepted first") as caught:
+        downloads.start(offer)
+    assert caught.value.kind == "licence"
+    assert not (tmp_path / "data").exists()
+    downloads.start(offer, accepts_licence=True).result()
+    assert Downloads(tmp_path / "data", hub.url).offer(entry).is_accepted, "another start of the program remembers"
+
+
+def test_a_licence_without_restrictions_needs_no_yes(downloads: Downloads, registry: Registry, hub: LocalHub) -> None:
+    hub.licence = "apache-2.0"
+    offer = downloads.offer(registry.for_download(REPO))
+    assert (offer.licence, offer.is_accepted, offer.restrictions) == ("apache-2.0", True, "")
+    assert downloads.start(offer).result().is_dir()
+
+
+FAULTS = [  # fault, the file that it hits, kind, words of the sentence
+    ("wrong token", "", "token", "refused the token (401)"),
+    ("unknown", "", "token", "refused the token (401)"),
+    ("gated", "", "gated", f"accept its terms at https://huggingface.co/{REPO}"),
+    ("forbidden", UNET, "gated", "accept its terms"),
+    ("not found", "", "not-found", "check the name's spelling"),
+    ("no revision", "", "not-found", "not this revision"),
+    ("too many", "", "rate-limit", "try again in 17 s"),
+    ("broken", "", "server", "in trouble (500)"),
+    ("busy", UNET, "server", "in trouble (503)"),
+    ("html", "", "not-the-hub", "web page instead of data"),
+    ("html", UNET, "not-the-hub", "web page instead of data"),
+    ("html", "model_index.json", "not-the-hub", "web page instead of data"),
+    ("silent", "", "stalled", "stopped answering"),
+    ("stalling", UNET, "stalled", "goes on from there"),
+    ("cut", UNET, "interrupted", "goes on from there"),
+    ("wrong length", UNET, "damaged", "came damaged and was thrown away"),
+    ("wrong hash", UNET, "damaged", "came damaged and was thrown away"),
+    ("wrong hash", "merges.txt", "damaged", "came damaged and was thrown away"),
+]
+
+
+@pytest.mark.parametrize(("fault", "path", "kind", "words"), FAULTS, ids=[f"{f[0]} {f[1][:4]}".strip() for f in FAULTS])
+def test_every_fault_has_its_sentence_and_the_next_try_succeeds(
+    fault: str, path: str, kind: str, words: str, fetch: Fetch, hub: LocalHub, files: dict[str, bytes],
+    registry: Registry,
+) -> None:  # fmt: skip
+    hub.fault, hub.fault_path = fault, path
+    with pytest.raises(DownloadFailed) as caught:
+        fetch(TOKEN)
+    text = str(caught.value)
+    assert caught.value.kind == kind, text
+    assert words in text
+    assert is_one_sentence(text), text
+    assert TOKEN not in text
+    with pytest.raises(ModelUnavailable):
+        registry.get(REPO)
+    assert [entry.name for entry in registry if entry.name == REPO] == []
+    hub.fault = None
+    hub.release.set()
+    found = content_of(fetch(TOKEN))
+    del found[MANIFEST]
+    assert found == files
+
+
+def test_without_a_token_a_401_asks_for_one(fetch: Fetch, hub: LocalHub) -> None:
+    hub.fault = "unknown"
+    with pytest.raises(DownloadFailed, match="give a token") as caught:
+        fetch()
+    assert caught.value.kind == "token"
+
+
+def test_a_slow_hub_is_waited_for(downloads: Downloads, registry: Registry, hub: LocalHub) -> None:
+    hub.fault, hub.fault_path = "slow", UNET
+    events = list(start(downloads, registry).events())
+    assert isinstance(events[-1], Fetched)
+    told = [event for event in events if isinstance(event, Fetching)]
+    assert all(a.done <= b.done for a, b in pairwise(told))
+    assert any(event.speed and event.remaining_s is not None for event in told)
+
+
+def test_offline(tmp_path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    nobody = Downloads(tmp_path / "data", endpoint="http://127.0.0.1:1")
+    with pytest.raises(DownloadFailed, match="cannot be reached") as caught:
+        nobody.offer(registry.for_download(REPO))
+    assert caught.value.kind == "offline"
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(DownloadFailed, match="HF_HUB_OFFLINE") as caught:
+        nobody.offer(registry.for_download(REPO))
+    assert caught.value.kind == "offline"
+
+
+def test_no_space_is_said_before_it_starts(
+    downloads: Downloads, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(downloads_module, "_free", lambda folder: 1_000_000)
+    offer = downloads.offer(registry.for_download(REPO))
+    assert not offer.fits
+    with pytest.raises(DownloadFailed, match="make room there, or let SD_DEMO_DATA_DIR") as caught:
+        downloads.start(offer, accepts_licence=True)
+    assert caught.value.kind == "no-space"
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_disk_that_fills_up_is_said(fetch: Fetch, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    real = transfer._Hashes.update
+
+    def full(self: Any, piece: bytes) -> None:
+        real(self, piece)
+        if self._file.path == UNET:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(transfer._Hashes, "update", full)
+        with pytest.raises(DownloadFailed, match="disk is full") as caught:
+            fetch()
+    assert caught.value.kind == "no-space"
+    found = content_of(fetch())
+    del found[MANIFEST]
+    assert found == files
+
+
+def test_a_folder_that_cannot_be_written_is_said(fetch: Fetch, tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("in the way")
+    with pytest.raises(DownloadFailed, match="cannot be written") as caught:
+        fetch()
+    assert caught.value.kind == "not-writable"
+
+
+def ranges(hub: LocalHub) -> list[str]:
+    return [headers["Range"] for _, path, headers in hub.requests if path.endswith(UNET) and "Range" in headers]
+
+
+def test_an_interrupted_file_goes_on_where_it_broke_off(fetch: Fetch, hub: LocalHub, files: dict[str, bytes]) -> None:
+    hub.fault, hub.fault_path = "cut", UNET
+    with pytest.raises(DownloadFailed):
+        fetch()
+    hub.fault = None
+    folder = fetch()
+    (asked,) = set(ranges(hub))
+    start = int(asked.removeprefix("bytes=").removesuffix("-"))
+    assert 0 < start < len(files[UNET])
+    assert (folder / UNET).read_bytes() == files[UNET]
+
+
+def test_a_server_without_ranges_begins_anew(fetch: Fetch, hub: LocalHub, files: dict[str, bytes]) -> None:
+    hub.fault, hub.fault_path = "cut", UNET
+    with pytest.raises(DownloadFailed):
+        fetch()
+    hub.fault = "no ranges"
+    assert (fetch() / UNET).read_bytes() == files[UNET]
+
+
+def test_a_long_file_is_resumed_by_itself(
+    fetch: Fetch, hub: LocalHub, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "WORTH_RESUMING", 100_000)
+    hub.fault, hub.fault_path = "cut", UNET
+    with pytest.raises(DownloadFailed, match="connection broke"):
+        fetch()  # each try brings half of the rest, until that is not worth another one
+    assert len(ranges(hub)) >= 3
+    hub.fault = None
+    assert (fetch() / UNET).read_bytes() == files[UNET]
+
+
+def test_what_the_disk_spoilt_between_two_tries_is_fetched_again(
+    fetch: Fetch, hub: LocalHub, files: dict[str, bytes], tmp_path: Path
+) -> None:
+    hub.fault, hub.fault_path = "cut", "vae/diffusion_pytorch_model.safetensors"
+    with pytest.raises(DownloadFailed):
+        fetch()
+    (partial,) = (tmp_path / "data" / "models").glob("*/*.partial")
+    spoilt = bytearray((partial / UNET).read_bytes())
+    spoilt[1000] ^= 1
+    (partial / UNET).write_bytes(spoilt)
+    hub.fault = None
+    with pytest.raises(DownloadFailed, match="came damaged"):
+        fetch()
+    assert (fetch() / UNET).read_bytes() == files[UNET]
+
+
+def test_cancel_keeps_what_came_for_the_next_time(
+    downloads: Downloads, registry: Registry, hub: LocalHub, files: dict[str, bytes]
+) -> None:
+    hub.fault, hub.fault_path = "slow", UNET
+    download = start(downloads, registry)
+    for event in download.events():
+        if isinstance(event, Fetching) and event.file == UNET:
+            download.cancel()
+    assert isinstance(download.latest, Cancelled)
+    with pytest.raises(JobCancelled, match="goes on from there"):
+        download.result()
+    with pytest.raises(ModelUnavailable):
+        registry.get(REPO)
+    hub.fault = None
+    assert downloads.offer(registry.for_download(REPO)).here > 0
+    assert (start(downloads, registry).result() / UNET).read_bytes() == files[UNET]
+
+
+def test_two_starts_are_one_download(downloads: Downloads, registry: Registry, hub: LocalHub) -> None:
+    hub.fault, hub.fault_path = "stalling", UNET
+    first = start(downloads, registry)
+    assert start(downloads, registry) is first
+    assert downloads.running(REPO) is first
+    assert isinstance(list(first.events())[-1], Broken)
+    hub.fault = None
+    hub.release.set()
+    again = start(downloads, registry)
+    assert again is not first
+    assert again.result().is_dir()
+
+
+def test_another_program_that_downloads_the_same_is_waited_for(
+    downloads: Downloads, registry: Registry, hub: LocalHub, tmp_path: Path
+) -> None:
+    hub.fault, hub.fault_path = "stalling", UNET
+    first = start(downloads, registry)
+    for event in first.events():
+        if isinstance(event, Fetching) and event.file == UNET:
+            break
+    other = Downloads(tmp_path / "data", endpoint=hub.url)
+    with pytest.raises(DownloadFailed, match="Another program") as caught:
+        start(other, registry).result()
+    assert caught.value.kind == "busy"
+    assert isinstance(list(first.events())[-1], Broken)
+
+
+def test_pickles_are_never_fetched(downloads: Downloads, registry: Registry, hub: LocalHub) -> None:
+    del hub.repos[REPO]["unet/diffusion_pytorch_model.safetensors"], hub.repos[REPO][UNET]
+    with pytest.raises(DownloadFailed, match=r"no \.safetensors weights for its unet") as caught:
+        downloads.offer(registry.for_download(REPO))
+    assert caught.value.kind == "no-safetensors"
+
+
+def test_a_repository_that_is_no_model_is_said(downloads: Downloads, registry: Registry, hub: LocalHub) -> None:
+    hub.repos[REPO] = {"README.md": b"", "big.safetensors": b"x"}
+    with pytest.raises(DownloadFailed, match="no diffusers model") as caught:
+        downloads.offer(registry.for_download(REPO))
+    assert caught.value.kind == "not-a-model"
+
+
+def test_names_in_a_listing_cannot_leave_the_folder(
+    downloads: Downloads, registry: Registry, hub: LocalHub, tmp_path: Path
+) -> None:
+    evil = {
+        "../../evil.json": b"{}",
+        "../evil/config.json": b"{}",
+        "unet/../../evil.json": b"{}",
+        "/etc/evil.json": b"{}",
+    }
+    hub.repos[REPO] |= evil
+    index = json.loads(hub.repos[REPO]["model_index.json"])
+    index |= {"../evil": ["diffusers", "UNet2DConditionModel"], "": ["diffusers", "X"], "/etc": ["diffusers", "X"]}
+    hub.repos[REPO]["model_index.json"] = json.dumps(index).encode()
+    start(downloads, registry).result()
+    assert list(tmp_path.rglob("*evil*")) == []
+
+
+def test_the_token_goes_to_the_hub_alone_and_is_kept_nowhere(
+    downloads: Downloads, registry: Registry, hub: LocalHub, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    download = start(downloads, registry, TOKEN)
+    events = list(download.events())
+    asked = [h.get("Authorization", h.get("authorization")) for _, _, h in hub.requests]
+    assert f"Bearer {TOKEN}" in asked
+    elsewhere = hub.weights_url.removeprefix("http://")
+    stored = [h for _, _, h in hub.requests if h.get("Host", h.get("host")) == elsewhere]
+    assert stored, "weights come from another origin"
+    assert all(TOKEN not in str(headers) for headers in stored)
+    written = b"".join(p.read_bytes() for p in (tmp_path / "data").rglob("*") if p.is_file())
+    assert TOKEN.encode() not in written
+    assert TOKEN not in caplog.text + repr(events) + repr(download.offer) + str(dataclasses.asdict(download.offer))
+
+
+def test_the_environments_token_is_used(fetch: Fetch, hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    fetch()
+    assert any(f"Bearer {TOKEN}" in str(headers) for _, _, headers in hub.requests)
+
+
+def test_the_tokenizer_alone_can_be_fetched(downloads: Downloads, registry: Registry, hub: LocalHub) -> None:
+    entry = registry.for_download("tokenizer")
+    assert registry.tokenizers() == []
+    hub.repos[entry.source] = hub.repos[REPO]
+    entry = entry.model_copy(update={"revision": COMMIT})
+    folder = downloads.start(downloads.offer(entry), accepts_licence=True).result()
+    assert set(content_of(folder)) == {MANIFEST, "model_index.json", "tokenizer/merges.txt"}
+
+
+@pytest.mark.parametrize("name", ["picture-book", "no model", "a/b/c", "../x", "https://huggingface.co/a/b", ""])
+def test_what_cannot_be_downloaded_is_said(registry: Registry, name: str) -> None:
+    with pytest.raises(ModelUnavailable) as caught:
+        registry.for_download(name)
+    assert is_one_sentence(str(caught.value))

@@ -1,0 +1,262 @@
+"""Weights in memory once for all tasks, switched and freed whole, never mixed; the same pictures from every source."""
+
+from __future__ import annotations
+
+import gc
+import json
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline
+from huggingface_hub import constants
+from PIL import Image
+
+from sd_demo import random_model
+from sd_demo.checkpoints import weights_of
+from sd_demo.engine import Engine
+from sd_demo.errors import InvalidRequest, ModelUnavailable
+from sd_demo.hub.downloads import Downloads
+from sd_demo.pipeline_manager import PipelineManager
+from sd_demo.registry import EMBEDDED, Registry
+from sd_demo.requests import parse_request
+from sd_demo.schedulers import make_scheduler
+from sd_demo.settings import Settings
+from tests.hub_server import serve
+from tests.ldm_checkpoint import write_checkpoint
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # diffusers and transformers warn about their own futures
+REPO = "somebody/tiny"
+WAIT_S = 200
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tiny models: sd-1.5 and sd-1.4 (other weights), as folders; file.safetensors with file/ of configs beside it."""
+    root = tmp_path_factory.mktemp("models")
+    random_model.save("sd-1.5", root / "one", "tiny", seed=1)
+    random_model.save("sd-1.4", root / "two", "tiny", seed=2)
+    pipe = StableDiffusionPipeline.from_pretrained(root / "one", local_files_only=True)
+    write_checkpoint(pipe, root / "file.safetensors")
+    random_model.save("sd-1.5", root / "file", "tiny", seed=1)
+    for weights in (root / "file").rglob("*.safetensors"):
+        weights.unlink()
+    return root
+
+
+@pytest.fixture
+def settings(root: Path, tmp_path: Path) -> Settings:
+    return Settings(
+        device="cpu", dtype="float32", attention="sdpa", output_dir=tmp_path / "out", data_dir=root / "data",
+        model=str(root / "one"),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def manager(settings: Settings) -> PipelineManager:
+    return PipelineManager(settings, Registry(models_dir=settings.models_dir))
+
+
+@pytest.fixture
+def engine(settings: Settings) -> Iterator[Engine]:
+    engine = Engine(settings)
+    engine.start()
+    yield engine
+    engine.close()
+
+
+def picture(engine: Engine, model: str, task: str = "text_to_image", **values: Any) -> np.ndarray:
+    size = {"width": 64, "height": 64} if task == "text_to_image" else {}
+    asked = {"prompt": "a red ball", "num_inference_steps": 2, "seed": 7, "scheduler": "ddim", **size, **values}
+    done = engine.submit(parse_request(task, {**asked, "model": model})).result(WAIT_S)
+    return np.asarray(done.images[0].image, dtype=np.float64)
+
+
+def oracle(pipe: Any, **values: Any) -> np.ndarray:
+    """What diffusers' own pipeline draws for the same request."""
+    pipe.set_progress_bar_config(disable=True)
+    generator = torch.Generator("cpu").manual_seed(7)
+    asked = {"width": 64, "height": 64, "num_inference_steps": 2, "guidance_scale": 7.5, **values}
+    return np.asarray(pipe("a red ball", generator=generator, **asked).images[0], dtype=np.float64)
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    error = float(((a - b) ** 2).mean())
+    return 99.0 if error == 0 else 10 * float(np.log10(255**2 / error))
+
+
+def test_a_folder_a_file_and_a_download_draw_what_diffusers_draws(
+    engine: Engine, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = StableDiffusionPipeline.from_pretrained(root / "one", local_files_only=True, safety_checker=None)
+    folder.scheduler = DDIMScheduler.from_config(folder.scheduler.config)
+    expected = oracle(folder)
+    assert expected.std() > 5, "a picture of one colour would prove nothing"
+    single = StableDiffusionPipeline.from_single_file(
+        str(root / "file.safetensors"), config=str(root / "file"), local_files_only=True
+    )
+    single.scheduler = DDIMScheduler.from_config(single.scheduler.config)
+    assert psnr(oracle(single), expected) > 60
+    with pytest.raises(ModelUnavailable, match="download somebody/tiny"):
+        picture(engine, REPO)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with serve() as hub:
+        hub.add(REPO, root / "one")
+        downloads = Downloads(engine.settings.data_dir, endpoint=hub.url)
+        downloads.start(downloads.offer(engine.registry.for_download(REPO)), accepts_licence=True).result()
+    for name in (str(root / "one"), str(root / "file.safetensors"), REPO):
+        assert psnr(picture(engine, name), expected) > 50, name
+    assert psnr(picture(engine, str(root / "two")), expected) < 40, "other weights draw another picture"
+
+
+def test_the_receipt_names_the_weights(engine: Engine, root: Path) -> None:
+    import hashlib
+
+    values = {"prompt": "", "num_inference_steps": 1, "width": 64, "height": 64}
+
+    def hash_in_receipt(model: Path) -> str:
+        request = parse_request("text_to_image", {**values, "model": str(model)})
+        return engine.submit(request).result(WAIT_S).images[0].receipt.done.model_hash
+
+    file = root / "file.safetensors"
+    assert hash_in_receipt(file) == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert len({hash_in_receipt(root / "one"), hash_in_receipt(root / "two"), hash_in_receipt(file)}) == 3
+
+
+def test_all_tasks_share_one_set_of_weights(manager: PipelineManager, root: Path) -> None:
+    model = manager.get(str(root / "one"))
+    pipes = [
+        model.pipeline(task, make_scheduler("ddim", model.scheduler_config))
+        for task in ("text_to_image", "image_to_image", "inpaint")
+    ]
+    storages = {
+        parameter.untyped_storage().data_ptr(): parameter.untyped_storage().nbytes()
+        for pipe in pipes
+        for part in (pipe.unet, pipe.vae, pipe.text_encoder)
+        for parameter in part.parameters()
+    }
+    assert sum(storages.values()) == weights_of(root / "one") * 4
+    assert len({id(pipe.scheduler) for pipe in pipes}) == 3, "a scheduler is mutable and never shared"
+
+
+def bytes_alive() -> int:
+    gc.collect()
+    found = [thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor) and not thing.is_meta]
+    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in found}.values())
+
+
+def test_switching_frees_the_old_model_whole(manager: PipelineManager, root: Path) -> None:
+    manager.get(str(root / "one"))
+    before = bytes_alive()
+    watched = [weakref.ref(part) for part in manager.get(str(root / "one")).components.values() if part is not None]
+    for name in ("two", "one", "two", "one"):
+        manager.get(str(root / name))
+        assert bytes_alive() <= 1.05 * before
+    assert [ref() for ref in watched if ref() is not None] == []
+    manager.free()
+    assert manager.current is None
+    assert bytes_alive() < before - weights_of(root / "one") * 4 * 0.95
+
+
+def test_switching_under_load_finishes_running_jobs_and_never_mixes(engine: Engine, root: Path) -> None:
+    names = [str(root / "one"), str(root / "two")]
+    values = {"prompt": "a red ball", "num_inference_steps": 3, "seed": 7, "width": 64, "height": 64}
+    alone = {
+        name: np.asarray(
+            engine.submit(parse_request("text_to_image", {**values, "model": name})).result(WAIT_S).images[0].image
+        )
+        for name in names
+    }
+    jobs = [
+        engine.submit(parse_request("text_to_image", {**values, "model": names[k % 2]}), visitor=f"v{k % 3}")
+        for k in range(8)
+    ]
+    for k, job in enumerate(jobs):
+        image = job.result(WAIT_S).images[0]
+        assert image.receipt.done.model == names[k % 2]
+        assert psnr(np.asarray(image.image, dtype=float), alone[names[k % 2]].astype(float)) > 50
+    assert psnr(*(alone[name].astype(float) for name in names)) < 40
+
+
+def test_several_models_stay_where_the_memory_allows_it(settings: Settings, root: Path) -> None:
+    mib = weights_of(root / "one") * 4 / 2**20
+    roomy = settings.model_copy(update={"model_memory_mib": round(2.5 * mib)})
+    manager = PipelineManager(roomy, Registry(models_dir=settings.models_dir))
+    one, two, file = (str(root / name) for name in ("one", "two", "file.safetensors"))
+    loads: list[str] = []
+    for name in (one, two, one, file, one, two):
+        manager.get(name, lambda name=name: loads.append(name))
+        assert manager.current is not None
+        assert manager.current.entry.name == name
+        assert sum(model.weights_mib for model in manager.loaded) <= roomy.model_memory_mib
+    assert loads == [one, two, file, two], "the one used longest ago goes first"
+
+
+def test_a_model_that_is_not_here_leaves_the_current_one(manager: PipelineManager, root: Path) -> None:
+    model = manager.get(str(root / "one"))
+    with pytest.raises(ModelUnavailable, match=r"python -m sd_demo download sd-1\.5 "):
+        manager.get("sd-1.5")
+    assert manager.current is model
+    assert model.components
+
+
+def test_a_model_that_predicts_velocity_draws_what_diffusers_draws(engine: Engine, tmp_path: Path) -> None:
+    folder = random_model.save("sd-2.1", tmp_path / "v2", "tiny")
+    pipe = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True, safety_checker=None)
+    assert pipe.scheduler.config.prediction_type == "v_prediction"
+    assert psnr(picture(engine, str(folder)), oracle(pipe)) > 50
+
+
+def test_a_distilled_model_draws_what_diffusers_draws(engine: Engine, tmp_path: Path) -> None:
+    folder = random_model.save("lcm", tmp_path / "lcm", "tiny")
+    entry = engine.registry.get(str(folder))
+    assert (entry.num_inference_steps, entry.guidance_scale, entry.scheduler) == (4, 8.5, "lcm")
+    pipe = DiffusionPipeline.from_pretrained(folder, local_files_only=True, safety_checker=None)
+    expected = oracle(pipe, num_inference_steps=4, guidance_scale=8.5)
+    asked = {"num_inference_steps": None, "scheduler": None}
+    assert psnr(picture(engine, str(folder), **asked), expected) > 50
+
+
+def test_an_inpainting_model_inpaints_and_says_what_it_cannot(engine: Engine, tmp_path: Path) -> None:
+    folder = random_model.save("sd-1.5-inpainting", tmp_path / "nine", "tiny")
+    photo, mask = Image.effect_noise((64, 64), 60).convert("RGB"), Image.new("L", (64, 64))
+    mask.paste(255, (16, 16, 48, 48))
+    with pytest.raises(InvalidRequest, match="nine only repaints parts of pictures; choose another model") as caught:
+        picture(engine, str(folder))
+    assert caught.value.field == "model"
+    with pytest.raises(InvalidRequest, match="only repaints"):
+        picture(engine, str(folder), "image_to_image", image=photo)
+    result = picture(engine, str(folder), "inpaint", image=photo, mask_image=mask)
+    assert np.array_equal(result[:8], np.asarray(photo)[:8])
+    assert not np.array_equal(result[20:44, 20:44], np.asarray(photo)[20:44, 20:44])
+
+
+def test_an_inpainting_file_says_what_it_cannot_once_it_is_read(engine: Engine, tmp_path: Path) -> None:
+    folder = random_model.save("sd-1.5-inpainting", tmp_path / "nine", "tiny")
+    write_checkpoint(
+        StableDiffusionPipeline.from_pretrained(folder, local_files_only=True), tmp_path / "nine.safetensors"
+    )
+    for weights in folder.rglob("*.safetensors"):
+        weights.unlink()
+    with pytest.raises(InvalidRequest, match="only repaints"):
+        picture(engine, str(tmp_path / "nine.safetensors"))
+
+
+def test_random_weights_are_made_in_memory(manager: PipelineManager, root: Path) -> None:
+    model = manager.get("random:sd-1.5:tiny")
+    folder = json.loads((root / "one" / "unet" / "config.json").read_text())
+    assert model.unet.config.block_out_channels == folder["block_out_channels"]
+    assert model.model_hash == "random:sd-1.5:tiny"
+    for wrong in ("random:sd-9", "random:sd-1.5:huge", "random:"):
+        with pytest.raises(ModelUnavailable, match="no random model"):
+            manager.get(wrong)
+    with pytest.raises(ModelUnavailable, match="takes 7 channels"):
+        manager.get("random:x4-upscaler:tiny")
+
+
+def test_the_embedded_model_is_always_there(manager: PipelineManager) -> None:
+    assert manager.get(EMBEDDED).entry.is_embedded
