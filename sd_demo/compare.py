@@ -84,7 +84,7 @@ def plan_comparison(task: str, values: dict[str, Any], x: str, y: str = "") -> C
     All cells have one seed, so that only what is varied differs. Raises InvalidRequest in one sentence.
     """
     across = parse_axis(x, "x")
-    down = parse_axis(y, "y") if y.strip() else None
+    down = None if isinstance(y, str) and not y.strip() else parse_axis(y, "y")
     _check_pair(across, down)
     count = len(across.values) * (len(down.values) if down else 1)
     if count > MAX_CELLS:

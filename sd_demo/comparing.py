@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,7 +37,7 @@ class Compared:
     images: tuple[ResultImage, ...]
 
 
-def run_comparison(engine: Engine, comparison: Comparison, *, visitor: str = "local") -> Iterator[Progress | Compared]:
+def run_comparison(engine: Engine, comparison: Comparison, *, visitor: str = "local") -> Generator[Progress | Compared]:
     """Run all cells and yield their progress, then the end. Closing the iterator cancels what has not ended.
 
     At most as many cells are in the queue as can run at once, so that a large comparison neither fills the queue for

@@ -57,8 +57,8 @@ class History:
         query = "SELECT name, task, prompt, model, seed, width, height, modified_ns FROM pictures WHERE task NOT NULL"
         query += " AND instr(words, ?)" * len(words) + " ORDER BY modified_ns DESC, name DESC LIMIT ? OFFSET ?"
         with self._index(folder) as index:
-            rows = index.execute(query, (*words, limit, offset)).fetchall()
-        return [Picture(folder / name, *rest, modified / 1e9) for name, *rest, modified in rows]
+            rows: list[Any] = index.execute(query, (*words, limit, offset)).fetchall()
+        return [Picture(folder / row[0], *row[1:-1], made_at=row[-1] / 1e9) for row in rows]
 
     def count(self, visitor: str) -> int:
         """How many pictures this visitor has."""

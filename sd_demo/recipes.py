@@ -43,10 +43,11 @@ def recipes(restored: Restored, registry: Registry, *, files: Mapping[str, str] 
     # The receipt may be anybody's, and these two become code without quotes.
     if receipt.done.device not in DEVICES or receipt.done.dtype not in DTYPES or not _is_whole(restored):
         raise InvalidRequest("The receipt holds values that this program would not run, so there is no code for it.")
+    note = "".join(f"# {files[name]}: the {name} that this was made from\n" for name in restored.pictures)
     return Recipes(
-        diffusers_script(restored, receipt, registry, files),
-        client_call(restored, files, url),
-        command_line(restored, receipt, files),
+        note + diffusers_script(restored, receipt, registry, files),
+        note + client_call(restored, files, url),
+        note + command_line(restored, receipt, files),
     )
 
 

@@ -10,6 +10,7 @@ import inspect
 import logging
 import secrets
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, get_args
 
 import gradio as gr
@@ -37,7 +38,7 @@ def add(engine: Engine) -> None:
         receipts = gr.JSON(visible=False, label="Receipts, one for each picture")
         door.click(
             _handler(engine, kind),
-            inputs=[_parameter(kind, name) for name in parameters(kind)],
+            inputs=[parameter(kind, name) for name in parameters(kind)],
             outputs=[gallery, receipts],
             api_name=task,
             api_description=inspect.cleandoc(kind.__doc__ or ""),
@@ -52,7 +53,8 @@ def parameters(kind: type[Request]) -> list[str]:
     return first + [name for name in kind.model_fields if name not in first]
 
 
-def _parameter(kind: type[Request], name: str) -> Component:
+def parameter(kind: type[Request], name: str) -> Component:
+    """The endpoint's declaration of a request field; its values are not checked by it."""
     field = kind.model_fields[name]
     if name in PICTURE_FIELDS:
         schema: dict[str, Any] = ImageData.model_json_schema()
@@ -74,58 +76,69 @@ def _values(kind: type[Request], name: str) -> str:
     return describe_bounds(kind, name)
 
 
+@contextmanager
+def one_sentence(door: str) -> Iterator[None]:
+    """What goes wrong inside reaches the caller as one sentence; what nobody foresaw only as the id of its log line."""
+    try:
+        yield
+    except PlaygroundError as error:
+        raise gr.Error(str(error), print_exception=False) from None
+    except Exception:
+        request_id = secrets.token_hex(4)
+        logger.exception("/%s failed unexpectedly, id %s", door, request_id)
+        raise gr.Error(
+            f"Something went wrong here; try again, and quote the id {request_id} if it stays.", print_exception=False
+        ) from None
+
+
 def _handler(engine: Engine, kind: type[Request]) -> Callable[..., Iterator[tuple[Any, Any]]]:
     names = parameters(kind)
 
     def call(request: gr.Request, *values: Any) -> Iterator[tuple[Any, Any]]:
         job = None
         try:
-            asked = given(dict(zip(names, values, strict=True)))
-            for name in PICTURE_FIELDS:
-                if name in asked:
-                    asked[name] = uploaded_file(asked[name], field=name)
-            job = engine.submit(parse_request(kind.task, asked), visitor=visitor.folder_name(None, request))
-            for event in job.events():
-                if isinstance(event, events.Done):
-                    yield (
-                        [(results.published(one.path), None) for one in event.images],
-                        [one.receipt.model_dump(mode="json") for one in event.images],
-                    )
-                elif isinstance(event, events.Failed):
-                    raise event.error
-                elif isinstance(event, events.Cancelled):
-                    raise JobCancelled("The job was cancelled.")
-                else:
-                    yield gr.skip(), gr.skip()  # a place to be closed at when the caller has gone
-        except PlaygroundError as error:
-            raise gr.Error(str(error), print_exception=False) from None
-        except Exception:
-            request_id = secrets.token_hex(4)
-            logger.exception("/%s failed unexpectedly, id %s", kind.task, request_id)
-            raise gr.Error(
-                f"Something went wrong here; try again, and quote the id {request_id} if it stays.",
-                print_exception=False,
-            ) from None
+            with one_sentence(kind.task):
+                asked = given(dict(zip(names, values, strict=True)))
+                for name in PICTURE_FIELDS:
+                    if name in asked:
+                        asked[name] = uploaded_file(asked[name], field=name)
+                job = engine.submit(parse_request(kind.task, asked), visitor=visitor.folder_name(None, request))
+                for event in job.events():
+                    if isinstance(event, events.Done):
+                        yield (
+                            [(results.published(one.path), None) for one in event.images],
+                            [one.receipt.model_dump(mode="json") for one in event.images],
+                        )
+                    elif isinstance(event, events.Failed):
+                        raise event.error
+                    elif isinstance(event, events.Cancelled):
+                        raise JobCancelled("The job was cancelled.")
+                    else:
+                        yield gr.skip(), gr.skip()  # a place to be closed at when the caller has gone
         finally:
             if job is not None:
                 job.cancel()
 
-    # Gradio names an endpoint's parameters after its function's, which here are the request's fields.
-    required = inspect.Parameter.empty
-    call.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+    required = names[: _count_required(kind)]
+    call.__signature__ = named_signature(  # type: ignore[attr-defined]
+        {name: None if name in required else kind.model_fields[name].default for name in names}, required
+    )
+    return call
+
+
+def named_signature(defaults: dict[str, Any], required: list[str]) -> inspect.Signature:
+    """Gradio names an endpoint's parameters after its function's: here these, after the gr.Request."""
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    empty = inspect.Parameter.empty
+    return inspect.Signature(
         [
-            inspect.Parameter("request", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=gr.Request),
+            inspect.Parameter("request", kind, annotation=gr.Request),
             *(
-                inspect.Parameter(
-                    name,
-                    inspect.Parameter.POSITIONAL_OR_KEYWORD,
-                    default=required if k < _count_required(kind) else kind.model_fields[name].default,
-                )
-                for k, name in enumerate(names)
+                inspect.Parameter(name, kind, default=empty if name in required else default)
+                for name, default in defaults.items()
             ),
         ]
     )
-    return call
 
 
 def _count_required(kind: type[Request]) -> int:

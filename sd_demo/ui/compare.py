@@ -13,23 +13,22 @@ from sd_demo.compare import AXES, plan_comparison
 from sd_demo.comparing import Progress, run_comparison
 from sd_demo.errors import PlaygroundError
 from sd_demo.requests import ImageToImage, TextToImage
-from sd_demo.ui import controls, copy_as_code, passing_on, results, run, status_line, visitor
+from sd_demo.ui import controls, copy_as_code, results, run, status_line, visitor
 from sd_demo.ui.header import Header
 from sd_demo.ui.results import Results, Shown
-from sd_demo.ui.run import Tab
 from sd_demo.ui.uploads import given, uploaded_file
 
 if TYPE_CHECKING:
     from sd_demo.engine import Engine
 
 NAME: Final = "compare"
-COMPARE: Final = "Compare"
-NOTHING: Final = "nothing"
+TITLE: Final = "Compare"
 HELP: Final = (
     "Values with commas between them, or a range: 1, 3, 5 or 1..10:3. Sizes as 256x256. For words, the first is "
     "replaced in the prompt by each. At most 36 pictures."
 )
-EXAMPLES: Final = {"x": ("guidance_scale", "1, 3, 5, 7"), "y": ("scheduler", "ddim, euler, dpmpp_2m")}
+INTRO: Final = '<div class="intro"><p>One picture for each value, side by side: every one has the same seed.</p></div>'
+FIRST: Final = {"x": ("guidance_scale", "1, 3, 5, 7"), "y": (None, "")}
 _BASE: Final = ("num_inference_steps", "guidance_scale", "scheduler", "width", "height", "seed")
 _PRIVATE: Final[dict[str, Any]] = {"show_progress": "hidden", "api_visibility": "private"}
 
@@ -51,27 +50,137 @@ def build(engine: Engine) -> CompareTab:
     """Lay the tab out where this is called."""
     with gr.Row(elem_classes=["workbench", NAME]):
         with gr.Column(elem_classes=["area-ask"]):
-            made = _made(engine, ["prompt"])
-            axes = [part for axis in ("x", "y") for part in _axis(axis)]
+            made = _made(engine, TextToImage.task, ["prompt"])
+            axes = [part for axis in FIRST for part in _axis(axis)]
             gr.HTML(f'<p class="tokens">{HELP}</p>', js_on_load=None)
             with gr.Row(elem_classes=["go"]):
-                start = gr.Button(COMPARE, variant="primary", elem_id=f"{NAME}-start", scale=3)
+                start = gr.Button(TITLE, variant="primary", elem_id=f"{NAME}-start", scale=3)
                 cancel = gr.Button("Cancel", interactive=False, elem_id=f"{NAME}-cancel", scale=1, min_width=100)
         with gr.Column(elem_classes=["area-show"]):
-            status = gr.HTML("", js_on_load=None, visible=False)
             sheet = gr.Image(
-                label="Sheet", show_label=False, interactive=False, format="png", buttons=["download", "fullscreen"],
-                visible=False, elem_id=f"{NAME}-sheet",
-            )  # fmt: skip
-            cells = results.build(NAME, "<div class='intro'><p>One picture for each value, side by side.</p></div>")
+                label="All pictures in one sheet",
+                show_label=False,
+                interactive=False,
+                visible=False,
+                format="png",
+                buttons=["download", "fullscreen"],
+                elem_id=f"{NAME}-sheet",
+            )
+            cells = results.build(NAME, INTRO)
             copy_as_code.build(engine, NAME, cells)
-            del status
-        with gr.Column(elem_classes=["area-settings"]):
-            with gr.Accordion("What all have in common", open=False):
-                made |= _made(engine, ["negative_prompt", *_BASE])
-                image = gr.Image(
-                    type="filepath", image_mode=None, format="png", sources=["upload", "clipboard"],
-                    label="A picture to start from (optional; strength needs it)", elem_id=f"{NAME}-image",
-                )  # fmt: skip
-                made |= _made(engine, ["strength"])
+        with (
+            gr.Column(elem_classes=["area-settings"]),
+            gr.Accordion("What all have in common", open=False, elem_id=f"{NAME}-common"),
+        ):
+            made |= _made(engine, TextToImage.task, ["negative_prompt", *_BASE])
+            image = gr.Image(
+                type="filepath",
+                image_mode=None,
+                format="png",
+                sources=["upload", "clipboard"],
+                label="A picture to start from, where strength is to vary",
+                elem_id=f"{NAME}-image",
+            )
+            made |= _made(engine, ImageToImage.task, ["strength"])
     return CompareTab(made, image, axes, start, cancel, sheet, cells)
+
+
+def listen(engine: Engine, here: CompareTab, top: Header, visitor_id: gr.BrowserState) -> None:
+    """Wire the tab."""
+    parts = here.cells
+    updated = [parts.status, here.sheet, here.start, here.cancel, *parts.of_picture]
+    inputs = [visitor_id, top.model, *here.axes, here.image, *here.controls.values()]
+    running = here.start.click(
+        _handler(engine, here), inputs, updated, preprocess=False, concurrency_limit=None, **_PRIVATE
+    )
+    here.cancel.click(
+        lambda: {parts.status: status_line.ended("Cancelled."), **_idle(here)},
+        None,
+        [parts.status, here.start, here.cancel],
+        cancels=[running],
+        queue=False,
+        **_PRIVATE,
+    )
+
+    def select(shown: list[Shown], event: gr.SelectData) -> dict[Any, Any]:
+        if not shown or not isinstance(event.index, int) or not 0 <= event.index < len(shown):
+            return {parts.selected: 0}
+        return results.show(parts, shown, event.index, engine.registry) | {parts.strip: gr.skip()}
+
+    parts.strip.select(select, [parts.shown], parts.of_picture, **_PRIVATE)
+
+
+def _handler(engine: Engine, here: CompareTab) -> Callable[..., Iterator[dict[Any, Any]]]:
+    parts = here.cells
+
+    def compare(
+        request: gr.Request, visitor_id: Any, model: Any, x: Any, xs: Any, y: Any, ys: Any, image: Any, *held: Any
+    ) -> Iterator[dict[Any, Any]]:
+        owner = visitor.folder_name(visitor_id, request)
+        try:
+            values = _values(list(here.controls), held) | given({"model": model})
+            picture = uploaded_file(image, field="image")
+            task = TextToImage.task
+            if picture is None:
+                del values["strength"]
+            else:
+                task = ImageToImage.task
+                values = {name: value for name, value in values.items() if name not in ("width", "height")}
+                values["image"] = picture
+            comparison = plan_comparison(task, values, f"{x}: {xs}", f"{y}: {ys}" if y else "")
+            yield {parts.status: status_line.running("Sending …"), **_started(here)}
+            # Closing this generator (Cancel, or a closed page) closes that one, which cancels its jobs.
+            with closing(run_comparison(engine, comparison, visitor=owner)) as news:
+                for one in news:
+                    if isinstance(one, Progress):
+                        words = f"{one.done} of {one.total} pictures"
+                        yield {parts.status: status_line.running(words, one.done / one.total)}
+                        continue
+                    shown = [Shown(cell.path, cell.receipt) for cell in one.images]
+                    yield {
+                        parts.status: status_line.ended(f"Done: {len(shown)} pictures"),
+                        here.sheet: gr.update(value=results.published(one.path), visible=True),
+                        **results.show(parts, shown, 0, engine.registry),
+                        **_idle(here),
+                    }
+        except PlaygroundError as error:
+            yield {parts.status: status_line.failed(str(error), getattr(error, "field", None)), **_idle(here)}
+        except Exception:
+            yield {parts.status: run.unexpected(NAME), **_idle(here)}
+
+    return compare
+
+
+def _values(names: list[str], held: tuple[Any, ...]) -> dict[str, Any]:
+    pairs = zip(names, held, strict=True)
+    return given({name: controls.request_value(TextToImage.task, name, value) for name, value in pairs})
+
+
+def _started(here: CompareTab) -> dict[Any, Any]:
+    return {here.start: gr.update(interactive=False), here.cancel: gr.update(interactive=True)}
+
+
+def _idle(here: CompareTab) -> dict[Any, Any]:
+    return {here.start: gr.update(interactive=True), here.cancel: gr.update(interactive=False)}
+
+
+def _made(engine: Engine, task: str, names: list[str]) -> dict[str, Any]:
+    made = controls.make_all(task, names, engine.defaults(None))
+    for name, control in made.items():
+        control.elem_id = f"{NAME}-{name}"
+    return made
+
+
+def _axis(axis: str) -> tuple[gr.Dropdown, gr.Textbox]:
+    name, values = FIRST[axis]
+    choices = [(controls.LOOKS[n].label if n in controls.LOOKS else n.replace("_", " ").capitalize(), n) for n in AXES]
+    with gr.Row(elem_classes=["pair"]):
+        return (
+            gr.Dropdown(
+                [*choices, *([("Nothing", "")] if axis == "y" else [])],
+                value=name or "",
+                label="Across" if axis == "x" else "Down",
+                elem_id=f"{NAME}-{axis}",
+            ),
+            gr.Textbox(values, label="Values", max_lines=1, elem_id=f"{NAME}-{axis}-values"),
+        )

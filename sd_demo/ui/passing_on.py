@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 import gradio as gr
-from PIL import Image
 
+from sd_demo.errors import InvalidImage
 from sd_demo.images import read_picture
 from sd_demo.requests import ImageToImage, Inpaint
 from sd_demo.ui import mask_editor, results
@@ -16,6 +16,7 @@ from sd_demo.ui.run import Tab
 if TYPE_CHECKING:
     from sd_demo.engine import Engine
 
+GONE: Final = "This picture is no longer here; generate it again."
 _PRIVATE: Final[dict[str, Any]] = {"show_progress": "hidden", "api_visibility": "private"}
 
 
@@ -26,7 +27,10 @@ def listen(engine: Engine, tab: Tab, tabs: dict[str, Tab], chooser: gr.Tabs) -> 
     def select(shown: list[Shown], event: gr.SelectData) -> Any:
         if not shown or not isinstance(event.index, int) or not 0 <= event.index < len(shown):
             return {parts.selected: 0}
-        return results.show(parts, shown, event.index, engine.registry) | {parts.strip: gr.skip()}
+        try:
+            return results.show(parts, shown, event.index, engine.registry) | {parts.strip: gr.skip()}
+        except OSError:
+            return {parts.notes: GONE}
 
     def reuse_seed(shown: list[Shown], selected: int) -> Any:
         return str(shown[selected].receipt.done.seed) if shown else gr.skip()
@@ -56,10 +60,12 @@ def sender(task: str) -> Any:
         if not shown:
             return gr.skip(), gr.skip(), gr.skip()
         path = shown[selected].path
-        value: Any = results.published(path)
-        if task == Inpaint.task:
-            with Image.open(path) as image:
-                value = mask_editor.painted(read_picture(image), None)
+        try:
+            value: Any = results.published(path)
+            if task == Inpaint.task:
+                value = mask_editor.painted(read_picture(path), None)
+        except (OSError, InvalidImage):
+            raise gr.Error(GONE, print_exception=False) from None
         return gr.Tabs(selected=task), value, prompt
 
     return send

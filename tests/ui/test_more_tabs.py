@@ -1,0 +1,154 @@
+"""Compare, History, settings back and copy as code, as people use them in a browser."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect
+
+from sd_demo.outputs import SHEET_KEY
+from tests.http_api import HttpApi
+from tests.receipts import make_receipt
+from tests.ui.actions import fetch, generate, set_number, write_prompt
+from tests.ui.conftest import DESKTOP, PATIENCE_MS, Served, open_page
+
+pytestmark = pytest.mark.browser
+TASK = "text_to_image"
+
+
+def open_tab(page: Page, title: str) -> None:
+    page.get_by_role("tab", name=title, exact=True).click()
+
+
+def make(page: Page, prompt: str, seed: str) -> None:
+    write_prompt(page, TASK, prompt)
+    set_number(page, TASK, "seed", seed)
+    generate(page, TASK)
+
+
+def test_a_picture_is_told_as_code(page: Page) -> None:
+    make(page, 'a "red" ball', "7")
+    page.locator("#text_to_image-code > button").click()
+    expect(page.locator("#text_to_image-code-diffusers")).to_contain_text("""prompt='a "red" ball'""")
+    expect(page.locator("#text_to_image-code-diffusers")).to_contain_text("manual_seed(7)")
+    make(page, "a house", "8")  # what stands there follows the picture
+    expect(page.locator("#text_to_image-code-diffusers")).to_contain_text("manual_seed(8)")
+    page.locator("#text_to_image-code").get_by_role("tab", name="command line").click()
+    expect(page.locator("#text_to_image-code-command")).to_contain_text("python -m sd_demo generate")
+
+
+def test_history_is_searched_opened_and_deleted(page: Page, served: Served, browser: Browser) -> None:
+    make(page, "a red ball", "7")
+    make(page, "a blue house", "8")
+    open_tab(page, "History")
+    expect(page.locator("#history-count")).to_contain_text("2 pictures")
+    expect(page.locator("#history-gallery img")).to_have_count(2)
+    page.locator("#history-search input, #history-search textarea").fill("RED")
+    expect(page.locator("#history-count")).to_contain_text("1 of your 2")
+    expect(page.locator("#history-gallery img")).to_have_count(1)
+    page.locator("#history-gallery button").first.click()
+    expect(page.locator("#history-receipt")).to_contain_text("seed 7")
+
+    page.locator("#history-settings").click()
+    expect(page.locator("#settings-back-report")).to_contain_text("a red ball")
+    page.locator("#settings-back-apply").click()
+    expect(page.locator(f"#{TASK}-prompt textarea")).to_have_value("a red ball")
+    expect(page.locator(f"#{TASK}-seed input, #{TASK}-seed textarea").first).to_have_value("7")
+
+    open_tab(page, "History")
+    page.locator("#history-use-as-input").click()
+    expect(page.locator("#image_to_image-image img")).to_be_visible()
+    expect(page.locator("#image_to_image-prompt textarea")).to_have_value("a red ball")
+
+    open_tab(page, "History")
+    files = set(served.folder.glob("*/*.png"))
+    page.locator("#history-delete").click()
+    page.locator("#history-keep").click()
+    page.locator("#history-delete").click()
+    page.locator("#history-delete-now").click()
+    expect(page.locator("#history-status")).to_contain_text("Deleted")
+    expect(page.locator("#history-count")).to_contain_text("None of your 1")
+    assert len(files - set(served.folder.glob("*/*.png"))) == 1
+
+    other = browser.new_context(viewport=DESKTOP)  # type: ignore[arg-type]
+    other.set_default_timeout(PATIENCE_MS)
+    stranger = open_page(other, served.url)
+    open_tab(stranger, "History")
+    expect(stranger.locator("#history-count")).to_contain_text("Your pictures will be here")
+    other.close()
+
+
+def test_settings_come_back_from_a_dropped_file(page: Page, tmp_path: Path) -> None:
+    receipt = make_receipt(prompt="<b>a ball</b>", seed=5, scheduler="euler", width=128, height=64)
+    Image.new("RGB", (32, 32)).save(tmp_path / "ours.png", pnginfo=receipt.png_info())
+    Image.new("RGB", (32, 32)).save(tmp_path / "plain.png")
+    open_tab(page, "History")
+    page.locator("#settings-back-file input[type=file]").set_input_files(tmp_path / "ours.png")
+    expect(page.locator("#settings-back-report")).to_contain_text("<b>a ball</b>")
+    page.locator("#settings-back-apply").click()
+    expect(page.locator(f"#{TASK}-prompt textarea")).to_have_value("<b>a ball</b>")
+    expect(page.locator(f"#{TASK}-width input[type=number]")).to_have_value("128")
+    open_tab(page, "History")
+    page.get_by_role("button", name=re.compile("clear|remove", re.I)).first.click()
+    page.locator("#settings-back-file input[type=file]").set_input_files(tmp_path / "plain.png")
+    expect(page.locator("#settings-back-report")).to_contain_text("carries no settings")
+    expect(page.locator("#settings-back-apply")).to_be_hidden()
+
+
+def test_compare_shows_a_sheet_and_every_picture(page: Page) -> None:
+    open_tab(page, "Compare")
+    page.locator("#compare-prompt textarea").fill("a red ball")
+    page.locator("#compare-x-values input, #compare-x-values textarea").fill("2, 4, 6")
+    page.locator("#compare-start").click()
+    expect(page.locator("#compare-status")).to_contain_text("Done: 3 pictures")
+    image = page.locator("#compare-sheet img")
+    expect(image).to_be_visible()
+    sheet = fetch(page, image.get_attribute("src") or "")
+    assert len(json.loads(sheet.info[SHEET_KEY])) == 3
+    page.locator("#compare-gallery button").nth(2).click()
+    expect(page.locator("#compare-receipt")).to_contain_text("guidance 6")
+    page.locator("#compare-x-values input, #compare-x-values textarea").fill("2, x")
+    page.locator("#compare-start").click()
+    expect(page.locator("#compare-status")).to_contain_text("'x' is no number")
+    expect(page.locator("#compare-start")).to_be_enabled()
+
+
+def test_cancel_stops_a_comparison(page: Page, served: Served) -> None:
+    open_tab(page, "Compare")
+    page.locator("#compare-x-values input, #compare-x-values textarea").fill("2, 4, 6")
+    served.engine.step_s = 0.5
+    try:
+        page.locator("#compare-start").click()
+        expect(page.locator("#compare-status")).to_contain_text("of 3 pictures")
+        page.locator("#compare-cancel").click()
+        expect(page.locator("#compare-status")).to_contain_text("Cancelled")
+        page.wait_for_timeout(1000)
+        assert all(job.is_cancelled.is_set() for job in served.engine.jobs[-3:])
+    finally:
+        served.engine.step_s = 0.02
+
+
+def test_the_api_compares(served: Served) -> None:
+    from sd_demo.ui.compare_api import parameters
+
+    api = HttpApi(served.url)
+    photo = io.BytesIO()
+    Image.new("RGB", (64, 64), "red").save(photo, "PNG")
+
+    def call(**values: object) -> object:
+        return api.call_raw("compare", [values.get(name) for name in parameters()])
+
+    answer = call(prompt="a ball", x="seed: 1..2", y="guidance_scale: 1, 3", num_inference_steps=2)
+    assert [receipt["done"]["seed"] for receipt in answer.data[2]] == [1, 2, 1, 2]
+    assert len(answer.data[1]) == 4
+    answer = call(prompt="a ball", x="strength: 0.2, 0.9", image=api.upload(photo.getvalue()), num_inference_steps=2)
+    assert [receipt["task"] for receipt in answer.data[2]] == ["image_to_image"] * 2
+    for bad in ({"prompt": "x", "x": "colour: 1"}, {"prompt": "x"}, {"prompt": "x", "x": 5}, {"x": "seed: 1", "y": []}):
+        assert call(**bad).error
+        assert "went wrong" not in call(**bad).error
+    api.close()
