@@ -10,21 +10,23 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-import torch
 from PIL import Image
 
 from sd_demo.canvas import plan as plan_canvas
 from sd_demo.decoding import preview
 from sd_demo.denoising import Denoising, advance
-from sd_demo.errors import DeviceFailure, ModelUnavailable, OutOfMemory, PlaygroundError, QueueFull
+from sd_demo.errors import DeviceFailure, ModelUnavailable, PlaygroundError, QueueFull
 from sd_demo.events import Cancelled, Decoding, Encoding, Failed, Loading, Queued, Step
 from sd_demo.fair_queue import FairQueue
 from sd_demo.finishing import Running, finish, make_plan
+from sd_demo.gate import Gate
+from sd_demo.health import Health, Status, as_expected, device_bytes, is_fatal
 from sd_demo.job import Job
 from sd_demo.lora_folder import find_lora
+from sd_demo.metrics import Metrics
 from sd_demo.outputs import Outputs
 from sd_demo.pipeline_manager import LoadedModel, PipelineManager
 from sd_demo.placement import choose_device
@@ -38,22 +40,6 @@ from sd_demo.turns import Turns
 log = logging.getLogger(__name__)
 
 PREVIEW_SHARE = 0.1  # previews may take this share of a job's time
-
-
-@dataclass(frozen=True)
-class Status:
-    """What the page's header shows. `state` is loading, ready or failed; `message` a sentence or empty."""
-
-    model: str
-    title: str
-    state: str
-    message: str
-    device: str = ""
-    dtype: str = ""
-    attention: str = ""
-    memory_mib: float = 0.0
-    queued: int = 0
-    running: int = 0
 
 
 class Engine:
@@ -73,13 +59,14 @@ class Engine:
         self._note = "" if settings.model else what_is_missing(self.registry, has_gpu=has_gpu)
         self.registry.get(self._default)  # a wrong name is said at once, not at the first click
         self._manager = PipelineManager(settings, self.registry)
-        self.device_turns = (
-            Turns()
-        )  # whatever else works on the device, such as a training, takes turns with the worker
+        self.device_turns = Turns()  # whatever else works on the device, such as a training, takes turns too
+        self.metrics = Metrics()
+        self._gate = Gate(settings.limits)
         self._speed = Speed()
         self._queue = FairQueue()
         self._running: list[Running] = []
         self._state, self._message = "loading", ""
+        self._fault = ""  # why no job will ever run again in this process
         self._wake = threading.Condition()
         self._is_closing = False
         self._worker = threading.Thread(target=self._work, name="engine", daemon=True)
@@ -105,23 +92,37 @@ class Engine:
     def submit(self, request: AnyRequest, *, visitor: str = "local", has_previews: bool = False) -> Job:
         """Queue a request and return its job at once.
 
-        Raises ModelUnavailable for a model that is not known, InvalidRequest for a LoRA that is not there, QueueFull
-        where too much waits already.
+        Raises ModelUnavailable for a model that is not known, InvalidRequest for a LoRA that is not there or for more
+        than a visitor may ask here, QueueFull where too much waits already, DeviceFailure where the device is lost.
         """
-        check_task(self.registry.get(request.model or self._default), request.task)
-        for choice in request.loras:
-            find_lora(choice.name, self.settings.lora_dir)
         job = Job(request, visitor=visitor, has_previews=has_previews)
+        try:
+            entry = self.registry.get(request.model or self._default)
+            check_task(entry, request.task)
+            self._gate.check_request(request, entry)
+            for choice in request.loras:
+                find_lora(choice.name, self.settings.lora_dir)
+            self._enqueue(job)
+        except PlaygroundError as error:
+            self.metrics.add_failure(error, "refused")
+            raise
+        return job
+
+    def _enqueue(self, job: Job) -> None:
         with self._wake:
+            if self._fault:
+                raise DeviceFailure(self._fault)
             if self._is_closing:
                 raise QueueFull("The program is shutting down; try again in a minute.", 60.0)
+            jobs = [*self._queue.in_order(), *(running.job for running in self._running)]
+            theirs = sum(other.visitor == job.visitor and not other.is_cancelled for other in jobs)
+            self._gate.check_visitor(job.visitor, theirs, self._speed.wait_s(1))
             if len(self._queue) >= self.settings.max_queue:
                 wait = self._speed.wait_s(len(self._queue))
                 raise QueueFull(f"The queue is full; try again in about {wait:.0f} s.", wait)
             self._queue.add(job)
             self._tell_positions()
             self._wake.notify_all()
-        return job
 
     def status(self) -> Status:
         """The state of model and queue at this moment."""
@@ -137,6 +138,21 @@ class Engine:
             status, device=place.device.type, dtype=place.dtype_name, attention=place.attention,
             memory_mib=model.weights_mib,
         )  # fmt: skip
+
+    def health(self) -> Health:
+        """Whether this process can go on, and whether it takes jobs."""
+        fault = self._fault
+        if not fault and not self._worker.is_alive() and not self._is_closing:
+            fault = "The worker is not running."
+        is_ready = not fault and not self._is_closing and self._manager.current is not None
+        return Health(fault, is_ready, fault or self._message or ("shutting down" if self._is_closing else self._state))
+
+    def metrics_text(self) -> str:
+        """Everything that was counted, as Prometheus reads it."""
+        health, status = self.health(), self.status()
+        gauges = {"queued_jobs": status.queued, "running_jobs": status.running, "device_bytes": device_bytes()}
+        model_loaded = self._manager.current is not None
+        return self.metrics.text(gauges | {"model_loaded": model_loaded, "healthy": not health.fault})
 
     def token_report(self, prompt: str) -> TokenReport | None:
         """How the loaded model's tokenizer sees `prompt`; None while nothing is loaded."""
@@ -155,11 +171,23 @@ class Engine:
 
     def _work(self) -> None:
         try:
+            self._take_turns()
+        except BaseException as error:
+            log.critical("the worker ended", exc_info=error)
+            self._fault = self._fault or "The worker ended unexpectedly; the program must be started again."
+        with self._wake:  # nobody may wait for ever
+            left = [*self._queue.in_order(), *(running.job for running in self._running)]
+            self._queue, self._running = FairQueue(), []
+        if left:
+            self._fail(left, DeviceFailure(self._fault))
+
+    def _take_turns(self) -> None:
+        try:
             self._model(self._default, lambda: None)
         except PlaygroundError as error:
             self._state, self._message = "failed", str(error)
             log.error("%s", error)
-        while True:
+        while not self._fault:
             with self._wake:
                 self._wake.wait_for(lambda: len(self._queue) or self._running or self._is_closing)
                 if self._is_closing and not self._running and not len(self._queue):
@@ -182,7 +210,7 @@ class Engine:
             stopped = [r for r in self._running if r.job.is_cancelled]
             self._running = [r for r in self._running if not r.job.is_cancelled]
         for job in (*dropped, *(r.job for r in stopped)):
-            job.tell(Cancelled())
+            self._end_cancelled(job)
 
     def _admit(self) -> None:
         """Take waiting jobs while there is room; one of another model or LoRAs waits until the running ones end."""
@@ -220,6 +248,7 @@ class Engine:
             )  # fmt: skip
             denoising = Denoising(model, plan, canvas, embeds)
             running = Running(job, denoising, embeds, encode_s=time.perf_counter() - start)
+            self._charge(job, "encode", running.encode_s)
             with self._wake:
                 self._running.append(running)
         except Exception as error:
@@ -248,7 +277,10 @@ class Engine:
             return
         elapsed = time.perf_counter() - start
         self._speed.learn_step(group, elapsed)
+        self.metrics.add_step(len(group), elapsed)
+        rows = sum(running.denoising.rows for running in group)
         for running, failure in zip(group, failures, strict=True):
+            self._gate.charge(running.job.visitor, elapsed * running.denoising.rows / rows)
             if failure is not None:
                 self._remove([running])
                 self._fail([running.job], failure)
@@ -263,15 +295,20 @@ class Engine:
         pictures: tuple[Image.Image, ...] = ()
         if is_due and running.preview_s <= PREVIEW_SHARE * running.denoise_s:
             start = time.perf_counter()
-            pictures = preview(denoising)
+            try:
+                pictures = preview(denoising)
+            except Exception as error:  # the picture itself may still come out well
+                log.warning("request %s has no preview (%s)", running.job.id, type(error).__name__)
+                running.job.has_previews = False
             running.preview_s += time.perf_counter() - start
+            self._charge(running.job, "preview", time.perf_counter() - start)
         running.job.tell(Step(denoising.index, denoising.total, left, pictures))
 
     def _finish(self) -> None:
         for running in [r for r in self._running if r.denoising.is_finished]:
             self._remove([running])
             if running.job.is_cancelled:  # a cancelled job is never decoded
-                running.job.tell(Cancelled())
+                self._end_cancelled(running.job)
                 continue
             running.job.tell(Decoding())
             try:
@@ -280,6 +317,9 @@ class Engine:
                 self._fail([running.job], error)
                 continue
             self._speed.learn_job(running)
+            self._charge(running.job, "decode", running.decode_s)
+            self.metrics.add("images_total", len(done.images))
+            self.metrics.add("jobs_total", outcome="done")
             running.job.tell(done)
 
     def _remove(self, group: list[Running]) -> None:
@@ -290,16 +330,19 @@ class Engine:
         for position, job in enumerate(self._queue.in_order(), start=1):
             job.tell(Queued(position, self._speed.wait_s(position) if self._speed.is_known else None))
 
+    def _charge(self, job: Job, stage: str, seconds: float) -> None:
+        self.metrics.add("stage_seconds_total", seconds, stage=stage)
+        self._gate.charge(job.visitor, seconds)
+
+    def _end_cancelled(self, job: Job) -> None:
+        self.metrics.add("jobs_total", outcome="cancelled")
+        job.tell(Cancelled())
+
     def _fail(self, jobs: list[Job], error: Exception) -> None:
+        if is_fatal(error) and not self._fault:
+            log.critical("the device is lost", exc_info=error)
+            self._fault = "The device failed and cannot be used again; the program must be started again."
         for job in jobs:
-            job.tell(Failed(_as_expected(error, job.id), job.id))
-
-
-def _as_expected(error: Exception, request_id: str) -> PlaygroundError:
-    """`error` in words for people; one that nobody foresaw is logged under its id and shown as that id."""
-    if isinstance(error, PlaygroundError):
-        return error
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "out of memory" in str(error).lower():
-        return OutOfMemory("Memory ran out; choose a smaller size or fewer images, then try again.")
-    log.error("request %s failed", request_id, exc_info=error)
-    return DeviceFailure(f"Something unforeseen went wrong; it is in the log under {request_id}. Try again.")
+            expected = DeviceFailure(self._fault) if is_fatal(error) else as_expected(error, job.id)
+            self.metrics.add_failure(expected)
+            job.tell(Failed(expected, job.id))

@@ -27,6 +27,9 @@ FLOORS = {
         "model_files",
         "receipt",
         "outputs",
+        "limits",
+        "gate",
+        "metrics",
         "events",
         "lora_folder",
         "history",
@@ -43,6 +46,7 @@ FLOORS = {
     ),  # data, no torch
     1: (
         "placement",
+        "health",
         "schedulers",
         "checkpoints",
         "random_model",

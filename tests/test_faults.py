@@ -1,0 +1,219 @@
+"""Faults put in on purpose, at every stage: the person gets a sentence, and the next same-seed picture is the same."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sd_demo import engine as engine_module
+from sd_demo import finishing as finishing_module
+from sd_demo.engine import Engine
+from sd_demo.errors import DeviceFailure, InvalidRequest, NonFiniteImage, OutOfMemory, OutputFailed, QueueFull
+from sd_demo.events import Done, Failed
+from sd_demo.job import Job
+from sd_demo.outputs import TEMPORARY_PREFIX
+from sd_demo.requests import parse_request
+from sd_demo.settings import Settings
+
+WAIT_S = 120
+
+
+def make(folder: Path, **settings: Any) -> Engine:
+    engine = Engine(Settings(device="cpu", dtype="float32", attention="sdpa", output_dir=folder, **settings))
+    engine.start()
+    return engine
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    engine = make(tmp_path_factory.mktemp("faults"))
+    yield engine
+    engine.close()
+
+
+def submit(engine: Engine, *, has_previews: bool = False, **values: Any) -> Job:
+    small = {"prompt": "a red ball", "num_inference_steps": 2, "seed": 1, "width": 64, "height": 64}
+    return engine.submit(parse_request("text_to_image", small | values), has_previews=has_previews)
+
+
+def pixels(engine: Engine) -> np.ndarray:
+    return np.asarray(submit(engine).result(WAIT_S).images[0].image, dtype=np.int16)
+
+
+@pytest.fixture(scope="module")
+def before(engine: Engine) -> np.ndarray:
+    return pixels(engine)
+
+
+def out_of_memory() -> Exception:
+    return torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+def no_space() -> Exception:
+    return OSError(errno.ENOSPC, "No space left on device")
+
+
+def unforeseen() -> Exception:
+    return RuntimeError("expected scalar type Half but found Float")
+
+
+STAGES = {
+    "plan": (engine_module, "make_plan"),
+    "canvas": (engine_module, "plan_canvas"),
+    "first noise": (engine_module, "Denoising"),
+    "step": (engine_module, "advance"),
+    "end": (engine_module, "finish"),
+    "decode": (finishing_module, "decode"),
+    "receipt": (finishing_module, "make_receipt"),
+}
+ERRORS: dict[str, tuple[Callable[[], Exception], type[Exception]]] = {
+    "memory": (out_of_memory, OutOfMemory),
+    "host memory": (MemoryError, OutOfMemory),
+    "unforeseen": (unforeseen, DeviceFailure),
+    "disk": (no_space, DeviceFailure),
+}
+
+
+def fail_with(error: Callable[[], Exception]) -> Callable[..., Any]:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise error()
+
+    return fail
+
+
+@pytest.mark.parametrize("kind", ERRORS)
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_fault_at_any_stage_is_a_sentence_and_leaves_nothing_behind(
+    engine: Engine, before: np.ndarray, stage: str, kind: str
+) -> None:
+    error, expected = ERRORS[kind]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(*STAGES[stage], fail_with(error))
+        with pytest.raises(expected, match=r"\.$") as caught:
+            submit(engine).result(WAIT_S)
+    assert "\n" not in str(caught.value)
+    assert np.array_equal(pixels(engine), before)
+    assert engine.health().fault == ""
+
+
+def test_a_model_that_answers_nan_is_said_and_the_next_picture_is_right(engine: Engine, before: np.ndarray) -> None:
+    real = engine_module.advance
+
+    def poison(denoisings: Any) -> Any:
+        failures = real(denoisings)
+        for denoising in denoisings:
+            denoising.latents = denoising.latents * float("nan")
+        return failures
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine_module, "advance", poison)
+        with pytest.raises(NonFiniteImage):
+            submit(engine).result(WAIT_S)
+    assert np.array_equal(pixels(engine), before)
+
+
+def test_a_preview_that_fails_costs_only_the_preview(engine: Engine, before: np.ndarray) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine_module, "preview", fail_with(out_of_memory))
+        done = submit(engine, has_previews=True).result(WAIT_S)
+    assert np.array_equal(np.asarray(done.images[0].image, dtype=np.int16), before)
+
+
+@pytest.mark.parametrize("name", ["fsync", "replace"])
+def test_a_disk_that_fails_leaves_no_partial_file(engine: Engine, before: np.ndarray, name: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, name, fail_with(no_space))
+        with pytest.raises(OutputFailed, match="No space left on device"):
+            submit(engine).result(WAIT_S)
+    assert list(engine.outputs.folder.rglob(f"{TEMPORARY_PREFIX}*")) == []
+    assert np.array_equal(pixels(engine), before)
+
+
+def test_a_folder_that_was_deleted_is_made_again(engine: Engine, before: np.ndarray) -> None:
+    shutil.rmtree(engine.outputs.folder)
+    assert np.array_equal(pixels(engine), before)
+    assert len(list(engine.outputs.folder.rglob("*.png"))) == 1
+
+
+def test_faults_are_counted_by_their_kind(engine: Engine) -> None:
+    failures = engine.metrics.value("failures_total", kind="OutOfMemory")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine_module, "advance", fail_with(out_of_memory))
+        with pytest.raises(OutOfMemory):
+            submit(engine).result(WAIT_S)
+    assert engine.metrics.value("failures_total", kind="OutOfMemory") == failures + 1
+    text = engine.metrics_text()
+    assert "sd_demo_healthy 1" in text
+    assert "sd_demo_model_loaded 1" in text
+    assert engine.metrics.value("stage_seconds_total", stage="decode") > 0
+
+
+@pytest.fixture
+def another(tmp_path: Path) -> Iterator[Engine]:
+    engine = make(tmp_path)
+    yield engine
+    engine.close()
+
+
+def test_a_lost_device_ends_all_jobs_and_is_told_to_the_supervisor(another: Engine) -> None:
+    assert another.health().fault == ""
+    go_on = threading.Event()
+
+    def lose(_: Any) -> Any:
+        assert go_on.wait(WAIT_S)
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine_module, "advance", lose)
+        jobs = [submit(another, model=None, seed=seed) for seed in range(3)]
+        go_on.set()
+        for job in jobs:
+            with pytest.raises(DeviceFailure, match="must be started again"):
+                job.result(WAIT_S)
+    health = another.health()
+    assert "started again" in health.fault
+    assert not health.is_ready
+    with pytest.raises(DeviceFailure, match="must be started again"):
+        submit(another)
+
+
+def test_a_worker_that_died_leaves_nobody_waiting(another: Engine) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Engine, "_admit", fail_with(lambda: SystemError("the interpreter is confused")))
+        job = submit(another)
+        with pytest.raises(DeviceFailure, match="must be started again"):
+            job.result(WAIT_S)
+    assert "worker ended" in another.health().fault
+    assert "sd_demo_healthy 0" in another.metrics_text()
+
+
+def test_stopping_hands_back_what_runs_and_refuses_what_comes(tmp_path: Path) -> None:
+    engine = make(tmp_path, max_rows=2)
+    jobs = [submit(engine, seed=seed, num_inference_steps=150) for seed in range(4)]
+    engine.close(0.2)
+    ends = [list(job.events())[-1] for job in jobs]
+    assert not any(isinstance(end, Done | Failed) for end in ends[1:])
+    with pytest.raises(QueueFull, match="shutting down"):
+        submit(engine)
+    assert list(tmp_path.rglob(f"{TEMPORARY_PREFIX}*")) == []
+
+
+def test_the_gate_stands_before_the_queue(tmp_path: Path) -> None:
+    engine = Engine(Settings(device="cpu", output_dir=tmp_path, max_visitor_jobs=2, max_steps=10))
+    for seed in range(2):
+        submit(engine, seed=seed)  # nobody works: they wait
+    with pytest.raises(QueueFull, match="2 at once is the most"):
+        submit(engine)
+    with pytest.raises(InvalidRequest, match="num_inference_steps may be at most 10"):
+        submit(engine, num_inference_steps=11)
+    assert engine.metrics.value("jobs_total", outcome="refused") == 2
+    assert engine.status().queued == 2
