@@ -92,8 +92,8 @@ def build(engine: Engine, *, examples_folder: Path = examples.FOLDER) -> Page:
         model_choice.listen(engine, top, tabs)
         memory.listen_for_visitor(page, visitor_id)
         for tab in tabs.values():
-            _listen(engine, tab, top, visitor_id)
-            live_lines.listen(engine, tab, top.model)
+            ran = _listen(engine, tab, top, visitor_id)
+            live_lines.listen(engine, tab, top.model, ran)
             memory.listen(engine, page, tab, visitor_id)
             passing_on.listen(engine, tab, tabs, chooser)
         api.add(engine)
@@ -102,8 +102,8 @@ def build(engine: Engine, *, examples_folder: Path = examples.FOLDER) -> Page:
     return page
 
 
-def _listen(engine: Engine, tab: Tab, top: Header, visitor_id: gr.BrowserState) -> None:
-    tab.generate.click(
+def _listen(engine: Engine, tab: Tab, top: Header, visitor_id: gr.BrowserState) -> Any:
+    ran = tab.generate.click(
         run.page_handler(engine, tab),
         [visitor_id, top.model, *tab.inputs],
         run.outputs(tab),
@@ -116,6 +116,7 @@ def _listen(engine: Engine, tab: Tab, top: Header, visitor_id: gr.BrowserState) 
         None, None, [tab.results.status, tab.cancel], js=run.cancelling(), show_progress="hidden", queue=False
     )
     tab.cancel.click(run.cancel, [tab.job], show_progress="hidden", queue=False, api_visibility="private")
+    return ran
 
 
 def _has_address(value: Any) -> bool:

@@ -28,8 +28,8 @@ _QUIET: Final[dict[str, Any]] = {
 }
 
 
-def listen(engine: Engine, tab: Tab, model: gr.Dropdown) -> None:
-    """Keep both lines of a tab true while the person types."""
+def listen(engine: Engine, tab: Tab, model: gr.Dropdown, ran: Any) -> None:
+    """Keep both lines of a tab true while the person types, and after each run, which teaches what one costs."""
 
     def tokens(prompt: Any, model: Any) -> str:
         return token_line(engine, prompt, model)
@@ -39,13 +39,8 @@ def listen(engine: Engine, tab: Tab, model: gr.Dropdown) -> None:
 
     tab.controls["prompt"].change(tokens, [tab.controls["prompt"], model], [tab.token_line], **_QUIET)
     costly = [tab.controls[name] for name in COSTLY if name in tab.controls]
-    gr.on(
-        [control.change for control in costly],
-        cost,
-        list(tab.controls.values()),
-        [tab.estimate],
-        **_QUIET,
-    )
+    for event in (*(control.change for control in costly), ran.then):
+        event(cost, list(tab.controls.values()), [tab.estimate], **_QUIET)
 
 
 def token_line(engine: Engine, prompt: Any, model: Any) -> str:
