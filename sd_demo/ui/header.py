@@ -10,7 +10,6 @@ import gradio as gr
 
 if TYPE_CHECKING:
     from sd_demo.engine import Engine
-    from sd_demo.registry import ModelEntry
 
 TITLE: Final = "Stable Diffusion Playground"
 POLL_S: Final = 1.0
@@ -32,7 +31,7 @@ def build(engine: Engine) -> Header:
     with gr.Row(elem_classes=["header"]):
         gr.HTML(f"<h1>{TITLE}</h1>", elem_classes=["title"], js_on_load=None)
         model = gr.Dropdown(
-            choices=[(entry.title, entry.name) for entry in _entries(engine)],
+            choices=_choices(engine),
             value=engine.defaults(None).name,
             label="Model",
             show_label=False,
@@ -76,6 +75,8 @@ def state_line(engine: Engine) -> str:
     return f'<p class="dot {escape(status.state)}" role="status">{" · ".join(parts)}</p>'
 
 
-def _entries(engine: Engine) -> list[ModelEntry]:
+def _choices(engine: Engine) -> list[tuple[str, str]]:
+    """(label, name) of every model, the chosen one among them."""
     chosen = engine.defaults(None)
-    return [*([] if any(e.name == chosen.name for e in engine.registry) else [chosen]), *engine.registry]
+    entries = [*([] if any(e.name == chosen.name for e in engine.registry) else [chosen]), *engine.registry]
+    return [(e.title + ("" if engine.registry.weights(e) else " (not here yet)"), e.name) for e in entries]

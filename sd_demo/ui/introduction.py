@@ -14,12 +14,14 @@ FIRST_STEP = {
 }
 
 
-def html(task: str, entry: ModelEntry) -> str:
-    """One short text, as HTML."""
+def html(task: str, entry: ModelEntry, *, is_here: bool) -> str:
+    """One short text, as HTML. `is_here`: the model's weights are on this machine."""
+    if not is_here:
+        return _of_absent(entry)
     if task != TextToImage.task:
         return f"<p>{escape(FIRST_STEP[task])}</p>"
     if not entry.is_embedded:
-        return f"<p><b>{escape(entry.title)}</b></p><p>{escape(entry.summary)}</p>"
+        return f"<p><b>{escape(entry.title)}</b>: {escape(entry.summary)}</p><p>Licence: {escape(entry.licence)}</p>"
     words = vocabulary()
     known = "".join(
         f"<li><b>{escape(kind)}</b> {escape(', '.join(str(word).replace('_', ' ') for word in words[kind]))}</li>"
@@ -27,5 +29,13 @@ def html(task: str, entry: ModelEntry) -> str:
     )
     return (
         f"<p><b>{escape(entry.title)}</b>: {escape(entry.summary)} Words that it knows:</p><ul>{known}</ul>"
-        "<p>For everything else, start with a Stable Diffusion v1 model: <code>python app.py --model FOLDER</code></p>"
+        "<p>For everything else, choose a Stable Diffusion model above.</p>"
+    )
+
+
+def _of_absent(entry: ModelEntry) -> str:
+    return (
+        f"<p><b>{escape(entry.title)}</b> is not on this machine yet: {escape(entry.summary)}</p>"
+        f"<p>Licence: {escape(entry.licence)}. A download of {entry.download_mib / 1024:.1f} GB:</p>"
+        f"<p><code>python -m sd_demo download {escape(entry.name)}</code></p>"
     )

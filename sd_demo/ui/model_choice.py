@@ -51,6 +51,6 @@ def _follow(engine: Engine, tab: Tab, names: list[str]) -> Callable[..., list[An
         for name, value in zip(names, held, strict=True):
             is_untouched = value == controls.default_value(tab.task, name, old)
             updates.append(controls.default_value(tab.task, name, new) if is_untouched else gr.skip())
-        return [*updates, introduction.html(tab.task, new)]
+        return [*updates, introduction.html(tab.task, new, is_here=engine.registry.weights(new) is not None)]
 
     return follow

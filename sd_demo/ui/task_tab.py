@@ -41,7 +41,8 @@ def build(engine: Engine, task: str, build_inputs: BuildInputs | None = None) ->
                 )
             estimate = gr.HTML("", elem_id=f"{task}-estimate", elem_classes=["estimate"], js_on_load=None)
         with gr.Column(elem_classes=["area-show"]):
-            shown = results.build(task, introduction.html(task, entry))
+            is_here = engine.registry.weights(entry) is not None
+            shown = results.build(task, introduction.html(task, entry, is_here=is_here))
             copy_as_code.build(engine, task, shown)
         with gr.Column(elem_classes=["area-settings"]):
             settings, random_seed, reuse_seed = _settings(task, entry)

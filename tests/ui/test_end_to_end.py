@@ -33,7 +33,8 @@ class Real:
 
     def newest(self) -> Image.Image:
         """The picture that was saved last."""
-        return Image.open(max(self.folder.rglob("*.png"), key=lambda path: path.stat().st_mtime_ns))
+        with Image.open(max(self.folder.rglob("*.png"), key=lambda path: path.stat().st_mtime_ns)) as picture:
+            return picture.convert("RGB")
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +98,7 @@ def test_a_painted_mask_changes_the_inside_and_nothing_else(visit: Page, real: R
     request = real.requests[-1]
     assert isinstance(request, Inpaint)
     mask = np.asarray(request.mask_image) > 0
-    before, after = np.asarray(original), np.asarray(real.newest().convert("RGB"))
+    before, after = np.asarray(original), np.asarray(real.newest())
     assert after.shape == before.shape
     assert (after[~mask] == before[~mask]).all()
     changed = (after != before).any(axis=-1)
