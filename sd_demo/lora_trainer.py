@@ -16,7 +16,7 @@ from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from PIL import Image
 
-from sd_demo.errors import DeviceFailure
+from sd_demo.errors import DeviceFailure, InvalidRequest
 from sd_demo.pipeline_manager import LoadedModel
 from sd_demo.schedulers import make_scheduler
 from sd_demo.training_events import Preparing
@@ -37,10 +37,16 @@ _PRIOR_SHARE: Final = 2  # pictures of the model's own for each picture given
 class LoraTrainer:
     """Trains a LoRA on `model`, which must be nobody else's: its layers are changed for good.
 
-    request: with every choice made, by `with_defaults`. `prepare` first, then `step` 0, 1, ….
+    request: with every choice made, by `with_defaults`. `prepare` first, then `step` 0, 1, …. Raises InvalidRequest for
+    a model of another task than text to image.
     """
 
     def __init__(self, model: LoadedModel, request: LoraTrainingRequest, pictures: Sequence[TrainingPicture]) -> None:
+        if model.unet.config.in_channels != model.vae.config.latent_channels or model.unet.config.time_cond_proj_dim:
+            raise InvalidRequest(
+                f"model: {model.entry.title} is no plain text-to-image model; train on the one that it was made from.",
+                "model",
+            )
         self.model, self.request, self.pictures = model, request, pictures
         self._unet, self._text_encoder = model.unet, model.components["text_encoder"]
         self._device, self._dtype = model.placement.device, model.placement.dtype

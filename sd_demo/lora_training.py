@@ -60,7 +60,7 @@ class LoraTraining:
         registry: Registry | None = None,
         turns: AbstractContextManager[Any] | None = None,
     ) -> None:
-        registry = registry or Registry()
+        registry = registry or Registry(models_dir=settings.models_dir)
         entry = registry.get(request.model or EMBEDDED)
         self.request = request.with_defaults(is_embedded=entry.is_embedded, native_size=entry.native_size)
         self._pictures: list[TrainingPicture] = read_pictures(self.request)

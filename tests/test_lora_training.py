@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -303,6 +306,14 @@ def test_an_unforeseen_error_is_not_shown(folder: Path, monkeypatch: pytest.Monk
         training.result()
 
 
+def test_a_model_of_another_task_is_refused(folder: Path, model: LoadedModel) -> None:
+    nine = SimpleNamespace(
+        unet=SimpleNamespace(config=SimpleNamespace(in_channels=9)), vae=model.vae, entry=model.entry
+    )
+    with pytest.raises(InvalidRequest, match="is no plain text-to-image model"):
+        LoraTrainer(nine, request(folder), [])  # type: ignore[arg-type]
+
+
 def test_a_full_disk_is_said_and_leaves_no_half_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(tensors: Any, path: Path, metadata: Any) -> None:
         path.write_bytes(b"half")
@@ -405,6 +416,17 @@ def test_the_command_trains_and_prints_the_path(folder: Path, capsys: pytest.Cap
     answer = json.loads(capsys.readouterr().out)
     assert (code, answer["path"], answer["steps"]) == (0, str(output), 2)
     assert sorted(f.name for f in (output.parent / "snowman-samples").iterdir()) == ["00000-0.png", "00002-0.png"]
+
+
+def test_the_example_teaches_a_snowman(tmp_path: Path, guarded_environment: dict[str, str]) -> None:
+    script = Path(__file__).parents[1] / "examples" / "train_lora.py"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", script, "2"],
+        cwd=tmp_path, env=guarded_environment, capture_output=True, text=True, timeout=280,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "outputs" / "snowman.safetensors").is_file()
+    assert (tmp_path / done.stdout.splitlines()[-1]).is_file()
 
 
 @pytest.mark.parametrize(

@@ -29,12 +29,12 @@ def run(arguments: list[str]) -> int:
     options = vars(parser().parse_args(arguments))
     is_json, device = options.pop("json"), options.pop("device")
     request = parse_training(options)
+    settings = Settings.read([f"--device={device}"] if device else [])
     try:
-        entry = Registry().get(request.model or EMBEDDED)
+        entry = Registry(models_dir=settings.models_dir).get(request.model or EMBEDDED)
     except ModelUnavailable as error:
         raise InvalidRequest(str(error), "model") from None
     read_pictures(request)  # said before torch is loaded
-    settings = Settings.read([f"--device={device}"] if device else [])
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     from sd_demo.lora_training import LoraTraining
 
