@@ -39,8 +39,9 @@ class NoiseSchedule:
         kept = build_scheduler().alphas_cumprod.to(device)
         self._signal, self._noise = kept.sqrt(), (1.0 - kept).sqrt()
         snr = kept / (1.0 - kept)
-        # Min-SNR weighting (Hang et al., arXiv 2303.09556) in its form for v: min(SNR, 5) / (SNR + 1).
-        self._weights = snr.clamp(max=SNR_CAP) / (snr + 1.0)
+        # Min-SNR weighting (Hang et al., arXiv 2303.09556) with the weight of v, 1, kept where the noise is strong:
+        # scene and colour are decided there, and a short training must hear of them.
+        self._weights = (snr.clamp(max=SNR_CAP) + 1.0) / (snr + 1.0)
 
     def __len__(self) -> int:
         return len(self._signal)

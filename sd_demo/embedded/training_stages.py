@@ -115,7 +115,7 @@ def _run_unet(name: str, minutes: float, settings: Settings) -> None:
         load_averaged(settings.work, "unet-128", model)
     model.to(settings.device)
     stage = Stage(
-        name, settings.work, minutes, model, learning_rate=1e-3 if is_first else 5e-4, max_steps=settings.max_steps
+        name, settings.work, minutes, model, learning_rate=1e-3 if is_first else 8e-4, max_steps=settings.max_steps
     )
     if stage.is_finished:
         return
