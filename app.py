@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
+import socket
 import sys
 import threading
+from typing import TYPE_CHECKING
 
-from sd_demo.engine import Engine
 from sd_demo.errors import PlaygroundError
 from sd_demo.settings import Settings
-from sd_demo.ui import blocks
+
+if TYPE_CHECKING:
+    from sd_demo.engine import Engine
+    from sd_demo.ui import blocks
 
 log = logging.getLogger("sd_demo")
 
+LOOK_EVERY_S = 1.0
+FAULT_SHOWN_S = 5.0
+DRAIN_S = 3.0  # for running jobs; what is not done then is handed back as cancelled
+END_WITHIN_S = 9.0  # of a signal, all in all; supervisors kill after 10
+
 
 def serve(settings: Settings, page: blocks.Page, engine: Engine) -> None:
-    """Serve the page until SIGTERM or Ctrl+C, then let running jobs finish."""
+    """Serve the page until SIGTERM or Ctrl+C, then let running jobs finish; exits with 1 where the device is lost."""
+    from sd_demo.ui import blocks
+
     if settings.share and not settings.auth:
         log.warning(
             "--share without --auth: ANYBODY who gets the public link can use this machine. "
@@ -37,10 +49,34 @@ def serve(settings: Settings, page: blocks.Page, engine: Engine) -> None:
     if page.share_url:
         log.info("The public link is %s", page.share_url)
     log.info("Pictures go to %s", engine.outputs.folder.resolve())
-    stop.wait()
-    log.info("Stopping: running jobs may finish.")
-    engine.close()
+    fault = ""
+    while not fault and not stop.wait(LOOK_EVERY_S):
+        fault = engine.health().fault
+    if fault:
+        log.critical("%s", fault)
+        stop.wait(FAULT_SHOWN_S)  # so that whoever watches /healthz reads the reason
+    else:
+        log.info("Stopping: running jobs may finish.")
+    # A device call that hangs cannot be interrupted; nothing of a picture is written by then.
+    last_resort = threading.Timer(END_WITHIN_S, os._exit, (1 if fault else 0,))
+    last_resort.daemon = True
+    last_resort.start()
+    engine.close(DRAIN_S)
     page.close(verbose=False)
+    # Not sys.exit: a thread still inside torch makes the interpreter's own end abort now and then.
+    logging.shutdown()
+    os._exit(1 if fault else 0)  # after 1 a supervisor starts the program again
+
+
+def check_address(settings: Settings) -> None:
+    """Raises PlaygroundError where nothing can listen there; said before a model is loaded, not after."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        socket.create_server((settings.host, settings.port), family=family).close()
+    except OSError as error:
+        raise PlaygroundError(
+            f"Nothing can listen on {settings.host} port {settings.port}; choose another --port or --host."
+        ) from error
 
 
 def start() -> tuple[Settings, Engine, blocks.Page]:
@@ -48,6 +84,12 @@ def start() -> tuple[Settings, Engine, blocks.Page]:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     log.setLevel(logging.INFO)
     settings = Settings.read(sys.argv[1:] if __name__ == "__main__" else [])
+    if __name__ == "__main__":
+        check_address(settings)
+    # Here, because these take seconds to import: a wrong setting is answered at once.
+    from sd_demo.engine import Engine
+    from sd_demo.ui import blocks
+
     engine = Engine(settings)
     engine.start()
     return settings, engine, blocks.build(engine)

@@ -66,6 +66,9 @@ class Settings(BaseModel):
     max_queue: int = Field(default=64, ge=1, description="Jobs that may wait at once.")
     max_rows: int = Field(default=32, ge=2, description="Rows (pictures, twice with guidance) in one UNet call.")
 
+    trusted_hosts: str = Field(
+        default="", description="Further names, with commas between, that this server is reached by; * for any."
+    )
     profile: Literal["auto", "local", "shared", "space"] = Field(
         default="auto",
         description="How strict the limits of one visitor are; auto: space on a Space, shared where others can "

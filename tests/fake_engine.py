@@ -17,6 +17,7 @@ from PIL import Image
 from sd_demo import events
 from sd_demo.embedded.vocabulary import unknown_words
 from sd_demo.errors import PlaygroundError, QueueFull
+from sd_demo.metrics import Metrics
 from sd_demo.outputs import Outputs
 from sd_demo.receipt import Done, Receipt
 from sd_demo.registry import EMBEDDED, ModelEntry, Registry
@@ -38,6 +39,15 @@ class Status:
     memory_mib: float = 12.0
     queued: int = 0
     running: int = 0
+
+
+@dataclass(frozen=True)
+class Health:
+    """As sd_demo.health.Health."""
+
+    fault: str
+    is_ready: bool
+    state: str
 
 
 @dataclass(frozen=True)
@@ -107,6 +117,7 @@ class FakeEngine:
         self.registry = Registry()
         self.outputs = outputs
         self.step_s = step_s
+        self.metrics = Metrics()
         self.jobs: list[Job] = []
         self._queue: queue.Queue[Job | None] = queue.Queue()
         self._worker = threading.Thread(target=self._work, daemon=True)
@@ -121,6 +132,13 @@ class FakeEngine:
     def status(self) -> Status:
         entry = self.defaults(None)
         return Status(model=entry.name, title=entry.title, queued=self._queue.qsize())
+
+    def health(self) -> Health:
+        fault = "" if self._worker.is_alive() else "The worker is not running."
+        return Health(fault, not fault, fault or "ready")
+
+    def metrics_text(self) -> str:
+        return self.metrics.text({"queued_jobs": self._queue.qsize()})
 
     def defaults(self, model: str | None = None) -> ModelEntry:
         return self.registry.get(model or EMBEDDED)

@@ -10,6 +10,7 @@ import gradio as gr
 
 from sd_demo.ui import (
     api,
+    door,
     examples,
     header,
     image_to_image,
@@ -42,6 +43,8 @@ SPARE_THREADS: Final = 40
 class Page(gr.Blocks):
     """Blocks that answer a request they cannot read with a sentence, and launch with this page's look and limits."""
 
+    engine: Engine  # which the door asks for its health
+
     async def preprocess_data(self, block_fn: Any, inputs: list[Any], *args: Any, **kwargs: Any) -> Any:
         """As Gradio's; a call with too few values gets the others' defaults, an unreadable one a sentence."""
         inputs = [*inputs, *[None] * (len(block_fn.inputs) - len(inputs))]
@@ -61,6 +64,7 @@ class Page(gr.Blocks):
     def launch(self, **kwargs: Any) -> Any:  # type: ignore[override]
         """As Gradio's, with this page's look and limits as defaults."""
         own: dict[str, Any] = {
+            "_app": door.GuardedApp(self.engine),
             "theme": theme.make(),
             "css_paths": [theme.STYLE],
             "head": theme.head(),
@@ -78,6 +82,7 @@ class Page(gr.Blocks):
 def build(engine: Engine, *, examples_folder: Path = examples.FOLDER) -> Page:
     """The whole page over a started or starting engine."""
     page = Page(title=header.TITLE, analytics_enabled=False, delete_cache=(CACHE_CHECK_S, CACHE_AGE_S))
+    page.engine = engine
     with page:
         visitor_id = visitor.browser_state("visitor")
         top = header.build(engine)
