@@ -1,20 +1,20 @@
-"""`embedded vocabulary`, `embedded sample-world`, `embedded train`: the picture-book model and its world."""
+"""`embedded vocabulary`, `sample-world`, `train`, `evaluate`, `sweep`: the picture-book model and its world."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from sd_demo.cli import evaluate
 from sd_demo.cli.parser import Parser
 
 PROG = "python -m sd_demo embedded"
 
 
 def run(arguments: list[str]) -> int:
-    """Run one of the three."""
+    """Run one of COMMANDS."""
     parser = Parser(prog=PROG, description=__doc__)
-    parser.add_argument("command", choices=("vocabulary", "sample-world", "train"), metavar="COMMAND")
-    command = parser.parse_args(arguments[:1]).command
-    return {"vocabulary": _vocabulary, "sample-world": _sample_world, "train": _train}[command](arguments[1:])
+    parser.add_argument("command", choices=tuple(COMMANDS), metavar="COMMAND")
+    return COMMANDS[parser.parse_args(arguments[:1]).command](arguments[1:])
 
 
 def _vocabulary(arguments: list[str]) -> int:
@@ -44,3 +44,12 @@ def _train(arguments: list[str]) -> int:
 
     train.main(arguments)
     return 0
+
+
+COMMANDS = {
+    "vocabulary": _vocabulary,
+    "sample-world": _sample_world,
+    "train": _train,
+    "evaluate": evaluate.evaluate,
+    "sweep": evaluate.sweep,
+}

@@ -1,0 +1,178 @@
+"""`embedded evaluate` and `embedded sweep`: the picture-book model, drawn by the engine and marked by its judge."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from sd_demo.cli.parser import Parser, number
+from sd_demo.errors import InvalidRequest
+from sd_demo.known_models import EMBEDDED, EMBEDDED_FOLDER, ENTRIES
+from sd_demo.outputs import Outputs
+from sd_demo.registry import Registry
+from sd_demo.requests import SCHEDULER_NAMES, SEED_LIMIT, AnyRequest, parse_request
+from sd_demo.settings import Settings
+
+if TYPE_CHECKING:
+    from sd_demo.embedded.evaluate import Evaluator, Made
+    from sd_demo.engine import Engine
+
+PROG: Final = "python -m sd_demo embedded"
+AHEAD: Final = 32  # requests waiting or running at once, so that every step is shared by as many as may
+MAX_COUNT: Final = 10_000
+OPTIONS: Final = ("num_inference_steps", "guidance_scale", "scheduler")
+
+
+def evaluate(arguments: list[str]) -> int:
+    """Print the figures of the model, as a table or as JSON."""
+    parser = _parser("evaluate", "How right the picture-book model's pictures are, marked by a judge of its own world.")
+    parser.add_argument("--json", action="store_true", help="Print the figures as JSON.")
+    options = parser.parse_args(arguments)
+    start = time.perf_counter()
+    with _evaluator(options, _request_options(options)) as evaluator:
+        figures = evaluator.figures(options.count)
+        settings = _settings_told(options)
+    from sd_demo.embedded.figures import as_json, as_lines
+
+    elapsed_s = round(time.perf_counter() - start, 1)
+    if options.json:
+        print(json.dumps({"settings": settings, "elapsed_s": elapsed_s, "figures": as_json(figures)}, indent=2))
+    else:
+        print(as_lines(figures))
+        print(", ".join(f"{name} {value}" for name, value in settings.items()) + f"; took {elapsed_s:g} s")
+    return 0
+
+
+def sweep(arguments: list[str]) -> int:
+    """Evaluate all combinations of schedulers, steps and guidance; print them as JSON and draw them."""
+    parser = _parser("sweep", "Which scheduler, steps and guidance suit the picture-book model best.")
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="The PNG to draw.")
+    options = parser.parse_args(arguments)
+    schedulers = (options.scheduler or "dpmpp_2m,euler,unipc,ddim").split(",")
+    steps = _numbers(options.num_inference_steps or "10,20,30")
+    guidances = _numbers(options.guidance_scale or "1.5,3,5,7.5")
+    grid = [
+        {"scheduler": a, "num_inference_steps": b, "guidance_scale": c}
+        for a in schedulers
+        for b in steps
+        for c in guidances
+    ]
+    for values in grid:
+        parse_request("text_to_image", values)  # what is wrong is said before an hour of work
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    from sd_demo.embedded.sweep import Cell, draw_table, measure_cell
+
+    cells: list[Cell] = []
+    with _evaluator(options, {}) as evaluator:
+        for values in grid:
+            cells.append(measure_cell(evaluator, values, options.count))
+            evaluator.tell(cells[-1].told())
+    draw_table(cells, options.output)
+    print(json.dumps([vars(cell) for cell in cells], indent=2))
+    return 0
+
+
+def _parser(name: str, description: str) -> Parser:
+    parser = Parser(prog=f"{PROG} {name}", description=description)
+    many = " Several with commas between them." if name == "sweep" else ""
+    count = 200 if name == "evaluate" else 40
+    parser.add_argument("--count", type=int, default=count, metavar="N", help=f"Pictures to mark. [{count}]")
+    for field, short, kind in (
+        ("num_inference_steps", "--steps", number),
+        ("guidance_scale", "--guidance", number),
+        ("scheduler", None, str),
+    ):
+        flags = [f"--{field.replace('_', '-')}", *([short] if short else [])]
+        takes = f" One of {', '.join(SCHEDULER_NAMES)}." if field == "scheduler" else ""
+        parser.add_argument(
+            *flags, dest=field, type=str if many else kind, metavar="NAME" if field == "scheduler" else "N",
+            help=f"[the model's own default]{takes}{many}",
+        )  # fmt: skip
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="Other prompts for another seed. [0]")
+    parser.add_argument(
+        "--weights", type=Path, default=EMBEDDED_FOLDER, metavar="DIR", help="Another edition of the model."
+    )
+    return parser
+
+
+def _request_options(options: argparse.Namespace) -> dict[str, Any]:
+    given = {name: getattr(options, name) for name in OPTIONS if getattr(options, name) is not None}
+    return {name: getattr(parse_request("text_to_image", given), name) for name in given}
+
+
+def _numbers(text: str) -> list[int | float | str]:
+    return [number(part) for part in text.split(",")]
+
+
+def _settings_told(options: argparse.Namespace) -> dict[str, Any]:
+    entry = next(entry for entry in ENTRIES if entry.is_embedded)
+    chosen = {name: getattr(options, name) or getattr(entry, name) for name in OPTIONS}
+    weights = "the project's own" if options.weights == EMBEDDED_FOLDER else str(options.weights)
+    return {**chosen, "count": options.count, "seed": options.seed, "weights": weights}
+
+
+@contextlib.contextmanager
+def _evaluator(options: argparse.Namespace, request_options: dict[str, Any]) -> Iterator[Evaluator]:
+    """The evaluator over an engine of its own, whose pictures go into a folder that is gone afterwards."""
+    for name, low, high in (("count", 1, MAX_COUNT), ("seed", 0, SEED_LIMIT - 1)):
+        if not low <= getattr(options, name) <= high:
+            raise InvalidRequest(f"{name} must be a whole number from {low} to {high}.", name)
+    if not (options.weights / "model_index.json").is_file():
+        raise InvalidRequest(f"There is no model at {options.weights}; name a folder that `embedded train` wrote.")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    from sd_demo.embedded.evaluate import Evaluator
+    from sd_demo.embedded.judge import load_judge
+    from sd_demo.engine import Engine
+    from sd_demo.ranking import load_ranker
+
+    edition = {"source": str(options.weights)}
+    entries = tuple(entry.model_copy(update=edition) if entry.is_embedded else entry for entry in ENTRIES)
+    judge, ranker = load_judge(), load_ranker()
+    with tempfile.TemporaryDirectory(prefix="sd-demo-evaluate-") as folder, contextlib.redirect_stdout(sys.stderr):
+        outputs = Outputs(Path(folder), by_visitor=False)
+        engine = Engine(Settings.read(["--model", EMBEDDED]), registry=Registry(entries), outputs=outputs)
+        engine.start()
+        try:
+            yield Evaluator(
+                draw=Drawing(engine),
+                score=ranker.scores,
+                judge=judge,
+                weights=options.weights,
+                options=request_options,
+                seed=options.seed,
+                tell=lambda line: print(line, file=sys.stderr, flush=True),
+            )
+        finally:
+            engine.close()
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Draws requests with an engine, many in each step."""
+
+    engine: Engine
+
+    def __call__(self, requests: Sequence[AnyRequest]) -> list[Made]:
+        """A picture for each request, in order; raises what a job fails with."""
+        from sd_demo.embedded.evaluate import Made
+
+        jobs, made = [], []
+        for place, request in enumerate(requests):
+            if place >= AHEAD:
+                jobs[place - AHEAD].result()
+            jobs.append(self.engine.submit(request))
+        for job in jobs:
+            image = job.result().images[0]
+            image.path.unlink()
+            done = image.receipt.done
+            made.append(Made(image.image, done.encode_s + done.denoise_s + done.decode_s, done.decode_s))
+        return made

@@ -1,0 +1,223 @@
+"""The companion CLIP: tells how well a picture of the world fits a prompt (Radford et al., CLIP, arXiv 2103.00020).
+
+    python -m sd_demo.embedded.clip --work DIR --minutes 30
+
+An ordinary CLIPModel with processor and tokenizer in one folder, trained on pictures of the renderer and their
+captions. A sixth of the pictures also meet a caption that is wrong in one thing alone, as "a red car" for a blue one:
+among the other pictures of a batch such neighbours are too rare to learn from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.random import Generator
+from torch import nn
+from torch.nn import functional as F
+from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTextModel, CLIPTokenizer
+
+from sd_demo.embedded import world
+from sd_demo.embedded.architecture import MAX_TOKENS, TEXT_WIDTH
+from sd_demo.embedded.drawing import COLOURS
+from sd_demo.embedded.judge import Judge
+from sd_demo.embedded.judge_training import Labelled, labelled, losses, pictured, softened
+from sd_demo.embedded.objects import KINDS
+from sd_demo.embedded.picture import POSITIONS, SCENES, SIZES, TIMES, Picture, Thing
+from sd_demo.embedded.training_state import Stage, load_averaged
+from sd_demo.known_models import EMBEDDED_FOLDER
+
+LOGGER = logging.getLogger(__name__)
+CLIP_FOLDER = Path(__file__).parent / "companions" / "clip"
+SIDE, PATCH = 96, 16  # pixels
+DRAWN_AT = 128
+BATCH = 48
+HARD = BATCH // 6  # pictures of a batch that also meet a caption with one thing wrong
+MOST_SHIFT = 4  # pixels; what the captions say of places stays true
+HINT_WEIGHT = 0.25
+_MIRRORED = {"left": "right", "middle": "middle", "right": "left"}
+
+
+class WithHints(nn.Module):
+    """A CLIP in training: the judge's questions, asked of its patches and its whole, teach it what to look at."""
+
+    def __init__(self, clip: CLIPModel) -> None:
+        super().__init__()
+        asked = Judge()
+        self.clip = clip
+        self.cells = nn.Sequential(nn.LayerNorm(TEXT_WIDTH), nn.Linear(TEXT_WIDTH, asked.cells.out_channels))
+        self.wholes = nn.Linear(TEXT_WIDTH, asked.wholes.out_features)
+
+    def see(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Pictures [B, 3, 96, 96] to unit vectors [B, 128], the judge's cells [B, 48, 6, 6] and wholes [B, 20]."""
+        seen = self.clip.vision_model(pixel_values=pixels)
+        patches = seen.last_hidden_state[:, 1:]  # [B, 36, 128], the first is the whole picture's
+        cells = self.cells(patches).unflatten(1, (SIDE // PATCH, SIDE // PATCH)).movedim(3, 1)
+        vectors = F.normalize(self.clip.visual_projection(seen.pooler_output), dim=-1)
+        return vectors, cells, self.wholes(seen.pooler_output)
+
+    def read(self, texts: list[str], tokenizer: CLIPTokenizer) -> torch.Tensor:
+        """Texts to unit vectors [B, 128]."""
+        tokens = tokenizer(texts, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
+        return F.normalize(self.clip.text_projection(self.clip.text_model(**tokens).pooler_output), dim=-1)
+
+
+def build_clip(model: Path) -> tuple[CLIPModel, CLIPTokenizer]:
+    """A small CLIP that begins with the text encoder and the tokenizer of the diffusion model in the folder `model`.
+
+    That encoder has learned the world's words already, and of how they belong together; the ViT, of three layers over
+    96x96 pixels, begins with nothing.
+    """
+    tokenizer = CLIPTokenizer.from_pretrained(model / "tokenizer", local_files_only=True)
+    read = CLIPTextModel.from_pretrained(model / "text_encoder", dtype=torch.float32, local_files_only=True)
+    tower = {"hidden_size": TEXT_WIDTH, "intermediate_size": 4 * TEXT_WIDTH, "num_attention_heads": 4}
+    vision = {**tower, "num_hidden_layers": 3, "image_size": SIDE, "patch_size": PATCH}
+    config = CLIPConfig(text_config=read.config.to_dict(), vision_config=vision, projection_dim=TEXT_WIDTH)
+    # The backward pass of fused attention is slow on a CPU.
+    clip = CLIPModel._from_config(config, attn_implementation="eager")
+    words = {name.removeprefix("text_model."): value for name, value in read.state_dict().items()}
+    clip.text_model.load_state_dict(words)
+    return clip, tokenizer
+
+
+def train_clip(
+    stage: Stage, model: WithHints, tokenizer: CLIPTokenizer, data: Labelled, pictures: list[Picture], seed: int
+) -> None:
+    """Train within the stage's budget; data and pictures are the same ones, as pixels and as what they show."""
+    for step in stage.steps():
+        rng = np.random.default_rng((seed, 4, step))
+        chosen = np.sort(rng.choice(len(pictures), BATCH, replace=False))
+        shown, things, pixels = _mirrored_half([pictures[k] for k in chosen], data, chosen, rng)
+        vectors, cells, wholes = model.see(softened(pixels, rng))
+        said = [world.caption(picture, rng) for picture in shown]
+        hard = [int(k) for k in rng.choice(BATCH, HARD, replace=False)]
+        exact = [world.caption(shown[k], rng, is_complete=True) for k in hard]
+        wrong = [world.caption(with_one_thing_wrong(shown[k], rng), rng, is_complete=True) for k in hard]
+        texts = model.read([*said, *exact, *wrong], tokenizer)
+        scale = model.clip.logit_scale.exp().clamp(max=100.0)
+        among = scale * vectors @ texts[:BATCH].T  # [48 pictures, 48 captions]
+        among_hard = scale * vectors[hard] @ texts[BATCH:].T  # [8 pictures, 8 right and 8 wrong captions]
+        own, own_hard = torch.arange(BATCH), torch.arange(HARD)
+        contrast = (F.cross_entropy(among, own) + F.cross_entropy(among.T, own)) / 2 + F.cross_entropy(
+            among_hard, own_hard
+        )
+        hints = losses(cells, wholes, things, torch.from_numpy(data.wholes[chosen]))["loss"]
+        stage.update(
+            contrast + HINT_WEIGHT * hints,
+            hints=hints,
+            right=(among.argmax(1) == own).float().mean(),
+            right_hard=(among_hard.argmax(1) == own_hard).float().mean(),
+        )
+    stage.swap_ema()
+
+
+def _mirrored_half(
+    pictures: list[Picture], data: Labelled, chosen: np.ndarray, rng: Generator
+) -> tuple[list[Picture], torch.Tensor, torch.Tensor]:
+    """A batch with half its pictures mirrored and all moved a few pixels: as said, as labels, as pixels."""
+    is_mirrored = rng.random(len(pictures)) < 0.5
+    said = [mirrored(picture) if turn else picture for picture, turn in zip(pictures, is_mirrored, strict=True)]
+    images = data.images[chosen]
+    images[is_mirrored] = images[is_mirrored, :, ::-1]
+    things = data.things[chosen]
+    is_thing = things[..., :1] >= 0
+    dx, dy = (int(shift) for shift in rng.integers(-MOST_SHIFT, MOST_SHIFT + 1, 2))
+    x = np.where(is_mirrored[:, None], 1 - things[..., 2], things[..., 2]) + dx / SIDE
+    places = np.stack([x, things[..., 3] + dy / SIDE], axis=2)
+    things[..., 2:4] = np.where(is_thing, places, -1)
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+    room = MOST_SHIFT
+    padded = F.pad(pixels, (room,) * 4, mode="replicate")
+    moved = padded[:, :, room - dy : room - dy + SIDE, room - dx : room - dx + SIDE]
+    return said, torch.from_numpy(things), moved
+
+
+def mirrored(picture: Picture) -> Picture:
+    """What the picture shows when it is turned left to right."""
+    things = (replace(thing, position=_MIRRORED[thing.position]) for thing in picture.things)
+    return replace(picture, things=tuple(things))
+
+
+def with_one_thing_wrong(picture: Picture, rng: Generator) -> Picture:
+    """What another picture would show that differs from this one in one thing that its caption tells."""
+    what = ["scene", "time", *(["object", "colour", "size"] * 2 if picture.things else [])]
+    if picture.things and picture.relation is None:
+        what.append("position")
+    if len(picture.things) > 1 and picture.things[0].colour != picture.things[1].colour:
+        what += ["colours swapped"] * 2
+    chosen = str(rng.choice(what))
+    if chosen == "scene":
+        return replace(picture, scene=_other(SCENES, picture.scene, rng))
+    if chosen == "time":
+        return replace(picture, time=_other(TIMES, picture.time, rng))
+    things = list(picture.things)
+    if chosen == "colours swapped":
+        colours = things[1].colour, things[0].colour
+        things[:2] = [replace(thing, colour=colour) for thing, colour in zip(things, colours, strict=False)]
+    else:
+        k = int(rng.integers(len(things)))
+        things[k] = _changed(things[k], chosen, rng)
+    return replace(picture, things=tuple(things))
+
+
+def _changed(thing: Thing, what: str, rng: Generator) -> Thing:
+    alike = tuple(name for name, kind in KINDS.items() if kind.is_in_sky == KINDS[thing.object].is_in_sky)
+    options = {"object": alike, "colour": tuple(COLOURS), "size": tuple(SIZES), "position": tuple(POSITIONS)}
+    return replace(thing, **{what: _other(options[what], getattr(thing, what), rng)})
+
+
+def _other(options: Sequence[str], than: str, rng: Generator) -> str:
+    others = [option for option in options if option != than]
+    return others[int(rng.integers(len(others)))]
+
+
+def export_clip(clip: CLIPModel, tokenizer: CLIPTokenizer, folder: Path = CLIP_FOLDER) -> Path:
+    """Write model (float16), processor and tokenizer into one folder that CLIPModel and CLIPProcessor load."""
+    clip.to(torch.float16).save_pretrained(folder)
+    config = folder / "config.json"
+    settings = json.loads(config.read_text(encoding="utf-8"))
+    for part in (settings, settings["text_config"], settings["vision_config"]):
+        part["dtype"] = "float32"  # float16 is how it is stored; a CPU computes in float32
+    config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    even = [0.5, 0.5, 0.5]
+    # resample 4 is BOX: the same averaging that the pictures had in training.
+    sizes = {"size": {"shortest_edge": SIDE}, "crop_size": {"height": SIDE, "width": SIDE}, "resample": 4}
+    CLIPImageProcessorPil(**sizes, image_mean=even, image_std=even).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    tokenizer.backend_tokenizer.model.save(str(folder))  # vocab.json and merges.txt, for older programs
+    for file in folder.glob("*.safetensors"):
+        file.chmod(0o644)
+    return folder
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command, with its arguments (default: those of the process)."""
+    parser = argparse.ArgumentParser(prog="python -m sd_demo.embedded.clip", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--minutes", type=float, default=30.0, help="budget of the training steps (30)")
+    parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints, rendered pictures and log")
+    parser.add_argument("--output", type=Path, default=CLIP_FOLDER, help="the folder to write (the project's own)")
+    parser.add_argument("--model", type=Path, default=EMBEDDED_FOLDER, help="where the text encoder is taken from")
+    parser.add_argument("--pictures", type=int, default=12_000, help="how many to train on (12000)")
+    parser.add_argument("--seed", type=int, default=0)
+    chosen = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.manual_seed(chosen.seed)
+    clip, tokenizer = build_clip(chosen.model)
+    model = WithHints(clip)
+    stage = Stage("clip", chosen.work, chosen.minutes, model, learning_rate=1.5e-3, ema_decay=0.995)
+    if not stage.is_finished:
+        data = labelled(chosen.work, chosen.pictures, chosen.seed, drawn_at=DRAWN_AT, side=SIDE)
+        pictures = [pictured(chosen.seed, k) for k in range(chosen.pictures)]
+        train_clip(stage, model, tokenizer, data, pictures, chosen.seed)
+    load_averaged(chosen.work, "clip", model)
+    LOGGER.info("written: %s", export_clip(model.clip, tokenizer, chosen.output))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,254 @@
+"""Train the judge on pictures of the renderer alone, and measure it on others.
+
+    python -m sd_demo.embedded.judge_training --minutes 30
+
+It sees every picture softened, noisy, moved or enlarged a little, each time otherwise, so that it is fair to a model's
+pictures, which are less crisp than the renderer's and may put a thing where the renderer never would.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch.nn import functional as F
+
+from sd_demo.embedded import world
+from sd_demo.embedded.architecture import NATIVE_SIZE
+from sd_demo.embedded.dataset import render_pictures
+from sd_demo.embedded.drawing import COLOURS
+from sd_demo.embedded.judge import JUDGE_FILE, MEAN_EXTENT, SIDE, WHOLES, Judge, load_judge, split_cells
+from sd_demo.embedded.layout import layout
+from sd_demo.embedded.objects import KINDS
+from sd_demo.embedded.picture import Picture
+from sd_demo.embedded.training_state import Stage, load_averaged
+
+LOGGER = logging.getLogger(__name__)
+MOST_THINGS = 3
+BATCH = 32
+EMPTY_CELL_WEIGHT = 0.15  # of the cells of a picture, one to three hold a thing
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Pictures uint8 [N, side, side, 3] and what they show.
+
+    wholes: int64 [N, 4], the indices of scene, time, weather and style. things: float32 [N, 3, 6], each thing's object,
+    colour, centre x, centre y, width and height; -1 throughout where there is none.
+    """
+
+    images: np.ndarray
+    wholes: np.ndarray
+    things: np.ndarray
+
+
+def labelled(
+    work: Path, count: int, seed: int, *, is_held_out: bool = False, drawn_at: int = NATIVE_SIZE, side: int = SIDE
+) -> Labelled:
+    """`count` pictures of dataset.render_pictures, reduced, with their labels: the same seeds make the same again."""
+    rendered = render_pictures(work, count, drawn_at, seed, is_held_out=is_held_out).images
+    images = np.empty((count, side, side, 3), dtype=np.uint8)
+    wholes = np.empty((count, len(WHOLES)), dtype=np.int64)
+    things = np.full((count, MOST_THINGS, 6), -1, dtype=np.float32)
+    for k in range(count):
+        images[k] = np.asarray(Image.fromarray(rendered[k]).resize((side, side), Image.Resampling.BOX))
+        picture = pictured(seed, k, is_held_out)
+        wholes[k] = [names.index(getattr(picture, name)) for name, names in WHOLES.items()]
+        things[k, : len(picture.things)] = np.reshape(_numbers(picture), (-1, 6))
+    return Labelled(images, wholes, things)
+
+
+def pictured(seed: int, number: int, is_held_out: bool = False) -> Picture:
+    """What picture `number` of dataset.render_pictures shows."""
+    return world.sample(np.random.default_rng((seed, int(is_held_out), number)), held_out=is_held_out)
+
+
+def _numbers(picture: Picture) -> list[list[float]]:
+    return [
+        [
+            list(KINDS).index(thing.object),
+            list(COLOURS).index(thing.colour),
+            (place.left + place.right) / 2,
+            (place.top + place.bottom) / 2,
+            place.right - place.left,
+            place.bottom - place.top,
+        ]
+        for thing, place in zip(picture.things, layout(picture), strict=True)
+    ]
+
+
+def train_judge(stage: Stage, judge: Judge, data: Labelled, seed: int) -> None:
+    """Train `judge` within the stage's budget and leave its averaged weights in it."""
+    judge.train()
+    for step in stage.steps():
+        rng = np.random.default_rng((seed, 3, step))
+        chosen = np.sort(rng.integers(0, len(data.images), BATCH))
+        pictures = torch.from_numpy(data.images[chosen]).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+        pictures, things = moved(pictures, torch.from_numpy(data.things[chosen]), rng)
+        cells, wholes = judge(softened(pictures, rng).contiguous(memory_format=torch.channels_last))
+        stage.update(**losses(cells, wholes, things, torch.from_numpy(data.wholes[chosen])))
+    stage.swap_ema()
+    judge.eval()
+
+
+def losses(
+    cells: torch.Tensor, wholes: torch.Tensor, things: torch.Tensor, labels: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """The sum as `loss`, and its parts. Only the cell that holds a thing's centre answers for it."""
+    presence, objects, colours, boxes = split_cells(cells.permute(0, 2, 3, 1))  # [B, rows, columns, …]
+    there = (things[..., 0] >= 0) & (things[..., 2:4] > 0).all(-1) & (things[..., 2:4] < 1).all(-1)
+    which = there.nonzero()[:, 0]
+    seen = things[there]  # [M, 6]
+    centres = seen[:, 2:4] * cells.shape[-1]
+    column, row = centres.long().unbind(1)
+    target = torch.zeros_like(presence[..., 0])
+    target[which, row, column] = 1.0
+    weights = torch.where(target > 0, 1.0, EMPTY_CELL_WEIGHT)
+    per_cell = F.binary_cross_entropy_with_logits(presence[..., 0], target, weight=weights, reduction="none")
+    at = (which, row, column)
+    offsets = torch.cat([centres - centres.floor(), (seen[:, 4:6] / MEAN_EXTENT).log()], dim=1)
+    parts = wholes.split([len(names) for names in WHOLES.values()], dim=1)
+    per_whole = [F.cross_entropy(part, labels[:, k], label_smoothing=0.02) for k, part in enumerate(parts)]
+    found = {
+        "presence": per_cell.sum() / len(cells),
+        "object": F.cross_entropy(objects[at], seen[:, 0].long(), label_smoothing=0.02),
+        "colour": F.cross_entropy(colours[at], seen[:, 1].long(), label_smoothing=0.02),
+        "box": F.smooth_l1_loss(boxes[at], offsets, beta=0.1),
+        "whole": torch.stack(per_whole).sum(),
+    }
+    return {"loss": torch.stack(list(found.values())).sum() - 0.5 * found["presence"], **found}
+
+
+def moved(pictures: torch.Tensor, things: torch.Tensor, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Half the pictures mirrored; of half the batches, all shifted and scaled a little, their labels with them."""
+    count = len(pictures)
+    scale, shift = np.ones(count), np.zeros((count, 2))
+    mirror = np.where(rng.random(count) < 0.5, -1.0, 1.0)
+    things = things.clone()
+    if rng.random() < 0.5:
+        scale, shift = np.exp(rng.uniform(-0.18, 0.18, count)), rng.uniform(-0.09, 0.09, (count, 2))
+        theta = np.zeros((count, 2, 3), dtype=np.float32)  # from a pixel of the result to where it comes from, -1..1
+        theta[:, 0, 0], theta[:, 1, 1] = mirror / scale, 1 / scale
+        theta[:, 0, 2], theta[:, 1, 2] = -2 * mirror * shift[:, 0] / scale, -2 * shift[:, 1] / scale
+        grid = F.affine_grid(torch.from_numpy(theta), list(pictures.shape), align_corners=False)
+        pictures = F.grid_sample(pictures, grid, padding_mode="border", align_corners=False)
+    else:
+        flipped = torch.from_numpy(mirror < 0)
+        pictures = torch.where(flipped[:, None, None, None], pictures.flip(3), pictures)
+    is_thing = things[..., 0] >= 0
+    factor = torch.from_numpy(np.stack([mirror * scale, scale], axis=1)).float()[:, None]
+    centres = (things[..., 2:4] - 0.5) * factor + 0.5 + torch.from_numpy(shift).float()[:, None]
+    sides = things[..., 4:6] * torch.from_numpy(scale).float()[:, None, None]
+    things[..., 2:4] = torch.where(is_thing[..., None], centres, -1.0)
+    things[..., 4:6] = torch.where(is_thing[..., None], sides, -1.0)
+    return pictures, things
+
+
+def softened(pictures: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """The faults of a small diffusion model: blur, coarse and fine noise, contrast and tint a little off."""
+    count, whole = len(pictures), pictures.shape[-1]
+    kind = rng.random()
+    if kind < 0.3:  # blur
+        sigma = rng.uniform(0.3, 1.3)
+        offsets = torch.arange(-3, 4).float()
+        kernel = torch.exp(-(offsets**2) / (2 * sigma**2))
+        kernel = (kernel / kernel.sum()).expand(3, 1, 1, 7).contiguous()
+        pictures = F.conv2d(F.pad(pictures, (3, 3, 0, 0), mode="replicate"), kernel, groups=3)
+        pictures = F.conv2d(F.pad(pictures, (0, 0, 3, 3), mode="replicate"), kernel.transpose(2, 3), groups=3)
+    elif kind < 0.45:  # detail lost
+        side = round(whole * rng.uniform(0.44, 0.75))
+        small = F.interpolate(pictures, size=(side, side), mode="area")
+        pictures = F.interpolate(small, size=(whole, whole), mode="bilinear")
+    torch.manual_seed(int(rng.integers(2**31)))
+    if rng.random() < 0.5:
+        for side in (whole, whole // 8):  # of a pixel, and of a latent
+            noise = torch.randn(count, 3, side, side) * rng.uniform(0, 0.07)
+            pictures = pictures + F.interpolate(noise, size=(whole, whole), mode="bilinear")
+    if rng.random() < 0.7:
+        contrast = 1 + 0.08 * (2 * torch.rand(count, 1, 1, 1) - 1)
+        tint = 0.05 * (2 * torch.rand(count, 3, 1, 1) - 1)
+        pictures = pictures * contrast + tint
+    return pictures.clamp(-1, 1)
+
+
+def export_judge(judge: Judge, file: Path = JUDGE_FILE) -> Path:
+    """Write the judge's weights in float16, in one rename."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    weights = {
+        name: value.detach().to(torch.float16).contiguous()
+        for name, value in judge.state_dict().items()
+        if not name.endswith("num_batches_tracked")
+    }
+    fresh = file.with_suffix(".new")
+    save_file(weights, fresh, metadata={"format": "pt"})
+    fresh.replace(file)
+    file.chmod(0o644)
+    return file
+
+
+def measure(judge: Judge, data: Labelled) -> dict[str, float]:
+    """How often the judge is right about pictures [N] that it has not seen, in percent; `all` is everything at once.
+
+    A thing is found where the judge sees something with its centre within a twelfth of the side of the thing's own;
+    object, colour and size count things not found as wrong.
+    """
+    seen = judge.judge(Image.fromarray(image) for image in data.images)
+    right: dict[str, list[bool]] = {}
+    for judgement, wholes, things in zip(seen, data.wholes, data.things, strict=True):
+        marks = []
+        for (name, names), index in zip(WHOLES.items(), wholes, strict=True):
+            marks.append((name, getattr(judgement, name) == names[index]))
+        listed = [thing for thing in things if thing[0] >= 0]
+        marks.append(("number", len(judgement.things) == len(listed)))
+        for kind, colour, x, y, width, height in listed:
+            near = [f for f in judgement.things if math.hypot(f.x - x, f.y - y) < 1 / 12]
+            best = near[0] if near else None
+            marks.append(("object", best is not None and best.object == list(KINDS)[int(kind)]))
+            marks.append(("colour", best is not None and best.colour == list(COLOURS)[int(colour)]))
+            marks.append(("size", best is not None and abs(max(best.width, best.height) - max(width, height)) < 0.045))
+        for name, is_right in [*marks, ("all", all(is_right for _, is_right in marks))]:
+            right.setdefault(name, []).append(is_right)
+    return {name: round(100 * sum(marks) / len(marks), 2) for name, marks in right.items()}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command, with its arguments (default: those of the process)."""
+    parser = argparse.ArgumentParser(
+        prog="python -m sd_demo.embedded.judge_training", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("--minutes", type=float, default=30.0, help="budget of the training steps (30)")
+    parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints, rendered pictures and log")
+    parser.add_argument("--output", type=Path, default=JUDGE_FILE, help="the weights to write (the project's own)")
+    parser.add_argument("--pictures", type=int, default=12_000, help="ordinary ones to train on (12000)")
+    parser.add_argument("--held-out", type=int, default=3_000, help="with pairs that the model never met (3000)")
+    parser.add_argument("--seed", type=int, default=0)
+    chosen = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    judge = Judge().to(memory_format=torch.channels_last)
+    stage = Stage("judge", chosen.work, chosen.minutes, judge, learning_rate=3e-3, ema_decay=0.995)
+    if not stage.is_finished:
+        # The judge is no pupil: it must know pink cacti as well as green ones, or it would be unfair to them.
+        parts = [
+            labelled(chosen.work, chosen.pictures, chosen.seed),
+            labelled(chosen.work, chosen.held_out, chosen.seed + 1, is_held_out=True),
+        ]
+        names = ("images", "wholes", "things")
+        data = Labelled(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+        train_judge(stage, judge, data, chosen.seed)
+    load_averaged(chosen.work, "judge", judge)
+    exported = load_judge(export_judge(judge.eval(), chosen.output))
+    for is_held_out in (False, True):
+        tested = labelled(chosen.work, 400, chosen.seed + 7, is_held_out=is_held_out)
+        LOGGER.info("%s: %s", "held-out pairs" if is_held_out else "ordinary pairs", measure(exported, tested))
+
+
+if __name__ == "__main__":
+    main()
