@@ -141,12 +141,13 @@ _BETAS: Final[Config] = {
     "beta_end": 0.012,
     "beta_schedule": "scaled_linear",
     "steps_offset": 1,
+    "clip_sample": False,
     "prediction_type": "epsilon",
 }
 _PNDM: Final = ("PNDMScheduler", _BETAS | {"set_alpha_to_one": False, "skip_prk_steps": True})
 _DDIM_V: Final = (
     "DDIMScheduler",
-    _BETAS | {"set_alpha_to_one": False, "clip_sample": False, "prediction_type": "v_prediction"},
+    _BETAS | {"set_alpha_to_one": False, "prediction_type": "v_prediction"},
 )
 _DDPM: Final = ("DDPMScheduler", {"num_train_timesteps": 1000, "beta_start": 0.0001, "beta_end": 0.02})
 

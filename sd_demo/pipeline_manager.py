@@ -26,7 +26,7 @@ from diffusers import (
 
 from sd_demo import random_model
 from sd_demo.checkpoints import assemble, hash_of, read_model, weights_of
-from sd_demo.errors import ModelUnavailable
+from sd_demo.errors import ModelUnavailable, OutOfMemory, PlaygroundError
 from sd_demo.known_models import RANDOM
 from sd_demo.lora import take_off
 from sd_demo.model_files import NETWORKS
@@ -143,7 +143,7 @@ class PipelineManager:
             device = choose_device(self._settings.device)
             dtype = choose_dtype(self._settings.dtype, device)
             self._make_room(path, dtype)
-            self._models[name] = self._load(entry, path, device, dtype)
+            self._models[name] = self._loaded(entry, path, device, dtype)
             log.info("%s: %s", name, self._models[name].placement.reason)
         self._models.move_to_end(name)
         return self._models[name]
@@ -171,6 +171,17 @@ class PipelineManager:
             torch.cuda.empty_cache()
         if sys.platform == "linux":  # glibc keeps what was freed in small pieces
             ctypes.CDLL(None).malloc_trim(0)
+
+    def _loaded(self, entry: ModelEntry, path: Path | None, device: torch.device, dtype: torch.dtype) -> LoadedModel:
+        try:
+            return self._load(entry, path, device, dtype)
+        except PlaygroundError:
+            raise
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            raise OutOfMemory(f"{entry.title} does not fit into the memory of {device}; choose another one.") from error
+        except Exception as error:
+            said = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+            raise ModelUnavailable(f"{entry.title} could not be loaded: {said[:200]}.") from error
 
     def _load(self, entry: ModelEntry, path: Path | None, device: torch.device, dtype: torch.dtype) -> LoadedModel:
         if path is None:

@@ -71,7 +71,17 @@ FLOORS = {
         "denoising",
         "decoding",
     ),  # diffusion
-    3: ("job", "fair_queue", "finishing", "comparing", "speed", "turns", "engine", "bench"),  # the only way to the device
+    3: (
+        "job",
+        "fair_queue",
+        "finishing",
+        "comparing",
+        "speed",
+        "turns",
+        "doctor",
+        "engine",
+        "bench",
+    ),  # the only way to the device
     4: ("ui", "cli", "__main__"),  # doors; app.py stands here too
 }
 FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names}

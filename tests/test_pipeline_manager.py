@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import time
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,10 +17,10 @@ from diffusers import DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline
 from huggingface_hub import constants
 from PIL import Image
 
-from sd_demo import random_model
+from sd_demo import pipeline_manager, random_model
 from sd_demo.checkpoints import weights_of
 from sd_demo.engine import Engine
-from sd_demo.errors import InvalidRequest, ModelUnavailable
+from sd_demo.errors import InvalidRequest, ModelUnavailable, OutOfMemory
 from sd_demo.hub.downloads import Downloads
 from sd_demo.pipeline_manager import PipelineManager
 from sd_demo.registry import EMBEDDED, Registry
@@ -65,6 +66,8 @@ def manager(settings: Settings) -> PipelineManager:
 def engine(settings: Settings) -> Iterator[Engine]:
     engine = Engine(settings)
     engine.start()
+    while engine.status().state == "loading":  # the libraries' loading is not made for two threads at once
+        time.sleep(0.05)
     yield engine
     engine.close()
 
@@ -194,6 +197,19 @@ def test_several_models_stay_where_the_memory_allows_it(settings: Settings, root
         assert manager.current.entry.name == name
         assert sum(model.weights_mib for model in manager.loaded) <= roomy.model_memory_mib
     assert loads == [one, two, file, two], "the one used longest ago goes first"
+
+
+def test_memory_that_runs_out_while_loading_is_said(
+    manager: PipelineManager, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def out_of_memory(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline_manager, "place", out_of_memory)
+        with pytest.raises(OutOfMemory, match="one does not fit into the memory of cpu"):
+            manager.get(str(root / "one"))
+    assert manager.get(str(root / "one")).components
 
 
 def test_a_model_that_is_not_here_leaves_the_current_one(manager: PipelineManager, root: Path) -> None:

@@ -1,0 +1,80 @@
+"""The doctor: what it finds is so, for people and as JSON, also where something is wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sd_demo.cli import main
+from sd_demo.doctor import examine, readable
+from sd_demo.model_files import MANIFEST
+from sd_demo.settings import Settings
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # diffusers and transformers warn about their own futures
+TINY = "random:sd-1.5:tiny"
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The findings on this machine, with one damaged download."""
+    data = tmp_path_factory.mktemp("data")
+    folder = data / "models" / "somebody--spoilt" / "0123"
+    for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler"):
+        (folder / part).mkdir(parents=True)
+        (folder / part / "model.safetensors").write_bytes(b"not what came")
+    index = dict.fromkeys(("unet", "vae", "text_encoder", "tokenizer", "scheduler"), ("diffusers", "X"))
+    (folder / "model_index.json").write_text(json.dumps(index))
+    manifest = {"repo": "somebody/spoilt", "commit": "0123", "files": {"unet/model.safetensors": {"sha256": "0" * 64}}}
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    return examine(Settings(device="cpu", dtype="float32", model=TINY, data_dir=data, output_dir=data / "out"))
+
+
+def test_it_says_what_will_be_used_and_why(found: dict[str, Any]) -> None:
+    use = found["will_use"]
+    assert (use["model"], use["device"], use["dtype"], use["error"]) == (TINY, "cpu", "float32", None)
+    assert use["attention"] in use["reason"]
+    assert found["packages"]["torch"] == torch.__version__
+    assert found["machine"]["cpu_count"] >= 1
+    assert found["devices"][0]["device"] == "cpu"
+    assert "Stable Diffusion 1.5 is not here" in found["missing"]
+
+
+def test_every_precision_and_attention_is_tried(found: dict[str, Any]) -> None:
+    assert [trial["name"] for trial in found["precisions"]] == ["float32", "bfloat16", "float16"]
+    trials = {trial["name"]: trial for trial in found["attentions"]}
+    assert set(trials) == {"sdpa", "plain", "xformers", "sliced"}
+    for name in ("sdpa", "plain", "sliced"):
+        assert trials[name]["runs"], trials[name]
+        assert trials[name]["milliseconds"] > 0
+    assert trials["xformers"]["runs"] or trials["xformers"]["error"]
+
+
+def test_models_are_here_or_how_to_get_them_or_damaged(found: dict[str, Any]) -> None:
+    models = {model["name"]: model for model in found["models"]}
+    assert models["picture-book"]["is_here"]
+    assert len(models["picture-book"]["hash"]) == 64
+    assert "python -m sd_demo download sd-1.5" in models["sd-1.5"]["state"]
+    assert "was damaged since its download" in models["somebody/spoilt"]["state"]
+
+
+def test_it_is_json_and_it_can_be_read(found: dict[str, Any]) -> None:
+    assert json.loads(json.dumps(found)) == found
+    text = readable(found)
+    assert text.startswith(f"will use   {TINY}: cpu float32, attention ")
+    for words in ("precision  bfloat16", "attention  sliced", "model      sd-1.4: not here", "data       "):
+        assert words in text
+
+
+def test_the_command_says_why_a_start_would_fail(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("cuda is here")
+    (tmp_path / "empty").mkdir()
+    words = ["doctor", "--model", str(tmp_path / "empty"), "--device", "cuda", "--data-dir", str(tmp_path)]
+    assert main([*words, "--json"]) == 1
+    out, _ = capsys.readouterr()
+    assert "There is no cuda device" in json.loads(out)["will_use"]["error"]
+    assert main(["doctor", "--attention", "flash"]) == 2
