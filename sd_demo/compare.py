@@ -104,7 +104,7 @@ def plan_comparison(task: str, values: dict[str, Any], x: str, y: str = "") -> C
         columns=len(across.values),
         column_labels=across.labels,
         row_labels=down.labels if down else (),
-        title=f"{named} · {requests[0].prompt}",
+        title=f"{named} · {requests[0].prompt}".rstrip(" ·"),
     )
 
 

@@ -54,11 +54,13 @@ class History:
         """This visitor's pictures whose prompts hold all words of `search`, in any case and order; the newest first."""
         folder = self._outputs.visitor_folder(visitor)
         words = _storable(search.casefold()).split()[:20]
-        query = "SELECT name, task, prompt, model, seed, width, height, modified_ns FROM pictures WHERE task NOT NULL"
+        query = (
+            "SELECT name, task, prompt, model, seed, width, height, modified_ns / 1e9 FROM pictures WHERE task NOT NULL"
+        )
         query += " AND instr(words, ?)" * len(words) + " ORDER BY modified_ns DESC, name DESC LIMIT ? OFFSET ?"
         with self._index(folder) as index:
             rows: list[Any] = index.execute(query, (*words, limit, offset)).fetchall()
-        return [Picture(folder / row[0], *row[1:-1], made_at=row[-1] / 1e9) for row in rows]
+        return [Picture(folder / row[0], *row[1:]) for row in rows]
 
     def count(self, visitor: str) -> int:
         """How many pictures this visitor has."""

@@ -10,9 +10,12 @@ import gradio as gr
 
 from sd_demo.ui import (
     api,
+    compare,
+    compare_api,
     door,
     examples,
     header,
+    history,
     image_to_image,
     inpaint,
     live_lines,
@@ -93,6 +96,10 @@ def build(engine: Engine, *, examples_folder: Path = examples.FOLDER) -> Page:
                 with gr.Tab(title, id=task):
                     tab = tabs[task] = BUILDERS[task].build(engine)
                     examples.build(engine, tab, top, visitor_id, listed, run.page_handler(engine, tab))
+            with gr.Tab(compare.TITLE, id=compare.NAME):
+                comparing = compare.build(engine)
+            with gr.Tab(history.TITLE, id=history.NAME) as history_place:
+                past = history.build(engine)
         header.listen(engine, page, top)
         model_choice.listen(engine, top, tabs)
         memory.listen_for_visitor(page, visitor_id)
@@ -101,7 +108,10 @@ def build(engine: Engine, *, examples_folder: Path = examples.FOLDER) -> Page:
             live_lines.listen(engine, tab, top.model, ran)
             memory.listen(engine, page, tab, visitor_id)
             passing_on.listen(engine, tab, tabs, chooser)
+        compare.listen(engine, comparing, top, visitor_id)
+        history.listen(engine, past, history_place, top, tabs, chooser, visitor_id)
         api.add(engine)
+        compare_api.add(engine)
     # The engine queues and is fair; Gradio must neither hold a job back nor let a call pass beside its queue.
     page.queue(api_open=False, default_concurrency_limit=None)
     return page

@@ -113,7 +113,7 @@ def listen(engine: Engine, here: CompareTab, top: Header, visitor_id: gr.Browser
 def _handler(engine: Engine, here: CompareTab) -> Callable[..., Iterator[dict[Any, Any]]]:
     parts = here.cells
 
-    def compare(
+    def make_table(
         request: gr.Request, visitor_id: Any, model: Any, x: Any, xs: Any, y: Any, ys: Any, image: Any, *held: Any
     ) -> Iterator[dict[Any, Any]]:
         owner = visitor.folder_name(visitor_id, request)
@@ -148,7 +148,7 @@ def _handler(engine: Engine, here: CompareTab) -> Callable[..., Iterator[dict[An
         except Exception:
             yield {parts.status: run.unexpected(NAME), **_idle(here)}
 
-    return compare
+    return make_table
 
 
 def _values(names: list[str], held: tuple[Any, ...]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sd_demo.engine import Engine
 
 NAME: Final = "history"
+TITLE: Final = "History"
 PAGE: Final = 48
 EMPTY: Final = "Your pictures will be here."
 _PRIVATE: Final[dict[str, Any]] = {"show_progress": "hidden", "api_visibility": "private"}
@@ -128,7 +129,7 @@ def listen(
 
     asked = [visitor_id, here.search, here.limit]
     place.select(look, asked, listing, **_PRIVATE)
-    here.search.input(search, asked[:2], listing, trigger_mode="always_last", **_PRIVATE)
+    here.search.change(search, asked[:2], listing, trigger_mode="always_last", **_PRIVATE)
     here.more.click(more, asked, listing, **_PRIVATE)
 
     def select(request: gr.Request, visitor_id: Any, names: list[str], event: gr.SelectData) -> dict[Any, Any]:

@@ -42,10 +42,10 @@ class SettingsBack:
 def build() -> SettingsBack:
     """Lay it out where this is called."""
     drop = gr.File(
-        label="Settings from a picture: drop one of ours, or one with A1111's parameters",
+        label="Settings from a picture: one of ours, or one with A1111's parameters",
         file_count="single",
         type="filepath",
-        height=96,
+        height=150,
         elem_id=f"{NAME}-file",
     )
     report = gr.HTML("", elem_id=f"{NAME}-report", elem_classes=["restored"], js_on_load=None)
