@@ -28,6 +28,8 @@ def last_request(served: Served) -> Inpaint:
 def test_a_painted_mask_inverted_cleared_and_uploaded(fresh_page: Page, served: Served) -> None:
     page, picture = fresh_page, picture_of_a_house(SIZE)
     go_to(page, TASK)
+    page.locator(f"#{TASK}-generate").click()
+    expect(page.locator(f"#{TASK}-status [role=alert]")).to_contain_text("image is missing; choose a picture first.")
     choose_picture(page, TASK, picture)
 
     # Nothing painted: one sentence, nothing runs.
