@@ -40,5 +40,7 @@ def find_lora(name: str, folder: Path) -> Path:
 
 
 def _files(folder: Path) -> dict[str, Path]:
+    """A name with a dot in front is a file that is being written."""
     found = folder.rglob(f"*{SUFFIX}") if folder.is_dir() else ()
-    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in found if path.is_file()}
+    seen = (path for path in found if path.is_file() and not path.name.startswith("."))
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in seen}

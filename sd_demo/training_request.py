@@ -24,7 +24,8 @@ def _pictures(value: Any) -> tuple[Path, ...]:
         folder = Path(value)
         if not folder.is_dir():
             raise InvalidRequest(f"images: there is no folder named {folder.name}; give one with pictures.", "images")
-        files = sorted(f for f in folder.iterdir() if f.suffix.lower() in PICTURE_SUFFIXES)
+        seen = (f for f in folder.iterdir() if not f.name.startswith("."))  # a Mac leaves ._1.png beside 1.png
+        files = sorted(f for f in seen if f.suffix.lower() in PICTURE_SUFFIXES)
     elif isinstance(value, list | tuple) and all(isinstance(one, str | Path) for one in value):
         files = [Path(one) for one in value]
     else:

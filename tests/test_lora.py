@@ -253,7 +253,7 @@ def test_an_error_while_putting_on_leaves_nothing_on(file: Path, pipe: Any, monk
 
 
 def test_the_folder_names_its_loras(tmp_path: Path) -> None:
-    for name in ("snowman.safetensors", "styles/Pencil.safetensors", "notes.txt", "old.ckpt"):
+    for name in ("snowman.safetensors", "styles/Pencil.safetensors", "notes.txt", "old.ckpt", ".writing-x.safetensors"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     assert lora_names(tmp_path) == ["snowman", "styles/Pencil"]

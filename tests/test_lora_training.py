@@ -330,6 +330,7 @@ def test_captions_are_typed_or_beside_or_listed_or_the_word(folder: Path) -> Non
     (folder / "1.txt").unlink()
     (folder / "2.txt").unlink()
     lines = [{"file_name": "1.png", "text": "in a list"}, {"file_name": "0.png", "caption": "not used"}]
+    (folder / "._1.png").write_bytes(b"what a Mac leaves")
     (folder / "metadata.jsonl").write_text("\n".join(json.dumps(line) for line in lines) + "\n")
     found = read_pictures(request(folder, captions={"3.png": "typed, a Snowman"}))
     assert [p.caption for p in found] == ["a snowman number 0", "snowman, in a list", "snowman", "typed, a Snowman"]
