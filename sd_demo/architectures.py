@@ -145,10 +145,7 @@ _BETAS: Final[Config] = {
     "prediction_type": "epsilon",
 }
 _PNDM: Final = ("PNDMScheduler", _BETAS | {"set_alpha_to_one": False, "skip_prk_steps": True})
-_DDIM_V: Final = (
-    "DDIMScheduler",
-    _BETAS | {"set_alpha_to_one": False, "prediction_type": "v_prediction"},
-)
+_DDIM_V: Final = ("DDIMScheduler", _BETAS | {"set_alpha_to_one": False, "prediction_type": "v_prediction"})
 _DDPM: Final = ("DDPMScheduler", {"num_train_timesteps": 1000, "beta_start": 0.0001, "beta_end": 0.02})
 
 
@@ -176,7 +173,8 @@ class Architecture:
             unet |= {"sample_size": 16, "block_out_channels": levels, "layers_per_block": 1, "cross_attention_dim": 32}
             unet["attention_head_dim"] = [2, 4, 8, 8] if isinstance(unet["attention_head_dim"], list) else 8
             if is_k:
-                unet |= {"time_cond_proj_dim": 32 + 128, "layers_per_block": 2}  # its up blocks need two
+                # Its up blocks need two layers, and levels that widen where the published ones do.
+                unet |= {"time_cond_proj_dim": 32 + 128, "layers_per_block": 2, "block_out_channels": [32, 32, 64, 64]}
         if vae:
             widths = levels[: len(vae["block_out_channels"])]
             vae |= {"block_out_channels": widths, "layers_per_block": 1, "sample_size": 128}
