@@ -35,8 +35,14 @@ def serve(settings: Settings, page: blocks.Page, engine: Engine) -> None:
             "Add --auth user:password to ask for a login."
         )
     stop = threading.Event()
+
+    def ask_to_stop(*_: object) -> None:
+        if not stop.is_set():
+            stop.set()
+            _end_within(END_WITHIN_S, 0)
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, ask_to_stop)
     page.launch(
         server_name=settings.host,
         server_port=settings.port or None,
@@ -55,17 +61,21 @@ def serve(settings: Settings, page: blocks.Page, engine: Engine) -> None:
     if fault:
         log.critical("%s", fault)
         stop.wait(FAULT_SHOWN_S)  # so that whoever watches /healthz reads the reason
+        _end_within(END_WITHIN_S, 1)
     else:
         log.info("Stopping: running jobs may finish.")
-    # A device call that hangs cannot be interrupted; nothing of a picture is written by then.
-    last_resort = threading.Timer(END_WITHIN_S, os._exit, (1 if fault else 0,))
-    last_resort.daemon = True
-    last_resort.start()
     engine.close(DRAIN_S)
     page.close(verbose=False)
     # Not sys.exit: a thread still inside torch makes the interpreter's own end abort now and then.
     logging.shutdown()
     os._exit(1 if fault else 0)  # after 1 a supervisor starts the program again
+
+
+def _end_within(seconds: float, code: int) -> None:
+    """End the process then at the latest: a device call that hangs, or a slow start, cannot be interrupted."""
+    last_resort = threading.Timer(seconds, os._exit, (code,))
+    last_resort.daemon = True
+    last_resort.start()
 
 
 def check_address(settings: Settings) -> None:

@@ -128,6 +128,8 @@ class FakeEngine:
     def close(self, timeout_s: float = 10.0) -> None:
         self._queue.put(None)
         self._worker.join(timeout_s)
+        for job in self.jobs:
+            job.cancel()
 
     def status(self) -> Status:
         entry = self.defaults(None)

@@ -82,7 +82,7 @@ FLOORS = {
         "engine",
         "bench",
     ),  # the only way to the device
-    4: ("ui", "cli", "__main__"),  # doors; app.py stands here too
+    4: ("ui", "cli", "soak", "__main__"),  # doors; app.py stands here too
 }
 FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names}
 

@@ -23,6 +23,7 @@ COMMANDS: Final = {  # each is a module here with `run(arguments) -> exit code`
     "train-lora": "teach the model something new from a few pictures",
     "download": "fetch a model from the hub, or list the models",
     "bench": "how fast this is here, against plain diffusers",
+    "soak": "load and abuse against a server of its own, with figures",
     "doctor": "what is here, what will be used, and why",
     "random-model": "write a model with random weights, to measure with",
     "serve": "open the page, as python app.py does",

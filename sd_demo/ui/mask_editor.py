@@ -27,6 +27,7 @@ OPACITY: Final = 0.6
 PAINTED: Final = 64  # a layer's alpha from which a pixel counts as painted: under half of a stroke's own
 MAX_LAYERS: Final = 4
 MAX_EDITORS: Final = 128
+MAX_HELD_BYTES: Final = 256 * 2**20  # of all editors together; who painted longest ago is forgotten first
 MAX_AGE_S: Final = 3600.0
 
 
@@ -37,6 +38,11 @@ class Blob:
     background: bytes | None = None
     layers: dict[int, bytes] = field(default_factory=dict)
     touched_at: float = field(default_factory=time.monotonic)
+
+    @property
+    def size(self) -> int:
+        """Bytes that this editor holds here."""
+        return len(self.background or b"") + sum(map(len, self.layers.values()))
 
 
 class Blobs:
@@ -75,10 +81,12 @@ class Blobs:
 
     def _expire(self) -> None:
         oldest = time.monotonic() - MAX_AGE_S
+        held = sum(blob.size for blob in self._blobs.values())
         while self._blobs:
             key, blob = next(iter(self._blobs.items()))
-            if len(self._blobs) <= MAX_EDITORS and blob.touched_at >= oldest:
+            if len(self._blobs) <= MAX_EDITORS and blob.touched_at >= oldest and held <= MAX_HELD_BYTES:
                 return
+            held -= blob.size
             del self._blobs[key]
 
 
