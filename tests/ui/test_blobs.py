@@ -1,0 +1,51 @@
+"""What editors send ahead is held within bounds, whatever a caller chooses."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import gradio as gr
+import pytest
+
+from sd_demo.ui import mask_editor
+from sd_demo.ui.mask_editor import MAX_EDITORS, MAX_LAYERS, Blobs
+
+
+def sent(key: Any, content: Any = b"x", *, kind: str = "layer", index: Any = "0") -> SimpleNamespace:
+    return SimpleNamespace(data={"type": kind, "id": key, "index": index}, files=[("blob", content)])
+
+
+def test_what_is_sent_is_kept() -> None:
+    blobs = Blobs()
+    blobs.accept(sent("a", b"layer"))
+    blobs.accept(sent("a", b"ground", kind="background"))
+    blob = blobs.get("a")
+    assert blob is not None
+    assert (blob.layers, blob.background) == ({0: b"layer"}, b"ground")
+
+
+@pytest.mark.parametrize("index", ["50000000", "-1", str(MAX_LAYERS), "x", None, [1]])
+def test_an_index_allocates_nothing(index: Any) -> None:
+    blobs = Blobs()
+    with pytest.raises(gr.Error):
+        blobs.accept(sent("a", index=index))
+    assert blobs.get("a") is None
+
+
+def test_bytes_of_all_editors_together_have_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mask_editor, "MAX_HELD_BYTES", 1000)
+    blobs = Blobs()
+    for key in "abc":
+        blobs.accept(sent(key, b"x" * 400))
+    assert blobs.get("a") is None
+    assert blobs.get("b") is not None
+    assert blobs.get("c") is not None
+
+
+def test_editors_have_an_end_in_number() -> None:
+    blobs = Blobs()
+    for k in range(MAX_EDITORS + 1):
+        blobs.accept(sent(str(k)))
+    assert blobs.get("0") is None
+    assert blobs.get("1") is not None
