@@ -11,8 +11,8 @@ from PIL import Image
 
 from sd_demo.compare import Comparison
 from sd_demo.contact_sheet import contact_sheet
-from sd_demo.errors import QueueFull
-from sd_demo.events import Event, ResultImage
+from sd_demo.errors import JobCancelled, QueueFull
+from sd_demo.events import Cancelled, Event, ResultImage
 
 if TYPE_CHECKING:
     from sd_demo.engine import Engine
@@ -37,15 +37,19 @@ class Compared:
     images: tuple[ResultImage, ...]
 
 
-def run_comparison(engine: Engine, comparison: Comparison, *, visitor: str = "local") -> Generator[Progress | Compared]:
+def run_comparison(
+    engine: Engine, comparison: Comparison, *, visitor: str = "local", jobs: list[Job] | None = None
+) -> Generator[Progress | Compared]:
     """Run all cells and yield their progress, then the end. Closing the iterator cancels what has not ended.
+
+    `jobs`: an empty list that the cells' jobs come into, for another thread to cancel; JobCancelled is raised then.
 
     At most as many cells are in the queue as can run at once, so that a large comparison neither fills the queue for
     others nor fails where it is nearly full. Raises what a cell raises, and QueueFull where not one cell gets in.
     """
     requests = list(comparison.requests)
     window = max(1, engine.settings.max_rows // 2)  # two rows a picture with guidance
-    jobs: list[Job] = []
+    jobs = [] if jobs is None else jobs
 
     def submit_more() -> None:
         waiting = sum(not job.is_ended for job in jobs)
@@ -63,6 +67,8 @@ def run_comparison(engine: Engine, comparison: Comparison, *, visitor: str = "lo
         images: list[ResultImage] = []
         for k in range(len(requests)):
             for event in jobs[k].events():
+                if isinstance(event, Cancelled):
+                    raise JobCancelled("The comparison was cancelled.")
                 submit_more()
                 yield Progress(sum(job.is_ended for job in jobs), len(requests), event)
             images += jobs[k].result().images

@@ -13,7 +13,7 @@ from PIL import Image
 from sd_demo.cli import generate, main
 from sd_demo.compare import plan_comparison
 from sd_demo.comparing import Compared, Progress, run_comparison
-from sd_demo.errors import PlaygroundError, QueueFull
+from sd_demo.errors import JobCancelled, PlaygroundError, QueueFull
 from sd_demo.outputs import SHEET_KEY, Outputs
 from sd_demo.settings import Settings
 from tests.fake_engine import FakeEngine
@@ -89,6 +89,20 @@ def test_a_failing_cell_and_a_closed_page_cancel_the_others(fake: FakeEngine) ->
     next(running)
     running.close()  # type: ignore[attr-defined]
     assert all(job.is_cancelled.is_set() for job in fake.jobs)
+
+
+def test_another_thread_cancels_all(fake: FakeEngine) -> None:
+    jobs: list[Any] = []
+    fake.step_s = 0.05
+    running = run_comparison(fake, table(36), jobs=jobs)  # type: ignore[arg-type]
+    next(running)
+    count = len(jobs)
+    for job in list(jobs):
+        job.cancel()
+    with pytest.raises(JobCancelled):
+        list(running)
+    assert all(job.is_cancelled.is_set() for job in jobs)
+    assert len(jobs) <= count + 1
 
 
 @pytest.fixture

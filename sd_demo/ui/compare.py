@@ -11,7 +11,7 @@ import gradio as gr
 
 from sd_demo.compare import AXES, plan_comparison
 from sd_demo.comparing import Progress, run_comparison
-from sd_demo.errors import PlaygroundError
+from sd_demo.errors import JobCancelled, PlaygroundError
 from sd_demo.requests import ImageToImage, TextToImage
 from sd_demo.ui import controls, copy_as_code, results, run, status_line, visitor
 from sd_demo.ui.header import Header
@@ -20,6 +20,7 @@ from sd_demo.ui.uploads import given, uploaded_file
 
 if TYPE_CHECKING:
     from sd_demo.engine import Engine
+    from sd_demo.job import Job
 
 NAME: Final = "compare"
 TITLE: Final = "Compare"
@@ -44,6 +45,7 @@ class CompareTab:
     cancel: gr.Button
     sheet: gr.Image
     cells: Results
+    jobs: gr.State  # of the run in progress
 
 
 def build(engine: Engine) -> CompareTab:
@@ -82,25 +84,22 @@ def build(engine: Engine) -> CompareTab:
                 elem_id=f"{NAME}-image",
             )
             made |= _made(engine, ImageToImage.task, ["strength"])
-    return CompareTab(made, image, axes, start, cancel, sheet, cells)
+    return CompareTab(made, image, axes, start, cancel, sheet, cells, gr.State([]))
 
 
 def listen(engine: Engine, here: CompareTab, top: Header, visitor_id: gr.BrowserState) -> None:
     """Wire the tab."""
     parts = here.cells
-    updated = [parts.status, here.sheet, here.start, here.cancel, *parts.of_picture]
+    updated = [parts.status, here.sheet, here.start, here.cancel, here.jobs, *parts.of_picture]
     inputs = [visitor_id, top.model, *here.axes, here.image, *here.controls.values()]
-    running = here.start.click(
-        _handler(engine, here), inputs, updated, preprocess=False, concurrency_limit=None, **_PRIVATE
-    )
-    here.cancel.click(
-        lambda: {parts.status: status_line.ended("Cancelled."), **_idle(here)},
-        None,
-        [parts.status, here.start, here.cancel],
-        cancels=[running],
-        queue=False,
-        **_PRIVATE,
-    )
+    here.start.click(_handler(engine, here), inputs, updated, preprocess=False, concurrency_limit=None, **_PRIVATE)
+
+    def cancel(jobs: list[Job]) -> tuple[str, Any]:
+        for job in jobs:
+            job.cancel()
+        return status_line.running("Cancelling …"), gr.update(interactive=False)
+
+    here.cancel.click(cancel, [here.jobs], [parts.status, here.cancel], queue=False, **_PRIVATE)
 
     def select(shown: list[Shown], event: gr.SelectData) -> dict[Any, Any]:
         if not shown or not isinstance(event.index, int) or not 0 <= event.index < len(shown):
@@ -128,9 +127,10 @@ def _handler(engine: Engine, here: CompareTab) -> Callable[..., Iterator[dict[An
                 values = {name: value for name, value in values.items() if name not in ("width", "height")}
                 values["image"] = picture
             comparison = plan_comparison(task, values, f"{x}: {xs}", f"{y}: {ys}" if y else "")
-            yield {parts.status: status_line.running("Sending …"), **_started(here)}
-            # Closing this generator (Cancel, or a closed page) closes that one, which cancels its jobs.
-            with closing(run_comparison(engine, comparison, visitor=owner)) as news:
+            jobs: list[Job] = []
+            yield {parts.status: status_line.running("Sending …"), here.jobs: jobs, **_started(here)}
+            # A closed page closes this generator, and so that one, which cancels its jobs.
+            with closing(run_comparison(engine, comparison, visitor=owner, jobs=jobs)) as news:
                 for one in news:
                     if isinstance(one, Progress):
                         words = f"{one.done} of {one.total} pictures"
@@ -143,6 +143,8 @@ def _handler(engine: Engine, here: CompareTab) -> Callable[..., Iterator[dict[An
                         **results.show(parts, shown, 0, engine.registry),
                         **_idle(here),
                     }
+        except JobCancelled:
+            yield {parts.status: status_line.ended("Cancelled. Nothing was saved in a sheet."), **_idle(here)}
         except PlaygroundError as error:
             yield {parts.status: status_line.failed(str(error), getattr(error, "field", None)), **_idle(here)}
         except Exception:
