@@ -319,6 +319,8 @@ def process(*arguments: str | Path, environment: dict[str, str]) -> subprocess.P
     return subprocess.Popen(
         [sys.executable, "-m", "sd_demo", *map(str, arguments)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=Path(__file__).parents[1],
+        # Tests that were started in the background ignore Ctrl+C, and so would this process.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
 
 
@@ -341,6 +343,9 @@ def test_the_real_command_ends_at_ctrl_c(tmp_path: Path, guarded_environment: di
         assert command.poll() is None
         time.sleep(0.05)
     command.send_signal(signal.SIGINT)
-    out, err = command.communicate(timeout=100)
+    try:
+        out, err = command.communicate(timeout=100)
+    finally:
+        command.kill()
     assert (command.returncode, out, err) == (130, "", "Cancelled.\n")
     assert list((tmp_path / "out").iterdir()) == []
