@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-from sd_demo.embedded.training_stages import Settings, export_trained, run
+from sd_demo.embedded.training_stages import START, Settings, export_trained, run, start_from
 
 LOGGER = logging.getLogger(__name__)
 STAGES = {"vae": 0.30, "unet-128": 0.42, "unet-256": 0.22, "decoder": 0.06}
@@ -47,6 +47,7 @@ def train(
     held_out: int = 64,
     batch_size: int | None = None,
     max_steps: int | None = None,
+    start: Path | None = None,
 ) -> Path:
     """Train the model, or go on with it, and export it; the folder that was written is returned.
 
@@ -56,7 +57,8 @@ def train(
     folder in the user's cache. output: the diffusers folder to write, by default `weights` in the work folder.
     device: auto, cpu or cuda. dtype: auto, float32 or bfloat16 (autocast). pictures: how many are rendered
     at each size. batch_size: rows of a UNet step; the default suits the device. max_steps: stop each
-    stage after so many steps of this call, its budget unspent, to go on another time.
+    stage after so many steps of this call, its budget unspent, to go on another time. start: a folder that an earlier
+    training wrote, to go on from in an empty work folder; its autoencoder's encoder stays as it is.
 
     Raises ValueError for an unknown name or a number out of range, FileNotFoundError where an earlier stage is
     missing.
@@ -79,9 +81,13 @@ def train(
     torch.manual_seed(seed)
     torch.set_flush_denormal(True)  # tiny optimizer moments would slow CPU arithmetic down
     LOGGER.info("work folder %s, %s, %s", settings.work, chosen, settings.autocast or "float32")
+    if start is not None:
+        start_from(Path(start), settings)
+    skipped = ("vae",) if (settings.work / START).is_file() else ()
     budgets = {name: minutes * share for name, share in STAGES.items()} if stage == "all" else {stage: minutes}
     for name, budget in budgets.items():
-        run(name, budget, settings)
+        if name not in skipped:
+            run(name, budget, settings)
     return export_trained(settings, Path(output or settings.work / "weights"))
 
 
@@ -112,6 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
     parser.add_argument("--stage", choices=("all", *STAGES), default="all", help="one stage alone gets all minutes")
+    parser.add_argument("--start", type=Path, help="a folder of weights to go on from, in an empty work folder")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--pictures", type=int, default=12_000, help="how many are rendered at each size (12000)")
     parser.add_argument("--batch-size", type=int, help="rows of a UNet step (by device)")

@@ -16,6 +16,7 @@ from sd_demo.embedded.training_state import Stage
 
 PROMPT_DROPOUT = 0.1  # rows trained without a prompt, for classifier-free guidance (arXiv 2207.12598)
 SNR_CAP = 5.0
+THINGS_COUNT = 3.0
 
 
 class TextToLatents(nn.Module):
@@ -53,13 +54,26 @@ class NoiseSchedule:
         """What the UNet predicts (Salimans and Ho, arXiv 2202.00512)."""
         return self._at(self._signal, timesteps) * noise - self._at(self._noise, timesteps) * latents
 
-    def weighted_loss(self, prediction: torch.Tensor, target: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-        errors = (prediction - target).square().mean(dim=(1, 2, 3))  # [B]
+    def weighted_loss(
+        self, prediction: torch.Tensor, target: torch.Tensor, timesteps: torch.Tensor, latents: torch.Tensor
+    ) -> torch.Tensor:
+        errors = (emphasis(latents) * (prediction - target).square()).mean(dim=(1, 2, 3))  # [B]
         return (self._weights[timesteps] * errors).mean()
 
     @staticmethod
     def _at(values: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         return values[timesteps][:, None, None, None]
+
+
+def emphasis(latents: torch.Tensor) -> torch.Tensor:
+    """Weights [B, 1, h, w] of mean 1 for the loss of latents [B, 4, h, w]: up to four times more where things are.
+
+    Skies and meadows hardly change along a row, and things do: what differs from its row's median is a thing or a
+    detail. Things fill a tenth of a picture, and without this a short training learns scenery alone.
+    """
+    distance = (latents - latents.median(dim=3, keepdim=True).values).abs().mean(dim=1, keepdim=True)
+    weights = 1.0 + THINGS_COUNT * distance.clamp(max=1.0)
+    return weights / weights.mean(dim=(2, 3), keepdim=True)
 
 
 def train_unet(
@@ -105,7 +119,7 @@ def train_unet(
             noisy = schedule.add_noise(clean, noise, timesteps)
             prediction = model(noisy, timesteps, torch.from_numpy(ids.astype(np.int64)).to(device))
         target = schedule.velocity(clean, noise, timesteps)
-        stage.update(schedule.weighted_loss(prediction.float(), target, timesteps))
+        stage.update(schedule.weighted_loss(prediction.float(), target, timesteps, clean))
         if at_checkpoint is not None and stage.spent_s - looked > checkpoint_every_s:
             looked = stage.spent_s
             with stage.averaged():

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
-from transformers import CLIPTokenizer
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from sd_demo.embedded import world
 from sd_demo.embedded.architecture import NATIVE_SIZE, build_text_encoder, build_unet, build_vae
@@ -34,6 +34,7 @@ from sd_demo.embedded.train_vae import (
 from sd_demo.embedded.training_state import Stage, load_averaged
 
 LOGGER = logging.getLogger(__name__)
+START = "start.pt"  # UNet and text encoder of the weights that a training goes on from
 NORMALISED_ON = 512  # pictures whose latents give the mean and deviation that are folded into the autoencoder
 
 
@@ -65,12 +66,34 @@ def export_trained(settings: Settings, output: Path) -> Path:
     tokenizer = _tokenizer(settings)
     model = _model(tokenizer)
     newest = [name for name in ("unet-256", "unet-128") if (settings.work / f"{name}.pt").is_file()]
+    if (settings.work / START).is_file():
+        model.load_state_dict(torch.load(settings.work / START, map_location="cpu", weights_only=True))
     if newest:
         load_averaged(settings.work, newest[0], model)
     vae = _frozen_vae(settings)
     if (settings.work / "decoder.pt").is_file():
         load_averaged(settings.work, "decoder", vae)
     return export(output, vae, model.unet, model.text_encoder, tokenizer)
+
+
+def start_from(folder: Path, settings: Settings) -> None:
+    """Put the networks of a diffusers folder that `export_trained` wrote into the work folder, to go on from them.
+
+    The autoencoder's encoder is frozen already, so only the stages after `vae` can follow. Raises ValueError where the
+    work folder holds a training of its own.
+    """
+    if any((settings.work / f"{name}.pt").is_file() for name in ("vae", "vae-normalised", "unet-128", "unet-256")):
+        raise ValueError(
+            f"{settings.work} holds a training already; choose an empty work folder to start from weights."
+        )
+    settings.work.mkdir(parents=True, exist_ok=True)
+    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+    model = _model(tokenizer)
+    model.unet.load_state_dict(UNet2DConditionModel.from_pretrained(folder / "unet").state_dict())
+    model.text_encoder.load_state_dict(CLIPTextModel.from_pretrained(folder / "text_encoder").float().state_dict())
+    torch.save(AutoencoderKL.from_pretrained(folder / "vae").state_dict(), settings.work / "vae-normalised.pt")
+    torch.save(model.state_dict(), settings.work / START)
+    tokenizer.save_pretrained(settings.work / "tokenizer")
 
 
 def run(name: str, minutes: float, settings: Settings) -> None:
@@ -111,8 +134,12 @@ def _run_unet(name: str, minutes: float, settings: Settings) -> None:
     tokenizer = _tokenizer(settings)
     vae = _frozen_vae(settings).to(settings.device)
     model = _model(tokenizer)
-    if not is_first and not (settings.work / f"{name}.pt").is_file():
+    if (settings.work / START).is_file():
+        model.load_state_dict(torch.load(settings.work / START, map_location="cpu", weights_only=True))
+    if not is_first and (settings.work / "unet-128.pt").is_file():
         load_averaged(settings.work, "unet-128", model)
+    elif not is_first and not (settings.work / START).is_file():
+        raise FileNotFoundError(f"{settings.work} has no unet-128.pt; train that stage first.")
     model.to(settings.device)
     stage = Stage(
         name, settings.work, minutes, model, learning_rate=1e-3 if is_first else 8e-4, max_steps=settings.max_steps

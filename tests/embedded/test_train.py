@@ -61,6 +61,17 @@ def test_a_spent_budget_trains_nothing_and_a_larger_one_goes_on(trained: tuple[P
     assert _steps(work)["unet-128"] == before["unet-128"] + 2
 
 
+def test_a_training_goes_on_from_weights(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    _, folder = trained
+    work = tmp_path / "work"
+    training.train(minutes=0.0, work=work, output=tmp_path / "same", start=folder, **TINY)
+    for part in ("vae", "unet"):
+        file = f"{part}/diffusion_pytorch_model.safetensors"
+        assert (tmp_path / "same" / file).read_bytes() == (folder / file).read_bytes()
+    with pytest.raises(ValueError, match="empty work folder"):
+        training.train(minutes=0.0, work=work, start=folder, **TINY)
+
+
 @pytest.mark.parametrize(
     "wrong", [{"stage": "vea"}, {"device": "tpu"}, {"dtype": "float8"}, {"minutes": float("nan")}, {"pictures": 0}]
 )
