@@ -11,8 +11,9 @@ import pytest
 from huggingface_hub import SpaceCard
 from PIL import Image
 
-from sd_demo.cli import generate, main
+from sd_demo.cli import COMMANDS, generate, main
 from sd_demo.outputs import Outputs
+from sd_demo.registry import Registry
 from sd_demo.settings import Settings
 from tests.fake_engine import FakeEngine
 from tests.fake_page import FakePage
@@ -46,9 +47,7 @@ def test_a_space_takes_the_front_matter(space: dict[str, Any]) -> None:
     assert len(space["emoji"]) == 1
     assert space["pinned"] is False
     assert re.fullmatch(r"3\.\d+", space["python_version"]), "quoted, or YAML reads 3.10 as 3.1"
-    assert space["models"]
-    for model in space["models"]:
-        assert re.fullmatch(r"[\w.-]+/[\w.-]+", model)
+    assert space["models"] == [entry.source for entry in Registry() if not entry.is_embedded]
 
 
 def test_the_space_runs_the_gradio_that_is_pinned(space: dict[str, Any]) -> None:
@@ -87,9 +86,17 @@ def test_the_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
         "picture.png"
     )
     lines = commands("python -m sd_demo ")
-    assert len(lines) >= 5
+    assert len(lines) >= 4
     for line in lines:
         assert main(shlex.split(line)[3:]) == 0, f"{line}: {capsys.readouterr().err}"
+
+
+def test_every_command_is_told_of() -> None:
+    table = README.split("| `python -m sd_demo …` |")[1].split("\n\n")[0]
+    told = {
+        name for cell in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for name in re.findall(r"`([\w-]+)`", cell)
+    }
+    assert told == set(COMMANDS)
 
 
 def test_the_script_runs(fake_page: FakePage, capsys: pytest.CaptureFixture[str]) -> None:
@@ -109,8 +116,9 @@ def test_the_flags_of_the_page_exist() -> None:
 
 
 def test_every_file_that_is_named_is_there() -> None:
+    parts = README.split("## What each part is for\n")[1].split("\n## ")[0]
     named = set(re.findall(r"\]\(((?!http)[\w./-]+)\)", README)) | set(
-        re.findall(r"^\| `([\w/.]+)`", README, re.MULTILINE)
+        re.findall(r"^\| `([\w/.]+)`", parts, re.MULTILINE)
     )
     assert len(named) > 8
     assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
