@@ -1,38 +1,138 @@
-"""Which models there are, and what a name that is none of them gets."""
+"""Which models there are, where their weights lie, and what a name that is none of them gets."""
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from sd_demo.errors import ModelUnavailable
-from sd_demo.registry import EMBEDDED, Registry, default_model
+from sd_demo.errors import InvalidRequest, ModelUnavailable
+from sd_demo.model_files import MANIFEST, PARTS, missing_in, needed, parts_of
+from sd_demo.registry import EMBEDDED, Registry, check_task, default_model, what_is_missing
+
+REPO = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 
 
-def test_the_embedded_model_is_there_and_needs_no_download() -> None:
-    entry = Registry().get(EMBEDDED)
+@pytest.fixture
+def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
+    """A registry of this test alone, whatever lies on this machine."""
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
+    return Registry(models_dir=tmp_path / "models")
+
+
+def write_folder(folder: Path, **unet: Any) -> Path:
+    """A diffusers folder with all its files, which hold nothing."""
+    for part in PARTS:
+        (folder / part).mkdir(parents=True)
+    for name in ("unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model", "text_encoder/model"):
+        (folder / f"{name}.safetensors").write_bytes(b"")
+    (folder / "unet" / "config.json").write_text(json.dumps({"sample_size": 64, **unet}))
+    (folder / "model_index.json").write_text(json.dumps(dict.fromkeys(PARTS, ("diffusers", "X"))))
+    return folder
+
+
+def write_download(registry: Registry, repo: str, commit: str) -> Path:
+    folder = write_folder(registry.models_dir / repo.replace("/", "--") / commit)
+    (folder / MANIFEST).write_text(json.dumps({"repo": repo, "commit": commit}))
+    return folder
+
+
+def test_the_embedded_model_is_there_and_needs_no_download(registry: Registry) -> None:
+    entry = registry.get(EMBEDDED)
     assert entry.is_embedded
     assert entry.download_mib == 0
     assert (entry.native_size, entry.licence) == (256, "Apache-2.0")
+    assert registry.weights(entry) == entry.folder
 
 
-def test_the_default_is_a_model_of_the_list() -> None:
-    registry = Registry()
-    assert default_model(choices=registry) in {entry.name for entry in registry}
+def test_the_built_in_models_are_pinned_and_under_their_licence(registry: Registry) -> None:
+    downloads = [entry for entry in registry if not entry.is_embedded]
+    assert [entry.name for entry in downloads] == ["sd-1.5", "sd-1.4", "sd-1.5-inpainting"]
+    for entry in downloads:
+        assert re.fullmatch(r"[0-9a-f]{40}", entry.revision or "")
+        assert entry.licence == "CreativeML OpenRAIL-M"
+        assert entry.download_mib > 2000
+        assert registry.weights(entry) is None
 
 
-def test_a_diffusers_folder_is_a_model(tmp_path: Path) -> None:
-    (tmp_path / "model_index.json").write_text("{}")
-    entry = Registry().get(str(tmp_path))
-    assert entry.folder == tmp_path
+def test_every_model_says_what_it_is_and_under_which_licence(registry: Registry) -> None:
+    for entry in registry:
+        assert entry.summary.endswith("."), entry.name
+        assert entry.licence, entry.name
+        assert entry.licence_url.startswith("https://"), entry.name
+
+
+def test_the_default_is_the_best_that_is_here_and_runs(registry: Registry) -> None:
+    assert default_model(registry, has_gpu=True) == EMBEDDED
+    assert "Stable Diffusion 1.5 is not here: it is a download of 2.6 GiB." in what_is_missing(registry, has_gpu=True)
+    assert "without a GPU" in what_is_missing(registry, has_gpu=False)
+    write_download(registry, REPO, registry.get("sd-1.5").revision or "")
+    assert default_model(registry, has_gpu=True) == "sd-1.5"
+    assert what_is_missing(registry, has_gpu=True) == ""
+    assert default_model(registry, has_gpu=False) == EMBEDDED
+    assert "choose it yourself" in what_is_missing(registry, has_gpu=False)
+
+
+def test_a_diffusers_folder_is_a_model(registry: Registry, tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "mine", sample_size=96)
+    entry = registry.get(str(folder))
+    assert (entry.name, entry.title, entry.folder, entry.native_size) == (str(folder), "mine", folder, 768)
+    assert registry.weights(entry) == folder
     assert not entry.is_embedded
 
 
+def test_the_unet_tells_what_suits_it(registry: Registry, tmp_path: Path) -> None:
+    distilled = registry.get(str(write_folder(tmp_path / "lcm", time_cond_proj_dim=256)))
+    assert (distilled.num_inference_steps, distilled.scheduler) == (4, "lcm")
+    inpainting = registry.get(str(write_folder(tmp_path / "nine", in_channels=9)))
+    check_task(inpainting, "inpaint")
+    with pytest.raises(InvalidRequest, match="nine only repaints"):
+        check_task(inpainting, "text_to_image")
+    (tmp_path / "nine" / "unet" / "config.json").write_text("[not json")
+    assert registry.get(str(tmp_path / "nine")).native_size == 512
+
+
+def test_a_file_is_a_model_and_a_pickle_is_not(registry: Registry, tmp_path: Path) -> None:
+    for name in ("mine.safetensors", "mine.ckpt"):
+        (tmp_path / name).write_bytes(b"")
+    entry = registry.get(str(tmp_path / "mine.safetensors"))
+    assert (entry.title, registry.weights(entry)) == ("mine", tmp_path / "mine.safetensors")
+    with pytest.raises(ModelUnavailable, match=r"mine\.ckpt is a pickle"):
+        registry.get(str(tmp_path / "mine.ckpt"))
+
+
+def test_a_hub_id_is_a_model_once_it_is_here(registry: Registry) -> None:
+    with pytest.raises(ModelUnavailable, match="python -m sd_demo download somebody/a-model"):
+        registry.get("somebody/a-model")
+    write_download(registry, "somebody/a-model", "old")
+    assert registry.get("somebody/a-model").source == "somebody/a-model"
+    assert "somebody/a-model" in {entry.name for entry in registry}
+
+
+def test_another_commit_is_not_the_pinned_one(registry: Registry) -> None:
+    write_download(registry, REPO, "f" * 40)
+    assert registry.weights(registry.get("sd-1.5")) is None
+    pinned = write_download(registry, REPO, registry.get("sd-1.5").revision or "")
+    assert registry.weights(registry.get("sd-1.5")) == pinned
+
+
+def test_what_other_programs_left_in_the_hubs_cache_is_used(registry: Registry, tmp_path: Path) -> None:
+    entry = registry.get("sd-1.4")
+    snapshots = tmp_path / "hf" / "hub" / "models--CompVis--stable-diffusion-v1-4" / "snapshots"
+    folder = write_folder(snapshots / (entry.revision or ""))
+    assert registry.weights(entry) == folder
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    assert registry.weights(entry) is None, "half a snapshot is none"
+
+
 @pytest.mark.parametrize("name", ["", "/", "no/such", "x" * 300, "a\x00b", "~nobody-of-that-name/model", "\n", ".."])
-def test_an_unknown_name_gets_one_sentence_with_the_known_ones(name: str) -> None:
+def test_an_unknown_name_gets_one_sentence_with_the_known_ones(name: str, registry: Registry) -> None:
     with pytest.raises(ModelUnavailable) as caught:
-        Registry().get(name)
+        registry.get(name)
     text = str(caught.value)
     assert EMBEDDED in text
     assert text.endswith(".")
@@ -40,8 +140,27 @@ def test_an_unknown_name_gets_one_sentence_with_the_known_ones(name: str) -> Non
     assert len(text) < 300
 
 
-def test_every_model_says_what_it_is_and_under_which_licence() -> None:
-    for entry in Registry():
-        assert entry.summary.endswith("."), entry.name
-        assert entry.licence, entry.name
-        assert entry.licence_url.startswith("https://"), entry.name
+def test_what_is_needed_of_a_repository() -> None:
+    names = [
+        "model_index.json", "README.md", "model.ckpt", "tokenizer/vocab.json", "unet/config.json",
+        "unet/diffusion_pytorch_model.bin", "unet/diffusion_pytorch_model.safetensors",
+        "unet/diffusion_pytorch_model.fp16.safetensors", "unet/diffusion_pytorch_model.non_ema.safetensors",
+        "vae/config.json", "vae/diffusion_pytorch_model-00001-of-00002.safetensors",
+        "vae/diffusion_pytorch_model-00002-of-00002.safetensors", "text_encoder/pytorch_model.bin",
+    ]  # fmt: skip
+    wanted, lacking = needed(names, ["tokenizer", "unet", "vae", "text_encoder"])
+    assert set(wanted) == {
+        "model_index.json", "tokenizer/vocab.json", "unet/config.json", "unet/diffusion_pytorch_model.fp16.safetensors",
+        "vae/config.json", "vae/diffusion_pytorch_model-00001-of-00002.safetensors",
+        "vae/diffusion_pytorch_model-00002-of-00002.safetensors",
+    }  # fmt: skip
+    assert lacking == ["text_encoder"]
+    assert parts_of({"unet": ["a", "B"], "safety_checker": [None, None], "_class_name": "X"}) == ["unet"]
+
+
+def test_what_a_folder_lacks(tmp_path: Path) -> None:
+    assert missing_in(tmp_path) == ["model_index.json"]
+    folder = write_folder(tmp_path / "whole")
+    assert missing_in(folder) == []
+    (folder / "vae" / "diffusion_pytorch_model.safetensors").rename(folder / "vae" / "diffusion_pytorch_model.bin")
+    assert missing_in(folder) == ["vae/*.safetensors"]
