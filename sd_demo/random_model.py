@@ -147,7 +147,7 @@ def _fill(module: torch.nn.Module, drawn: torch.dtype, dtype: torch.dtype, seed:
         else:
             bound = 1 / math.sqrt(math.prod(shape[1:]))
             value = torch.empty(shape, dtype=drawn).uniform_(-bound, bound, generator=generator)
-        set_module_tensor_to_device(module, name, "cpu", value=value.to(dtype))
+        set_module_tensor_to_device(module, name, "cpu", value=value.to(dtype), dtype=dtype)
     module.eval().requires_grad_(False)
 
 

@@ -115,6 +115,7 @@ def test_the_seed_decides_and_the_precision_does_not() -> None:
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), same.parameters(), strict=True))
     assert not torch.equal(one.conv_in.weight, other.conv_in.weight)
     half = build("sd-1.5", "tiny", 1, dtype=torch.bfloat16)["unet"]
+    assert {parameter.dtype for parameter in half.parameters()} == {torch.bfloat16}
     assert torch.equal(half.conv_in.weight, one.conv_in.weight.to(torch.bfloat16))
 
 
