@@ -8,9 +8,11 @@ import signal
 import socket
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING
 
 from sd_demo.errors import PlaygroundError
+from sd_demo.history import History
 from sd_demo.settings import Settings
 
 if TYPE_CHECKING:
@@ -55,6 +57,15 @@ def serve(settings: Settings, page: blocks.Page, engine: Engine) -> None:
     if page.share_url:
         log.info("The public link is %s", page.share_url)
     log.info("Pictures go to %s", engine.outputs.folder.resolve())
+    if settings.picture_age_s:
+        since = 0.0 if settings.expires_older_pictures else time.time()
+        threading.Thread(
+            target=History(engine.outputs).keep_expiring,
+            args=(settings.picture_age_s, stop),
+            kwargs={"since": since},
+            name="expiry",
+            daemon=True,
+        ).start()
     fault = ""
     while not fault and not stop.wait(LOOK_EVERY_S):
         fault = engine.health().fault

@@ -37,23 +37,38 @@ class Compared:
     images: tuple[ResultImage, ...]
 
 
+class Cells:
+    """The jobs of a comparison so far; any thread may cancel them, and then none is added."""
+
+    def __init__(self) -> None:
+        self.jobs: list[Job] = []
+        self.is_cancelled = False
+
+    def cancel(self) -> None:
+        """Cancel all; harmless after their end."""
+        self.is_cancelled = True
+        for job in list(self.jobs):
+            job.cancel()
+
+
 def run_comparison(
-    engine: Engine, comparison: Comparison, *, visitor: str = "local", jobs: list[Job] | None = None
+    engine: Engine, comparison: Comparison, *, visitor: str = "local", cells: Cells | None = None
 ) -> Generator[Progress | Compared]:
     """Run all cells and yield their progress, then the end. Closing the iterator cancels what has not ended.
 
-    `jobs`: an empty list that the cells' jobs come into, for another thread to cancel; JobCancelled is raised then.
+    `cells`: where the jobs come into, for another thread to cancel; JobCancelled is raised then.
 
     At most as many cells are in the queue as can run at once, so that a large comparison neither fills the queue for
     others nor fails where it is nearly full. Raises what a cell raises, and QueueFull where not one cell gets in.
     """
     requests = list(comparison.requests)
     window = max(1, engine.settings.max_rows // 2)  # two rows a picture with guidance
-    jobs = [] if jobs is None else jobs
+    cells = cells or Cells()
+    jobs = cells.jobs
 
     def submit_more() -> None:
         waiting = sum(not job.is_ended for job in jobs)
-        while len(jobs) < len(requests) and waiting < window:
+        while len(jobs) < len(requests) and waiting < window and not cells.is_cancelled:
             try:
                 jobs.append(engine.submit(requests[len(jobs)], visitor=visitor))
             except QueueFull:
@@ -67,14 +82,13 @@ def run_comparison(
         images: list[ResultImage] = []
         for k in range(len(requests)):
             for event in jobs[k].events():
-                if isinstance(event, Cancelled):
+                if cells.is_cancelled or isinstance(event, Cancelled):
                     raise JobCancelled("The comparison was cancelled.")
                 submit_more()
                 yield Progress(sum(job.is_ended for job in jobs), len(requests), event)
             images += jobs[k].result().images
     finally:
-        for job in jobs:
-            job.cancel()  # harmless after its end
+        cells.cancel()
     sheet = contact_sheet(
         [one.image for one in images],
         columns=comparison.columns,

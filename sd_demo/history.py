@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
@@ -72,10 +73,11 @@ class History:
         folder = self._outputs.visitor_folder(visitor)
         return sum(_unlink(folder / name) for name in names if Path(name).name == name and name.endswith(".png"))
 
-    def expire(self, age_s: float) -> int:
+    def expire(self, age_s: float, *, since: float = 0.0) -> int:
         """Delete all visitors' pictures older than `age_s` seconds, and folders that are empty then.
 
-        Only files with names of this program's are touched. Returns how many pictures are gone.
+        Only files with names of this program's are touched, and only those made after `since` (seconds since 1970).
+        Returns how many pictures are gone.
         """
         before = time.time() - age_s
         gone = 0
@@ -83,20 +85,27 @@ class History:
             for path in [*folder.glob("*.png"), *folder.glob(f"{TEMPORARY_PREFIX}*")]:
                 is_ours = _OURS.fullmatch(path.name) or path.name.startswith(TEMPORARY_PREFIX)
                 with suppress(OSError):
-                    if is_ours and path.stat().st_mtime < before:
+                    if is_ours and since <= path.stat().st_mtime < before:
                         gone += _unlink(path)
-            if folder != self._outputs.folder and not any(f.name != INDEX for f in folder.iterdir()):
-                with suppress(OSError):
+            with suppress(OSError):
+                # Untouched for as long, so that nobody is about to write there.
+                is_left = folder.stat().st_mtime < before and all(file.name == INDEX for file in folder.iterdir())
+                if is_left and folder != self._outputs.folder:
                     (folder / INDEX).unlink(missing_ok=True)
                     folder.rmdir()
         return gone
+
+    def keep_expiring(self, age_s: float, stop: threading.Event, *, since: float = 0.0, every_s: float = 60.0) -> None:
+        """`expire` every `every_s` seconds until `stop` is set; for a thread of its own."""
+        while not stop.wait(every_s):
+            self.expire(age_s, since=since)
 
     @contextmanager
     def _index(self, folder: Path) -> Iterator[sqlite3.Connection]:
         """The index of `folder`, equal to its files; in memory alone where the folder cannot be written."""
         for place in (folder / INDEX, folder / INDEX, ":memory:"):
             try:
-                connection = sqlite3.connect(place, timeout=10)
+                connection = sqlite3.connect(place, timeout=10, isolation_level=None)
             except sqlite3.Error:
                 continue
             with closing(connection):
@@ -115,7 +124,8 @@ class History:
 
 def _bring_up_to_date(index: sqlite3.Connection, folder: Path) -> None:
     there = _files(folder)
-    with index:  # one transaction: a kill in the middle leaves the index as it was
+    index.execute("BEGIN IMMEDIATE")  # one at a time, and a kill in the middle leaves the index as it was
+    with index:
         if index.execute("PRAGMA user_version").fetchone()[0] != VERSION:
             index.execute("DROP TABLE IF EXISTS pictures")
             index.execute(_TABLE)

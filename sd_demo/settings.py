@@ -69,6 +69,13 @@ class Settings(BaseModel):
     trusted_hosts: str = Field(
         default="", description="Further names, with commas between, that this server is reached by; * for any."
     )
+    picture_hours: float | None = Field(
+        default=None,
+        ge=0,
+        allow_inf_nan=False,
+        description="Hours that pictures are kept; 0 keeps them. Default: 0; on a Space 1; on another page that others "
+        "can reach, 1 for those made since its start.",
+    )
     profile: Literal["auto", "local", "shared", "space"] = Field(
         default="auto",
         description="How strict the limits of one visitor are; auto: space on a Space, shared where others can "
@@ -80,6 +87,19 @@ class Settings(BaseModel):
     max_steps: int | None = _limit("max_steps")
     max_images: int | None = _limit("max_images")
     max_prompt_characters: int | None = _limit("max_prompt_characters")
+
+    @property
+    def picture_age_s(self) -> float | None:
+        """Seconds after which pictures are deleted, or None where they are kept."""
+        hours = self.picture_hours
+        if hours is None:
+            hours = 0.0 if self.effective_profile == "local" else 1.0
+        return hours * 3600 or None
+
+    @property
+    def expires_older_pictures(self) -> bool:
+        """Whether pictures from before this start expire too: sharing a link once must not cost a collection."""
+        return self.picture_hours is not None or self.effective_profile == "space"
 
     @property
     def effective_profile(self) -> ProfileName:

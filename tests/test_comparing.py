@@ -12,7 +12,7 @@ from PIL import Image
 
 from sd_demo.cli import generate, main
 from sd_demo.compare import plan_comparison
-from sd_demo.comparing import Compared, Progress, run_comparison
+from sd_demo.comparing import Cells, Compared, Progress, run_comparison
 from sd_demo.errors import JobCancelled, PlaygroundError, QueueFull
 from sd_demo.outputs import SHEET_KEY, Outputs
 from sd_demo.settings import Settings
@@ -92,17 +92,16 @@ def test_a_failing_cell_and_a_closed_page_cancel_the_others(fake: FakeEngine) ->
 
 
 def test_another_thread_cancels_all(fake: FakeEngine) -> None:
-    jobs: list[Any] = []
+    cells = Cells()
     fake.step_s = 0.05
-    running = run_comparison(fake, table(36), jobs=jobs)  # type: ignore[arg-type]
+    running = run_comparison(fake, table(36), cells=cells)  # type: ignore[arg-type]
     next(running)
-    count = len(jobs)
-    for job in list(jobs):
-        job.cancel()
+    count = len(cells.jobs)
+    cells.cancel()
     with pytest.raises(JobCancelled):
         list(running)
-    assert all(job.is_cancelled.is_set() for job in jobs)
-    assert len(jobs) <= count + 1
+    assert all(job.is_cancelled.is_set() for job in cells.jobs)
+    assert len(cells.jobs) == count
 
 
 @pytest.fixture

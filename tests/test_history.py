@@ -146,5 +146,28 @@ def test_what_is_old_goes_and_nothing_else(history: History, outputs: Outputs) -
     assert not old.path.exists()
     assert young.path.exists()
     assert own.exists()
-    assert not outputs.visitor_folder("berta").exists()
+    empty = outputs.visitor_folder("berta")
+    assert empty.exists()  # its visitor may be saving the next one right now
+    os.utime(empty, (0, 0))
+    assert history.expire(3600) == 0
+    assert not empty.exists()
     assert len(prompts(history)) == 2
+
+
+def test_a_thread_keeps_expiring_until_it_is_stopped(history: History) -> None:
+    stop = threading.Event()
+    thread = threading.Thread(target=history.keep_expiring, args=(-60.0, stop), kwargs={"every_s": 0.01})
+    thread.start()
+    while prompts(history):
+        time.sleep(0.01)
+    stop.set()
+    thread.join()
+
+
+def test_pictures_from_before_are_left_alone_where_only_new_ones_expire(history: History) -> None:
+    old, young = history.find("anna")[:2]
+    os.utime(old.path, (1000, 1000))
+    os.utime(young.path, (3000, 3000))
+    assert history.expire(3600, since=2000) == 1
+    assert old.path.exists()
+    assert not young.path.exists()

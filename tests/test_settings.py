@@ -124,3 +124,20 @@ def test_a_hosted_profile_is_never_wider_than_a_local_one() -> None:
     for name in ("max_side", "max_steps", "max_images", "max_prompt_characters"):
         local, shared, space = (getattr(PROFILES[profile], name) for profile in ("local", "shared", "space"))
         assert space <= shared <= local, name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "age_s", "is_all"),
+    [
+        ([], None, False),
+        (["--share"], 3600, False),
+        (["--profile", "space"], 3600, True),
+        (["--picture-hours", "0.5"], 1800, True),
+        (["--share", "--picture-hours", "0"], None, True),
+    ],
+)
+def test_pictures_expire_where_others_can_reach_the_page(
+    arguments: list[str], age_s: float | None, is_all: bool
+) -> None:
+    settings = Settings.read(arguments, {})
+    assert (settings.picture_age_s, settings.expires_older_pictures) == (age_s, is_all)

@@ -84,7 +84,8 @@ class Page(gr.Blocks):
 
 def build(engine: Engine, *, examples_folder: Path = examples.FOLDER) -> Page:
     """The whole page over a started or starting engine."""
-    page = Page(title=header.TITLE, analytics_enabled=False, delete_cache=(CACHE_CHECK_S, CACHE_AGE_S))
+    cache_age = round(min(CACHE_AGE_S, engine.settings.picture_age_s or CACHE_AGE_S))
+    page = Page(title=header.TITLE, analytics_enabled=False, delete_cache=(CACHE_CHECK_S, cache_age))
     page.engine = engine
     with page:
         visitor_id = visitor.browser_state("visitor")

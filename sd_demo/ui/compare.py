@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import gradio as gr
 
 from sd_demo.compare import AXES, plan_comparison
-from sd_demo.comparing import Progress, run_comparison
+from sd_demo.comparing import Cells, Progress, run_comparison
 from sd_demo.errors import JobCancelled, PlaygroundError
 from sd_demo.requests import ImageToImage, TextToImage
 from sd_demo.ui import controls, copy_as_code, results, run, status_line, visitor
@@ -20,7 +20,6 @@ from sd_demo.ui.uploads import given, uploaded_file
 
 if TYPE_CHECKING:
     from sd_demo.engine import Engine
-    from sd_demo.job import Job
 
 NAME: Final = "compare"
 TITLE: Final = "Compare"
@@ -45,7 +44,7 @@ class CompareTab:
     cancel: gr.Button
     sheet: gr.Image
     cells: Results
-    jobs: gr.State  # of the run in progress
+    running: gr.State  # the Cells of the run in progress
 
 
 def build(engine: Engine) -> CompareTab:
@@ -84,22 +83,22 @@ def build(engine: Engine) -> CompareTab:
                 elem_id=f"{NAME}-image",
             )
             made |= _made(engine, ImageToImage.task, ["strength"])
-    return CompareTab(made, image, axes, start, cancel, sheet, cells, gr.State([]))
+    return CompareTab(made, image, axes, start, cancel, sheet, cells, gr.State(None))
 
 
 def listen(engine: Engine, here: CompareTab, top: Header, visitor_id: gr.BrowserState) -> None:
     """Wire the tab."""
     parts = here.cells
-    updated = [parts.status, here.sheet, here.start, here.cancel, here.jobs, *parts.of_picture]
+    updated = [parts.status, here.sheet, here.start, here.cancel, here.running, *parts.of_picture]
     inputs = [visitor_id, top.model, *here.axes, here.image, *here.controls.values()]
     here.start.click(_handler(engine, here), inputs, updated, preprocess=False, concurrency_limit=None, **_PRIVATE)
 
-    def cancel(jobs: list[Job]) -> tuple[str, Any]:
-        for job in jobs:
-            job.cancel()
+    def cancel(running: Cells | None) -> tuple[str, Any]:
+        if running is not None:
+            running.cancel()
         return status_line.running("Cancelling …"), gr.update(interactive=False)
 
-    here.cancel.click(cancel, [here.jobs], [parts.status, here.cancel], queue=False, **_PRIVATE)
+    here.cancel.click(cancel, [here.running], [parts.status, here.cancel], queue=False, **_PRIVATE)
 
     def select(shown: list[Shown], event: gr.SelectData) -> dict[Any, Any]:
         if not shown or not isinstance(event.index, int) or not 0 <= event.index < len(shown):
@@ -127,10 +126,10 @@ def _handler(engine: Engine, here: CompareTab) -> Callable[..., Iterator[dict[An
                 values = {name: value for name, value in values.items() if name not in ("width", "height")}
                 values["image"] = picture
             comparison = plan_comparison(task, values, f"{x}: {xs}", f"{y}: {ys}" if y else "")
-            jobs: list[Job] = []
-            yield {parts.status: status_line.running("Sending …"), here.jobs: jobs, **_started(here)}
+            running = Cells()
+            yield {parts.status: status_line.running("Sending …"), here.running: running, **_started(here)}
             # A closed page closes this generator, and so that one, which cancels its jobs.
-            with closing(run_comparison(engine, comparison, visitor=owner, jobs=jobs)) as news:
+            with closing(run_comparison(engine, comparison, visitor=owner, cells=running)) as news:
                 for one in news:
                     if isinstance(one, Progress):
                         words = f"{one.done} of {one.total} pictures"
