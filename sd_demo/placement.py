@@ -25,6 +25,7 @@ from sd_demo.settings import Settings
 
 ATTENTIONS: Final = ("sdpa", "plain", "xformers", "sliced")
 CLEAR_WIN: Final = 0.8  # another attention than SDPA must need at most this share of its time: noise must not decide
+MAX_SCORES: Final = 2**28  # bytes of attention scores up to which plain attention is tried
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,10 @@ def place(unet: Any, settings: Settings, device: torch.device, dtype: torch.dtyp
 def _fastest_attention(layer: Attention, tokens: int, device: torch.device, dtype: torch.dtype) -> tuple[str, str]:
     seconds: dict[str, float] = {}
     failures: list[str] = []
-    for name in ("sdpa", "plain", "xformers"):
+    # Plain attention holds every score at once: at Stable Diffusion's own size that is gigabytes for the probe alone,
+    # and it wins only where the work is small.
+    is_small = 2 * layer.heads * tokens**2 * dtype.itemsize <= MAX_SCORES
+    for name in ("sdpa", "plain", "xformers") if is_small else ("sdpa", "xformers"):
         try:
             seconds[name] = _probe(layer, name, tokens, device, dtype)
         except Exception as error:  # whatever a candidate raises, it is one that does not run here
