@@ -41,11 +41,10 @@ class NoiseSchedule:
         self._signal, self._noise = kept.sqrt(), (1.0 - kept).sqrt()
         snr = kept / (1.0 - kept)
         # Min-SNR weighting (Hang et al., arXiv 2303.09556) with the weight of v, 1, kept where the noise is strong:
-        # scene and colour are decided there, and a short training must hear of them.
-        self._weights = (snr.clamp(max=SNR_CAP) + 1.0) / (snr + 1.0)
-
-    def __len__(self) -> int:
-        return len(self._signal)
+        # scene and colour are decided there, and a short training must hear of them. Timesteps are drawn as often
+        # as they weigh, so that no row is spent on one that hardly counts.
+        weights = (snr.clamp(max=SNR_CAP) + 1.0) / (snr + 1.0)
+        self._shares = (weights.cumsum(0) / weights.sum()).cpu().numpy()
 
     def add_noise(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         return self._at(self._signal, timesteps) * latents + self._at(self._noise, timesteps) * noise
@@ -54,11 +53,9 @@ class NoiseSchedule:
         """What the UNet predicts (Salimans and Ho, arXiv 2202.00512)."""
         return self._at(self._signal, timesteps) * noise - self._at(self._noise, timesteps) * latents
 
-    def weighted_loss(
-        self, prediction: torch.Tensor, target: torch.Tensor, timesteps: torch.Tensor, latents: torch.Tensor
-    ) -> torch.Tensor:
-        errors = (emphasis(latents) * (prediction - target).square()).mean(dim=(1, 2, 3))  # [B]
-        return (self._weights[timesteps] * errors).mean()
+    def draw(self, parts: np.ndarray) -> np.ndarray:
+        """Timesteps [B] for numbers [B] of 0 to 1, each timestep as often as it weighs."""
+        return np.searchsorted(self._shares[:-1], parts)
 
     @staticmethod
     def _at(values: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
@@ -114,12 +111,12 @@ def train_unet(
         noise = torch.from_numpy(rng.standard_normal(clean.shape, dtype=np.float32)).to(device)
         # One timestep from each of batch_size equal parts: the loss of a batch then varies less.
         parts = (np.arange(batch_size) + rng.random(batch_size)) / batch_size
-        timesteps = torch.from_numpy((parts * len(schedule)).astype(np.int64)).to(device)
+        timesteps = torch.from_numpy(schedule.draw(parts)).to(device)
         with torch.autocast(device.type, autocast or torch.float32, enabled=autocast is not None):
             noisy = schedule.add_noise(clean, noise, timesteps)
             prediction = model(noisy, timesteps, torch.from_numpy(ids.astype(np.int64)).to(device))
         target = schedule.velocity(clean, noise, timesteps)
-        stage.update(schedule.weighted_loss(prediction.float(), target, timesteps, clean))
+        stage.update((emphasis(clean) * (prediction.float() - target).square()).mean())
         if at_checkpoint is not None and stage.spent_s - looked > checkpoint_every_s:
             looked = stage.spent_s
             with stage.averaged():

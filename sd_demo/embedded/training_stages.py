@@ -1,7 +1,8 @@
-"""The four stages of the picture-book model's training, and what they hand to each other in the work folder.
+"""The five stages of the picture-book model's training, and what they hand to each other in the work folder.
 
 `pictures-*` rendered pictures and captions, `tokenizer/`, `vae.pt`, `vae-normalised.pt` (the autoencoder whose encoder
-is frozen from there on), `latents-*.npy`, `unet-128.pt`, `unet-256.pt`, `decoder.pt`, sheets of samples, `log.jsonl`.
+is frozen from there on), `text.pt`, `latents-*.npy`, `unet-128.pt`, `unet-256.pt`, `decoder.pt`, sheets of samples,
+`log.jsonl`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from sd_demo.embedded.export import build_pipeline, export
 from sd_demo.embedded.initial_vae import initialise
 from sd_demo.embedded.samples import sample_sheet
 from sd_demo.embedded.tokenizer import train_tokenizer
+from sd_demo.embedded.train_text import Reader, train_text
 from sd_demo.embedded.train_unet import TextToLatents, train_unet
 from sd_demo.embedded.train_vae import (
     encode_pictures,
@@ -97,9 +99,11 @@ def start_from(folder: Path, settings: Settings) -> None:
 
 
 def run(name: str, minutes: float, settings: Settings) -> None:
-    """Train the stage called `name` (vae, unet-128, unet-256 or decoder) until its minutes are spent."""
+    """Train the stage called `name` (vae, text, unet-128, unet-256 or decoder) until its minutes are spent."""
     if name == "vae":
         _run_vae(minutes, settings)
+    elif name == "text":
+        _run_text(minutes, settings)
     elif name == "decoder":
         _run_decoder(minutes, settings)
     else:
@@ -128,6 +132,14 @@ def _run_vae(minutes: float, settings: Settings) -> None:
     stage.log(psnr=round(reconstruction_psnr(vae, held_out, settings.device), 2), pictures=len(held_out))
 
 
+def _run_text(minutes: float, settings: Settings) -> None:
+    tokenizer = _tokenizer(settings)
+    reader = Reader(build_text_encoder(tokenizer)).to(settings.device)
+    stage = Stage("text", settings.work, minutes, reader, learning_rate=1e-3, max_steps=settings.max_steps)
+    if not stage.is_finished:
+        train_text(stage, reader, tokenizer, seed=settings.seed, device=settings.device)
+
+
 def _run_unet(name: str, minutes: float, settings: Settings) -> None:
     size = int(name.removeprefix("unet-"))
     is_first = size < NATIVE_SIZE
@@ -136,13 +148,22 @@ def _run_unet(name: str, minutes: float, settings: Settings) -> None:
     model = _model(tokenizer)
     if (settings.work / START).is_file():
         model.load_state_dict(torch.load(settings.work / START, map_location="cpu", weights_only=True))
+    if (settings.work / "text.pt").is_file():
+        reader = Reader(model.text_encoder)
+        load_averaged(settings.work, "text", reader)
     if not is_first and (settings.work / "unet-128.pt").is_file():
         load_averaged(settings.work, "unet-128", model)
     elif not is_first and not (settings.work / START).is_file():
         raise FileNotFoundError(f"{settings.work} has no unet-128.pt; train that stage first.")
     model.to(settings.device)
     stage = Stage(
-        name, settings.work, minutes, model, learning_rate=1e-3 if is_first else 8e-4, max_steps=settings.max_steps
+        name,
+        settings.work,
+        minutes,
+        model,
+        learning_rate=1e-3 if is_first else 8e-4,
+        max_steps=settings.max_steps,
+        is_muon=True,
     )
     if stage.is_finished:
         return
@@ -161,7 +182,7 @@ def _run_unet(name: str, minutes: float, settings: Settings) -> None:
         seed=settings.seed,
         device=settings.device,
         autocast=settings.autocast,
-        batch_size=settings.rows(32 if is_first else 16, 256),
+        batch_size=settings.rows(32, 256),
         at_checkpoint=look,
     )
 

@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from sd_demo.embedded.muon import Muon
+
 LOGGER = logging.getLogger(__name__)
 CHECKPOINT_EVERY_S = 180.0
 LOG_EVERY_STEPS = 20
@@ -23,8 +25,8 @@ class Stage:
 
     `progress` goes from 0 to 1 with the seconds spent, counted over all runs of the stage; schedules hang on it,
     so that a stage ends with a finished schedule on a machine of any speed. `max_steps` ends one run of the stage
-    sooner, its budget unspent. The checkpoint in `work` holds the module, its exponential moving average, the
-    optimizer and the counters.
+    sooner, its budget unspent. is_muon: hidden layers learn by Muon, the rest by AdamW. The checkpoint in `work`
+    holds the module, its exponential moving average, the optimizers and the counters.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class Stage:
         warmup_steps: int = 100,
         ema_decay: float = 0.999,
         max_steps: int | None = None,
+        is_muon: bool = False,
     ) -> None:
         self.name = name
         self.module = module
@@ -52,7 +55,13 @@ class Stage:
         self._sums: dict[str, torch.Tensor] = {}
         trainable = {name: p for name, p in module.named_parameters() if p.requires_grad}
         self._parameters = list(trainable.values())
-        self._optimizer = torch.optim.AdamW(self._parameters, lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
+        hidden = [p for name, p in trainable.items() if is_muon and _is_hidden_matrix(name, p)]
+        others = [p for name, p in trainable.items() if not (is_muon and _is_hidden_matrix(name, p))]
+        self._optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(others, lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
+        ]
+        if hidden:
+            self._optimizers.append(Muon(hidden, lr=learning_rate))
         self._ema_decay = ema_decay
         self._ema = {name: p.detach().clone() for name, p in trainable.items()}
         work.mkdir(parents=True, exist_ok=True)
@@ -88,12 +97,14 @@ class Stage:
         """One optimizer step down `loss`, and the averages that follow from it."""
         warmup = min(1.0, (self.step + 1) / self._warmup_steps)
         cosine = 0.02 + 0.98 * 0.5 * (1.0 + math.cos(math.pi * self.progress))
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._learning_rate * warmup * cosine
-        self._optimizer.zero_grad(set_to_none=True)
+        for optimizer in self._optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = self._learning_rate * warmup * cosine
+            optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self._parameters, 1.0)
-        self._optimizer.step()
+        for optimizer in self._optimizers:
+            optimizer.step()
         # A young average forgets faster, so that it is of use from the first checkpoint on.
         decay = min(self._ema_decay, (1.0 + self.step) / (10.0 + self.step))
         torch._foreach_lerp_(list(self._ema.values()), [p.detach() for p in self._parameters], 1.0 - decay)
@@ -131,7 +142,7 @@ class Stage:
             "spent_s": self.spent_s,
             "module": self.module.state_dict(),
             "ema": self._ema,
-            "optimizer": self._optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
         }
         fresh = self._file.with_suffix(".new")
         torch.save(state, fresh)
@@ -142,9 +153,17 @@ class Stage:
         self.module.load_state_dict(state["module"])
         for name, average in self._ema.items():
             average.copy_(state["ema"][name])
-        self._optimizer.load_state_dict(state["optimizer"])
+        for optimizer, kept in zip(self._optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(kept)
         self.step, self.spent_s = state["step"], state["spent_s"]
         LOGGER.info("%s resumes at step %d, %.1f minutes in", self.name, self.step, self.spent_s / 60.0)
+
+
+def _is_hidden_matrix(name: str, parameter: torch.nn.Parameter) -> bool:
+    """Whether it maps features to features: no bias or norm, no first or last layer, no table of embeddings."""
+    return parameter.ndim >= 2 and not any(
+        part in name for part in ("conv_in", "conv_out", "token_emb", "position_emb")
+    )
 
 
 def load_averaged(work: Path, name: str, module: torch.nn.Module) -> None:

@@ -14,7 +14,11 @@ from sd_demo.embedded import train as training
 from sd_demo.embedded.architecture import build_vae
 from sd_demo.embedded.dataset import render_pictures, tokenise
 from sd_demo.embedded.initial_vae import initialise
+from sd_demo.embedded.muon import orthogonal
+from sd_demo.embedded.objects import KINDS
+from sd_demo.embedded.picture import Picture, Thing
 from sd_demo.embedded.tokenizer import train_tokenizer
+from sd_demo.embedded.train_text import DETAILS, SCENERY, meanings
 from sd_demo.embedded.train_unet import NoiseSchedule
 from sd_demo.embedded.train_vae import encode_pictures, normalise_latents, reconstruction_psnr, to_tensor
 from sd_demo.embedded.training_state import Stage
@@ -143,6 +147,51 @@ def test_noise_and_velocity_give_the_latents_back() -> None:
     noisy, velocity = schedule.add_noise(latents, noise, timesteps), schedule.velocity(latents, noise, timesteps)
     signal, amount = schedule._at(schedule._signal, timesteps), schedule._at(schedule._noise, timesteps)
     assert torch.allclose(signal * noisy - amount * velocity, latents, atol=1e-5)
+
+
+def test_timesteps_come_as_often_as_they_weigh() -> None:
+    schedule = NoiseSchedule(torch.device("cpu"))
+    drawn = schedule.draw(np.linspace(0, 1, 10_001))
+    assert (drawn.min(), drawn.max()) == (0, 999)
+    counts = np.bincount(drawn, minlength=1000)
+    assert counts[900] > 10 * counts[:20].mean()
+    assert counts[500:].std() < 1.0
+
+
+def test_meanings_say_what_is_in_a_picture() -> None:
+    car = Thing("car", "red", "large", "left", "near")
+    pictures = [Picture("beach", "night", "clear", "pixel art", (car,), None, 0)]
+    scenery, details = meanings(pictures)
+    assert [SCENERY[k] for k in np.flatnonzero(scenery[0])] == ["beach", "night", "clear", "pixel art"]
+    assert details.sum() == 5
+    said = details[0, list(KINDS).index("car")]
+    assert said[0] == 1
+    assert [DETAILS[k] for k in np.flatnonzero(said[1:])] == ["red", "large", "left", "near"]
+
+
+def test_orthogonal_steps_have_singular_values_of_about_one() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for shape in ((2, 8, 24), (1, 24, 8), (1, 8, 8)):
+        values = torch.linalg.svdvals(orthogonal(torch.randn(shape, generator=generator)))
+        assert values.max() < 1.3
+        assert values.median() > 0.6
+
+
+def test_muon_learns_convolutions_and_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module, x = torch.nn.Conv2d(4, 4, 3), torch.randn(8, 4, 6, 6)
+    stage = Stage("toy", tmp_path, 1.0, module, learning_rate=0.1, warmup_steps=1, is_muon=True)
+    losses = []
+    for _ in range(30):
+        loss = (module(x) - x[..., 1:-1, 1:-1]).square().mean()
+        losses.append(loss.item())
+        stage.update(loss)
+        stage.step += 1
+    assert losses[-1] < 0.2 * losses[0]
+    stage.save()
+    again = Stage("toy", tmp_path, 1.0, module, learning_rate=0.1, is_muon=True)
+    momenta = [stage._optimizers[1].state[module.weight]["momentum"] for stage in (stage, again)]
+    assert torch.equal(*momenta)
 
 
 def test_averaged_weights_are_swapped_in_and_out(tmp_path: Path) -> None:
