@@ -12,6 +12,7 @@ from typing import Final
 
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
 from sd_demo.errors import ModelUnavailable
@@ -76,7 +77,12 @@ def load_ranker(source: str | Path = PICTURE_BOOK_CLIP) -> Ranker:
             )  # fmt: skip
             processor = CLIPImageProcessorPil.from_pretrained(source, local_files_only=True)
             tokenizer = CLIPTokenizer.from_pretrained(source, local_files_only=True)
-    except (OSError, ValueError, RuntimeError, TypeError) as error:
+    except (OSError, ValueError, RuntimeError, TypeError, SafetensorError) as error:
+        if str(source) == str(PICTURE_BOOK_CLIP) and not PICTURE_BOOK_CLIP.is_dir():
+            raise ModelUnavailable(
+                "The picture-book model has no CLIP yet; make one with python -m sd_demo.embedded.clip, or leave the "
+                "pictures in the order of their seeds."
+            ) from error
         if Path(source).is_dir():
             why = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
             raise ModelUnavailable(f"The CLIP in {source} cannot be read ({why}); name another folder.") from error

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from sd_demo.cli.parser import Parser, number
-from sd_demo.errors import InvalidRequest
+from sd_demo.errors import InvalidRequest, ModelUnavailable
 from sd_demo.known_models import EMBEDDED, EMBEDDED_FOLDER, ENTRIES
 from sd_demo.outputs import Outputs
 from sd_demo.registry import Registry
@@ -25,6 +25,7 @@ from sd_demo.settings import Settings
 if TYPE_CHECKING:
     from sd_demo.embedded.evaluate import Evaluator, Made
     from sd_demo.engine import Engine
+    from sd_demo.job import Job
 
 PROG: Final = "python -m sd_demo embedded"
 AHEAD: Final = 32  # requests waiting or running at once, so that every step is shared by as many as may
@@ -136,7 +137,9 @@ def _evaluator(options: argparse.Namespace, request_options: dict[str, Any]) -> 
 
     edition = {"source": str(options.weights)}
     entries = tuple(entry.model_copy(update=edition) if entry.is_embedded else entry for entry in ENTRIES)
-    judge, ranker = load_judge(), load_ranker()
+    judge, score = load_judge(), None
+    with contextlib.suppress(ModelUnavailable):
+        score = load_ranker().scores
     with tempfile.TemporaryDirectory(prefix="sd-demo-evaluate-") as folder, contextlib.redirect_stdout(sys.stderr):
         outputs = Outputs(Path(folder), by_visitor=False)
         engine = Engine(Settings.read(["--model", EMBEDDED]), registry=Registry(entries), outputs=outputs)
@@ -144,7 +147,7 @@ def _evaluator(options: argparse.Namespace, request_options: dict[str, Any]) -> 
         try:
             yield Evaluator(
                 draw=Drawing(engine),
-                score=ranker.scores,
+                score=score,
                 judge=judge,
                 weights=options.weights,
                 options=request_options,
@@ -165,7 +168,8 @@ class Drawing:
         """A picture for each request, in order; raises what a job fails with."""
         from sd_demo.embedded.evaluate import Made
 
-        jobs, made = [], []
+        jobs: list[Job] = []
+        made = []
         for place, request in enumerate(requests):
             if place >= AHEAD:
                 jobs[place - AHEAD].result()

@@ -50,10 +50,13 @@ Score = Callable[[Sequence[Image.Image], Sequence[str]], list[list[float]]]
 
 @dataclass(frozen=True)
 class Evaluator:
-    """What an evaluation works with. options: fields of every request (steps, guidance, scheduler)."""
+    """What an evaluation works with. options: fields of every request (steps, guidance, scheduler).
+
+    score: None where there is no CLIP; its figures are left out then.
+    """
 
     draw: Draw
-    score: Score
+    score: Score | None
     judge: Judge
     weights: Path
     options: dict[str, Any]
@@ -123,6 +126,9 @@ class Evaluator:
 
     def retrieval(self, rounds: int) -> list[Figure]:
         """The right caption of a picture of the world: among those of 19 others, and among 19 almost right ones."""
+        if self.score is None:
+            self.tell("no CLIP, so no captions are found for pictures")
+            return []
         self.tell(f"{AMONG * rounds} pictures and their captions")
         right, right_hard = [], []
         for number in range(rounds):

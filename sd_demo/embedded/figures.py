@@ -67,9 +67,9 @@ def as_json(figures: Iterable[Figure]) -> dict[str, dict[str, Any]]:
     return {f.name: {k: v for k, v in asdict(f).items() if k != "name"} | {"is_met": f.is_met} for f in figures}
 
 
-def share(name: str, right: Sequence[bool], own: Sequence[bool] | None = None) -> Figure:
+def share(name: str, right: Sequence[bool], own: Sequence[bool] = ()) -> Figure:
     """How often something was right, in percent; own: the same for the renderer's own pictures."""
-    return figure(name, 100 * statistics.mean(right), "%", len(right), own and 100 * statistics.mean(own))
+    return figure(name, 100 * statistics.mean(right), "%", len(right), 100 * statistics.mean(own) if own else None)
 
 
 def figure(name: str, value: float, unit: str, of: int, own: float | None = None) -> Figure:

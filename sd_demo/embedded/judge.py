@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from sd_demo.embedded.drawing import COLOURS
@@ -114,7 +115,7 @@ def load_judge(file: Path = JUDGE_FILE) -> Judge:
     try:
         weights = {name: value.float() for name, value in load_file(file).items()}
         judge.load_state_dict(weights | _counters(judge))
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise ModelUnavailable(
             f"The judge's weights at {file} cannot be read; make them with python -m sd_demo.embedded.judge_training."
         ) from error
@@ -194,3 +195,18 @@ class _Residual(nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         return features + self.convolution(features)
+
+
+def export_judge(judge: Judge, file: Path = JUDGE_FILE) -> Path:
+    """Write the judge's weights in float16, in one rename."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    weights = {
+        name: value.detach().to(torch.float16).contiguous()
+        for name, value in judge.state_dict().items()
+        if not name.endswith("num_batches_tracked")
+    }
+    fresh = file.with_suffix(".new")
+    save_file(weights, fresh, metadata={"format": "pt"})
+    fresh.replace(file)
+    file.chmod(0o644)
+    return file

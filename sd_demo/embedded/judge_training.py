@@ -18,14 +18,23 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from sd_demo.embedded import world
 from sd_demo.embedded.architecture import NATIVE_SIZE
 from sd_demo.embedded.dataset import render_pictures
 from sd_demo.embedded.drawing import COLOURS
-from sd_demo.embedded.judge import JUDGE_FILE, MEAN_EXTENT, SIDE, WHOLES, Judge, load_judge, split_cells
+from sd_demo.embedded.judge import (
+    JUDGE_FILE,
+    MEAN_EXTENT,
+    SIDE,
+    WHOLES,
+    Found,
+    Judge,
+    export_judge,
+    load_judge,
+    split_cells,
+)
 from sd_demo.embedded.layout import layout
 from sd_demo.embedded.objects import KINDS
 from sd_demo.embedded.picture import Picture
@@ -179,26 +188,11 @@ def softened(pictures: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     return pictures.clamp(-1, 1)
 
 
-def export_judge(judge: Judge, file: Path = JUDGE_FILE) -> Path:
-    """Write the judge's weights in float16, in one rename."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    weights = {
-        name: value.detach().to(torch.float16).contiguous()
-        for name, value in judge.state_dict().items()
-        if not name.endswith("num_batches_tracked")
-    }
-    fresh = file.with_suffix(".new")
-    save_file(weights, fresh, metadata={"format": "pt"})
-    fresh.replace(file)
-    file.chmod(0o644)
-    return file
-
-
 def measure(judge: Judge, data: Labelled) -> dict[str, float]:
     """How often the judge is right about pictures [N] that it has not seen, in percent; `all` is everything at once.
 
     A thing is found where the judge sees something with its centre within a twelfth of the side of the thing's own;
-    object, colour and size count things not found as wrong.
+    what is asked of things counts those not found as wrong.
     """
     seen = judge.judge(Image.fromarray(image) for image in data.images)
     right: dict[str, list[bool]] = {}
@@ -209,11 +203,10 @@ def measure(judge: Judge, data: Labelled) -> dict[str, float]:
         listed = [thing for thing in things if thing[0] >= 0]
         marks.append(("number", len(judgement.things) == len(listed)))
         for kind, colour, x, y, width, height in listed:
-            near = [f for f in judgement.things if math.hypot(f.x - x, f.y - y) < 1 / 12]
-            best = near[0] if near else None
-            marks.append(("object", best is not None and best.object == list(KINDS)[int(kind)]))
-            marks.append(("colour", best is not None and best.colour == list(COLOURS)[int(colour)]))
-            marks.append(("size", best is not None and abs(max(best.width, best.height) - max(width, height)) < 0.045))
+            own = Found(list(KINDS)[int(kind)], list(COLOURS)[int(colour)], x, y, width, height, confidence=1.0)
+            near = [f for f in judgement.things if math.hypot(f.x - own.x, f.y - own.y) < 1 / 12]
+            for name in ("object", "colour", "size", "position"):
+                marks.append((name, bool(near) and getattr(near[0], name) == getattr(own, name)))
         for name, is_right in [*marks, ("all", all(is_right for _, is_right in marks))]:
             right.setdefault(name, []).append(is_right)
     return {name: round(100 * sum(marks) / len(marks), 2) for name, marks in right.items()}
@@ -229,10 +222,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=JUDGE_FILE, help="the weights to write (the project's own)")
     parser.add_argument("--pictures", type=int, default=12_000, help="ordinary ones to train on (12000)")
     parser.add_argument("--held-out", type=int, default=3_000, help="with pairs that the model never met (3000)")
+    parser.add_argument("--start", type=Path, help="weights to begin with, such as the project's own (none)")
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    judge = Judge().to(memory_format=torch.channels_last)
+    judge = load_judge(chosen.start) if chosen.start else Judge()
+    judge.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     stage = Stage("judge", chosen.work, chosen.minutes, judge, learning_rate=3e-3, ema_decay=0.995)
     if not stage.is_finished:
         # The judge is no pupil: it must know pink cacti as well as green ones, or it would be unfair to them.

@@ -1,0 +1,177 @@
+"""The judge is right about the renderer's pictures, also soft ones, and is not talked into what is not there."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageFilter
+from safetensors.torch import load_file, save_file
+
+from sd_demo.embedded import world
+from sd_demo.embedded.judge import JUDGE_FILE, SIDE, Found, Judge, export_judge, load_judge
+from sd_demo.embedded.judge_training import labelled, losses, measure, moved, softened
+from sd_demo.embedded.marking import mark
+from sd_demo.embedded.objects import HELD_OUT
+from sd_demo.embedded.picture import Picture, Thing
+from sd_demo.errors import ModelUnavailable
+
+SEED = 40_000  # of no picture that the judge was trained on
+
+
+@pytest.fixture(scope="module")
+def judge() -> Judge:
+    return load_judge()
+
+
+def pictures(count: int, seed: int = SEED, *, held_out: bool = False) -> list[Picture]:
+    return [world.sample(np.random.default_rng((seed, k)), held_out=held_out) for k in range(count)]
+
+
+# What the first edition of the judge reaches, less a margin for so few pictures. The goal is 99 for all of them.
+REACHED = {"scene": 97, "time": 97, "weather": 96, "style": 95, "colour": 92, "object": 76, "number": 90}
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+def test_it_is_right_about_pictures_that_it_has_not_seen(judge: Judge, tmp_path: Path, held_out: bool) -> None:
+    right = measure(judge, labelled(tmp_path, 60, SEED, is_held_out=held_out))
+    assert {name for name, least in REACHED.items() if right[name] < least} == set()
+
+
+def test_softness_alone_does_not_make_a_picture_wrong(judge: Judge) -> None:
+    shown = pictures(40)
+    images = [world.draw(picture, 256).filter(ImageFilter.GaussianBlur(2)) for picture in shown]
+    marks = [mark(picture, seen) for picture, seen in zip(shown, judge.judge(images), strict=True)]
+    things = [thing for m in marks for thing in m.things]
+    assert np.mean([m.whole["scene"] for m in marks]) >= 0.95
+    assert np.mean([thing["object"] for thing in things]) >= 0.72
+    assert np.mean([thing["colour"] for thing in things]) >= 0.72  # of the things matched by their object
+
+
+def test_it_does_not_agree_with_everything(judge: Judge) -> None:
+    shown = [picture for picture in pictures(40) if picture.things]
+    seen = judge.judge(world.draw(picture) for picture in shown)
+    assert not any(mark(asked, found).is_all_right for asked, found in zip(shown[1:], seen, strict=False))
+
+
+def test_an_empty_place_is_empty(judge: Judge) -> None:
+    empty = [replace(picture, things=(), relation=None) for picture in pictures(30)]
+    assert np.mean([not seen.things for seen in judge.judge(world.draw(picture) for picture in empty)]) >= 0.95
+
+
+def test_a_mirrored_picture_is_seen_mirrored(judge: Judge) -> None:
+    thing = Thing("car", "red", "medium", "left", "near")
+    image = world.draw(Picture("meadow", "day", "clear", "picture book", (thing,), None, 5))
+    here, there = judge.judge([image, image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)])
+    assert [(t.object, t.colour, t.size, t.position) for t in here.things] == [("car", "red", "medium", "left")]
+    assert [t.position for t in there.things] == ["right"]
+    assert there.things[0].x == pytest.approx(1 - here.things[0].x, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("x", "width", "position"),
+    [(0.2, 0.2, "left"), (0.28, 0.53, "left"), (0.45, 0.2, "middle"), (0.55, 0.5, "middle"), (0.74, 0.5, "right")],
+)
+def test_position_is_by_the_centre_but_large_things_keep_off_the_edge(x: float, width: float, position: str) -> None:
+    assert Found("cat", "red", x, 0.5, width, 0.2, 1.0).position == position
+
+
+@pytest.mark.parametrize(("extent", "size"), [(0.18, "small"), (0.24, "small"), (0.3, "medium"), (0.47, "large")])
+def test_size_is_by_the_longer_side(extent: float, size: str) -> None:
+    assert Found("cat", "red", 0.5, 0.5, extent, 0.1, 1.0).size == size
+    assert Found("cat", "red", 0.5, 0.5, 0.1, extent, 1.0).size == size
+
+
+def test_pictures_of_any_size_and_kind_are_judged(judge: Judge) -> None:
+    image = world.draw(pictures(1)[0], 256)
+    seen = judge.judge([image.resize((512, 512)), image.convert("RGBA"), image.convert("L"), image.resize((90, 70))])
+    assert len(seen) == 4
+    assert seen[0].scene == seen[1].scene
+    assert judge.judge([]) == []
+
+
+def test_weights_that_are_not_there_or_not_its_own_are_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ModelUnavailable, match="cannot be read"):
+        load_judge(tmp_path / "nothing.safetensors")
+    (tmp_path / "broken.safetensors").write_bytes(b"no weights")
+    with pytest.raises(ModelUnavailable, match="cannot be read"):
+        load_judge(tmp_path / "broken.safetensors")
+    weights = load_file(JUDGE_FILE)
+    weights.pop("cells.bias")
+    save_file(weights, tmp_path / "less.safetensors")
+    with pytest.raises(ModelUnavailable, match="cannot be read"):
+        load_judge(tmp_path / "less.safetensors")
+
+
+def test_what_is_exported_judges_the_same(judge: Judge, tmp_path: Path) -> None:
+    again = load_judge(export_judge(judge, tmp_path / "judge.safetensors"))
+    image = world.draw(pictures(1)[0])
+    assert again.judge([image]) == judge.judge([image])
+
+
+def test_the_weights_are_small() -> None:
+    assert JUDGE_FILE.stat().st_size <= 2.5e6
+
+
+def test_labels_tell_what_the_pictures_show(tmp_path: Path) -> None:
+    data = labelled(tmp_path, 8, SEED, is_held_out=True)
+    for k in range(8):
+        picture = world.sample(np.random.default_rng((SEED, 1, k)), held_out=True)
+        small = world.draw(picture, 2 * SIDE).resize((SIDE, SIDE), Image.Resampling.BOX)
+        assert np.array_equal(data.images[k], np.asarray(small))
+        assert (data.things[k, :, 0] >= 0).sum() == len(picture.things)
+        assert (picture.things[0].object, picture.things[0].colour) in HELD_OUT
+
+
+def test_labels_move_with_the_pictures() -> None:
+    for step in range(12):
+        rng = np.random.default_rng(step)
+        images = torch.full((4, 3, SIDE, SIDE), -1.0)
+        things = torch.full((4, 3, 6), -1.0)
+        centres = rng.integers(36, 92, (4, 2))
+        for k, (x, y) in enumerate(centres):
+            images[k, :, y - 5 : y + 5, x - 5 : x + 5] = 1.0
+            things[k, 0] = torch.tensor([3, 2, x / SIDE, y / SIDE, 10 / SIDE, 10 / SIDE])
+        after, labels = moved(images, things, rng)
+        for k in range(4):
+            rows, columns = (after[k, 0] > 0).nonzero(as_tuple=True)
+            assert columns.float().mean() + 0.5 == pytest.approx(float(labels[k, 0, 2]) * SIDE, abs=1.5)
+            assert rows.float().mean() + 0.5 == pytest.approx(float(labels[k, 0, 3]) * SIDE, abs=1.5)
+            width = columns.max() - columns.min() + 1
+            assert width == pytest.approx(float(labels[k, 0, 4]) * SIDE, abs=2.5)
+            assert (labels[k, 1:] == -1).all()
+
+
+def test_softened_pictures_stay_in_range_and_are_the_same_for_a_seed() -> None:
+    images = torch.rand(4, 3, SIDE, SIDE) * 2 - 1
+    for step in range(8):
+        once = softened(images, np.random.default_rng(step))
+        assert once.shape == images.shape
+        assert once.abs().max() <= 1
+        assert torch.equal(once, softened(images, np.random.default_rng(step)))
+
+
+def test_the_loss_knows_right_from_wrong() -> None:
+    things = torch.full((1, 3, 6), -1.0)
+    things[0, 0] = torch.tensor([4, 7, 0.3, 0.6, 0.33, 0.33])  # centre in column 2, row 4
+    labels = torch.tensor([[1, 2, 0, 1]])
+    cells = torch.zeros(1, 48, 8, 8)
+    cells[:, 0] = -12
+    cells[0, 0, 4, 2] = 12
+    cells[0, 1 + 4, 4, 2] = 9
+    cells[0, 1 + 32 + 7, 4, 2] = 9
+    cells[0, 44:46, 4, 2] = torch.tensor([0.4, 0.8])
+    wholes = torch.zeros(1, 20)
+    for index in (1, 10 + 2, 13 + 0, 17 + 1):
+        wholes[0, index] = 9
+    right = losses(cells, wholes, things, labels)
+    assert right["box"] < 1e-4
+    assert right["presence"] < 1e-2
+    assert right["loss"] < 2.0
+    shifted = things.clone()
+    shifted[0, 0, 2] = 0.5
+    assert losses(cells, wholes, shifted, labels)["presence"] > 5
+    assert losses(cells, wholes, things, torch.tensor([[2, 2, 0, 1]]))["whole"] > right["whole"] + 3
