@@ -296,7 +296,7 @@ def test_a_model_that_cannot_be_loaded_is_said(tmp_path: Path) -> None:
     (broken / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
     engine = Engine(Settings(device="cpu", dtype="float32", output_dir=tmp_path / "out", model=str(broken)))
     engine.start()
-    with pytest.raises(ModelUnavailable, match="broken could not be loaded"):
+    with pytest.raises(ModelUnavailable, match="broken is not complete: it lacks unet"):
         engine.submit(request()).result(WAIT_S)
     assert engine.status().state == "failed"
     job = engine.submit(request(model="picture-book"))

@@ -368,8 +368,9 @@ def test_two_starts_are_one_download(downloads: Downloads, registry: Registry, h
 
 
 def test_another_program_that_downloads_the_same_is_waited_for(
-    downloads: Downloads, registry: Registry, hub: LocalHub, tmp_path: Path
+    downloads: Downloads, registry: Registry, hub: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 60)  # the first is to stay until it is released
     hub.fault, hub.fault_path = "stalling", UNET
     first = start(downloads, registry)
     for event in first.events():
@@ -379,6 +380,7 @@ def test_another_program_that_downloads_the_same_is_waited_for(
     with pytest.raises(DownloadFailed, match="Another program") as caught:
         start(other, registry).result()
     assert caught.value.kind == "busy"
+    hub.release.set()
     assert isinstance(list(first.events())[-1], Broken)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,17 @@ from safetensors.torch import save_file
 from sd_demo.engine import Engine
 from sd_demo.errors import InvalidRequest
 from sd_demo.job import Job
+from sd_demo.known_models import EMBEDDED_FOLDER
 from sd_demo.lora import TRIGGER_KEY
 from sd_demo.receipt import read_receipt_file
 from sd_demo.requests import parse_request
 from sd_demo.settings import Settings
 
 WAIT_S = 250
+WIDTH = json.loads((EMBEDDED_FOLDER / "unet" / "config.json").read_text())["block_out_channels"][-1]
 LAYERS = {
-    "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_v": (192, 128),
-    "unet.mid_block.resnets.0.conv1": (192, 192, 3),
+    "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_v": (WIDTH, 128),
+    "unet.mid_block.resnets.0.conv1": (WIDTH, WIDTH, 3),
 }
 TEXT = {"text_encoder.text_model.encoder.layers.0.self_attn.q_proj": (128, 128)}
 
@@ -46,7 +49,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     write(
         folder / "loras/strange.safetensors",
         4,
-        {"unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_v": (192, 768)},
+        {"unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_v": (WIDTH, 768)},
     )
     place = {"output_dir": folder / "out", "lora_dir": folder / "loras", "data_dir": folder / "data"}
     engine = Engine(Settings(device="cpu", dtype="float32", attention="sdpa", model="picture-book", **place))

@@ -175,7 +175,8 @@ class Download:
         if self._stop.is_set():
             raise Stopped
         now = time.monotonic()
-        if self._speed and now - self._speed[-1][0] < TELL_EVERY_S:
+        is_same_file = isinstance(self._latest, Fetching) and self._latest.file == path
+        if is_same_file and now - self._speed[-1][0] < TELL_EVERY_S:
             return
         self._speed.append((now, done))
         while now - self._speed[0][0] > WINDOW_S:
