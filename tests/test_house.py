@@ -70,6 +70,7 @@ FLOORS = {
         "lora_training",
         "denoising",
         "decoding",
+        "learn",
     ),  # diffusion
     3: (
         "job",

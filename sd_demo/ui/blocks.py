@@ -18,6 +18,7 @@ from sd_demo.ui import (
     history,
     image_to_image,
     inpaint,
+    learn,
     live_lines,
     memory,
     model_choice,
@@ -78,6 +79,8 @@ class Page(gr.Blocks):
             "show_error": False,
             "pwa": False,
             "quiet": True,
+            # Off: a look at its own page, which a busy machine answers after its 3 s, and the start then fails.
+            "_frontend": False,
         }
         return super().launch(**(own | kwargs))
 
@@ -92,13 +95,15 @@ def build(engine: Engine, *, examples_folder: Path = examples.FOLDER) -> Page:
         top = header.build(engine)
         tabs: dict[str, Tab] = {}
         listed = examples.read(examples_folder)
-        with gr.Tabs(elem_id="tasks") as chooser:
+        with gr.Tabs(elem_id="tasks", overflow_behavior="wrap") as chooser:
             for task, title in TITLES.items():
                 with gr.Tab(title, id=task):
                     tab = tabs[task] = BUILDERS[task].build(engine)
                     examples.build(engine, tab, top, visitor_id, listed, run.page_handler(engine, tab))
             with gr.Tab(compare.TITLE, id=compare.NAME):
                 comparing = compare.build(engine)
+            with gr.Tab(learn.TITLE, id=learn.NAME) as lessons:
+                learn.build(engine, lessons)
             with gr.Tab(history.TITLE, id=history.NAME) as history_place:
                 past = history.build(engine)
         header.listen(engine, page, top)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -29,6 +30,10 @@ HELP: Final = (
 )
 INTRO: Final = '<div class="intro"><p>One picture for each value, side by side: every one has the same seed.</p></div>'
 FIRST: Final = {"x": ("guidance_scale", "1, 3, 5, 7"), "y": (None, "")}
+# Said in the browser: an answer of the server could come after the run's last word.
+CANCELLING: Final = (
+    f"() => {json.dumps([status_line.running('Cancelling …'), {'__type__': 'update', 'interactive': False}])}"
+)
 _BASE: Final = ("num_inference_steps", "guidance_scale", "scheduler", "width", "height", "seed")
 _PRIVATE: Final[dict[str, Any]] = {"show_progress": "hidden", "api_visibility": "private"}
 
@@ -93,12 +98,12 @@ def listen(engine: Engine, here: CompareTab, top: Header, visitor_id: gr.Browser
     inputs = [visitor_id, top.model, *here.axes, here.image, *here.controls.values()]
     here.start.click(_handler(engine, here), inputs, updated, preprocess=False, concurrency_limit=None, **_PRIVATE)
 
-    def cancel(running: Cells | None) -> tuple[str, Any]:
+    def cancel(running: Cells | None) -> None:
         if running is not None:
             running.cancel()
-        return status_line.running("Cancelling …"), gr.update(interactive=False)
 
-    here.cancel.click(cancel, [here.running], [parts.status, here.cancel], queue=False, **_PRIVATE)
+    here.cancel.click(None, None, [parts.status, here.cancel], js=CANCELLING, show_progress="hidden", queue=False)
+    here.cancel.click(cancel, [here.running], queue=False, **_PRIVATE)
 
     def select(shown: list[Shown], event: gr.SelectData) -> dict[Any, Any]:
         if not shown or not isinstance(event.index, int) or not 0 <= event.index < len(shown):

@@ -17,8 +17,9 @@ window.sdDemo = (() => {
       event.stopPropagation();
       // A number that is still being typed counts: leaving its field is what tells Gradio.
       const active = document.activeElement;
-      if (active?.type === "number") active.blur();
-      setTimeout(() => press("button.generate"), 0);
+      const isNumber = active?.type === "number";
+      if (isNumber) active.blur();
+      setTimeout(() => press("button.generate"), isNumber ? 120 : 0);
     } else if (event.key === "Escape" && !document.fullscreenElement) {
       const cancel = shown("button.cancel");
       if (cancel && !cancel.disabled) cancel.click();

@@ -17,7 +17,16 @@ from sd_demo.outputs import Outputs
 from sd_demo.receipt import read_receipt
 from sd_demo.requests import Inpaint
 from sd_demo.settings import Settings
-from tests.ui.actions import choose_picture, generate, go_to, paint, set_number, shown_picture, write_prompt
+from tests.ui.actions import (
+    choose_picture,
+    generate,
+    generate_when_taken_in,
+    go_to,
+    paint,
+    set_number,
+    shown_picture,
+    write_prompt,
+)
 from tests.ui.conftest import DESKTOP, PATIENCE_MS, open_page, picture_of_a_house
 
 pytestmark = pytest.mark.browser
@@ -110,6 +119,33 @@ def test_a_second_visitor_sees_nothing_of_the_first(visit: Page, browser: Browse
     assert len({path.parent for path in real.folder.rglob("*.png")}) == 2
 
 
+def test_the_lessons_show_what_they_say_two_of_them_as_they_are_opened(visit: Page) -> None:
+    page = visit
+    page.get_by_role("tab", name="Learn", exact=True).click()
+    expect(page.locator("#learn-noise-decoded img")).to_be_visible()
+    expect(page.locator("#learn-noise-formula")).to_contain_text("= 0.741 · picture + 0.671 · noise")
+    expect(page.locator("#learn-noise-formula svg")).to_be_visible()
+
+    page.get_by_role("tab", name="2 Taking it away").click()
+    page.locator("#learn-steps-prompt textarea, #learn-steps-prompt input").first.fill("a red ball")
+    page.locator("#learn-steps-run").click()
+    expect(page.locator("#learn-steps-final img")).to_be_visible()
+    expect(page.locator("#learn-words img")).to_have_count(3)
+    before = page.locator("#learn-guidance-3 img").get_attribute("src") or ""
+    set_number(page, "learn", "scale", "12")
+    page.locator("#learn-scale input[type=range]").press("ArrowRight")
+    expect(page.locator("#learn-guidance-3 img")).not_to_have_attribute("src", before)
+
+    page.get_by_role("tab", name="3 Latents").click()
+    expect(page.locator("#learn-latents-difference img")).to_be_visible()
+    expect(page.locator("#learn-latents-figures")).to_contain_text("48 times fewer")
+
+    page.get_by_role("tab", name="4 Schedulers").click()
+    page.locator("#learn-schedulers-run").click()
+    expect(page.locator("#learn-schedulers-pictures img")).to_have_count(3)
+    expect(page.locator("#learn-schedulers-chart svg")).to_be_visible()
+
+
 # The last one: its editor draws all the time from here on, which in a browser without a GPU slows the others down.
 def test_a_painted_mask_changes_the_inside_and_nothing_else(visit: Page, real: Real) -> None:
     page, original = visit, picture_of_a_house((301, 203))
@@ -118,7 +154,7 @@ def test_a_painted_mask_changes_the_inside_and_nothing_else(visit: Page, real: R
     paint(page)
     write_prompt(page, "inpaint", "a white cloud")
     set_number(page, "inpaint", "num_inference_steps", "4")
-    generate(page, "inpaint")
+    generate_when_taken_in(page)
     request = real.requests[-1]
     assert isinstance(request, Inpaint)
     mask = np.asarray(request.mask_image) > 0

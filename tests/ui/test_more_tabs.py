@@ -42,7 +42,8 @@ def test_a_picture_is_told_as_code(page: Page) -> None:
     expect(page.locator("#text_to_image-code-command")).to_contain_text("python -m sd_demo generate")
 
 
-def test_history_is_searched_opened_and_deleted(page: Page, served: Served, browser: Browser) -> None:
+def test_history_is_searched_opened_and_deleted(fresh_page: Page, served: Served, browser: Browser) -> None:
+    page = fresh_page
     make(page, "a red ball", "7")
     make(page, "a blue house", "8")
     open_tab(page, "History")

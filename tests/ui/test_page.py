@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from sd_demo.receipt import read_receipt
-from tests.ui.actions import fetch, generate, go_to, set_number, shown_picture, write_prompt
+from tests.ui.actions import fetch, generate, go_to, is_done, mark_status, set_number, shown_picture, write_prompt
 from tests.ui.conftest import DESKTOP, Served, open_page
 
 pytestmark = pytest.mark.browser
@@ -34,8 +34,9 @@ def test_a_prompt_becomes_a_png_with_its_receipt(page: Page) -> None:
 @pytest.mark.parametrize("keys", ["Enter", "Control+Enter", "Meta+Enter"])
 def test_keys_that_generate(page: Page, keys: str) -> None:
     write_prompt(page, TASK, "a red house")
+    mark_status(page, TASK)
     page.locator(f"#{TASK}-prompt textarea").press(keys)
-    expect(page.locator(f"#{TASK}-status")).to_contain_text("Done")
+    is_done(page, TASK)
     expect(page.locator(f"#{TASK}-prompt textarea")).to_have_value("a red house")
 
 
@@ -133,12 +134,15 @@ def test_text_of_a_person_is_never_html_nor_a_template(page: Page) -> None:
 def test_an_error_stands_above_the_picture_and_marks_its_field(
     page: Page, field: str, value: str, sentence: str
 ) -> None:
-    page.locator(f"#{TASK}-{field} textarea, #{TASK}-{field} input").first.fill(value)
+    control = page.locator(f"#{TASK}-{field} textarea, #{TASK}-{field} input").first
+    before = control.input_value()
+    control.fill(value)
     page.locator(f"#{TASK}-generate").click()
     alert = page.locator(f"#{TASK}-status [role=alert]")
     expect(alert).to_contain_text(sentence)
     expect(alert).to_have_attribute("data-field", field)
     expect(page.locator(f"#{TASK}-generate")).to_be_enabled()
+    control.fill(before)
 
 
 @pytest.mark.parametrize(
@@ -204,8 +208,10 @@ def test_a_result_goes_on_to_the_other_tabs(page: Page, served: Served) -> None:
 
 
 def test_an_example_fills_everything_and_runs(page: Page, served: Served) -> None:
+    go_to(page, TASK)
+    mark_status(page, TASK)
     page.locator(f"#{TASK}-examples button").filter(has=page.locator("img")).first.click()
-    expect(page.locator(f"#{TASK}-status")).to_contain_text("Done")
+    is_done(page, TASK)
     expect(page.locator(f"#{TASK}-prompt textarea")).to_have_value("a red house")
     assert served.engine.jobs[-1].request.seed == 7
 
@@ -222,8 +228,8 @@ def test_the_first_screen_needs_no_scrolling(fresh_page: Page) -> None:
 def test_on_a_phone_the_order_is_prompt_generate_picture_settings(browser: Browser, served: Served) -> None:
     context = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
     page = open_page(context, served.url)
-    parts = ["prompt", "generate", "picture", "num_inference_steps"]
-    tops = [(page.locator(f"#{TASK}-{part}").bounding_box() or {})["y"] for part in parts]
+    parts = [f"#{TASK}-prompt", f"#{TASK}-generate", f".{TASK} > .area-show", f"#{TASK}-num_inference_steps"]
+    tops = [(page.locator(part).bounding_box() or {})["y"] for part in parts]
     assert tops == sorted(tops)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     context.close()
