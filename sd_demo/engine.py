@@ -47,7 +47,9 @@ class Engine:
 
     def __init__(self, settings: Settings, *, registry: Registry | None = None, outputs: Outputs | None = None) -> None:
         self.settings = settings
-        self.registry = registry or Registry(models_dir=settings.models_dir)
+        self.registry = registry or Registry(
+            models_dir=settings.models_dir, takes_paths=settings.limits.takes_paths, chosen=settings.model
+        )
         if outputs is None:
             folder, note = writable_folder(settings.output_dir)
             if note:
@@ -101,7 +103,7 @@ class Engine:
             check_task(entry, request.task)
             self._gate.check_request(request, entry)
             for choice in request.loras:
-                find_lora(choice.name, self.settings.lora_dir)
+                find_lora(choice.name, self.settings.lora_dir, takes_paths=self.registry.takes_paths)
             self._enqueue(job)
         except PlaygroundError as error:
             self.metrics.add_failure(error, "refused")

@@ -38,17 +38,21 @@ class Limits(BaseModel):
     max_prompt_characters: int = Field(
         default=MAX_PROMPT_CHARACTERS, ge=1, le=MAX_PROMPT_CHARACTERS, description="Characters of a prompt."
     )
+    takes_paths: bool = Field(
+        default=True,
+        description="Whether a request may name a model or a LoRA by its path, or only those that are listed.",
+    )
 
 
 PROFILES: Final[dict[ProfileName, Limits]] = {
     "local": Limits(),
     "shared": Limits(
         max_visitor_jobs=8, max_device_seconds=1800, max_side=768, max_steps=100, max_images=8,
-        max_prompt_characters=2000,
+        max_prompt_characters=2000, takes_paths=False,
     ),
     "space": Limits(
         max_visitor_jobs=4, max_device_seconds=600, max_side=768, max_steps=60, max_images=4,
-        max_prompt_characters=1000,
+        max_prompt_characters=1000, takes_paths=False,
     ),
 }  # fmt: skip
 

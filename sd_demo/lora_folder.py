@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import re
+import shutil
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Final
 
@@ -17,8 +20,8 @@ def lora_names(folder: Path) -> list[str]:
     return sorted(_files(folder), key=str.casefold)
 
 
-def find_lora(name: str, folder: Path) -> Path:
-    """The file of the LoRA called `name` in `folder`, or the one at the path `name` itself.
+def find_lora(name: str, folder: Path, *, takes_paths: bool = True) -> Path:
+    """The file of the LoRA called `name` in `folder`, or, where `takes_paths`, the one at the path `name` itself.
 
     Raises InvalidRequest where there is neither, with the names that come nearest.
     """
@@ -27,7 +30,7 @@ def find_lora(name: str, folder: Path) -> Path:
         return files[name]
     with suppress(OSError, ValueError, RuntimeError):  # a name that is no path anywhere
         path = Path(name).expanduser()
-        if path.is_file():
+        if takes_paths and path.is_file():
             if path.suffix.lower() != SUFFIX:
                 raise InvalidRequest(
                     f"loras: {path.name} is no {SUFFIX} file; other formats can hold programs and are not opened.",
@@ -37,6 +40,27 @@ def find_lora(name: str, folder: Path) -> Path:
     near = difflib.get_close_matches(name, files, n=3, cutoff=0.5) or sorted(files)[:3]
     hint = f"choose one such as {', '.join(near)}" if near else f"put {SUFFIX} files there first"
     raise InvalidRequest(f"loras: there is no LoRA {name[:80]!r} in {folder.name}; {hint}.", "loras")
+
+
+def add_lora(source: Path, name: str, folder: Path) -> str:
+    """Copy the checked file `source` into `folder` (made if need be) and return the name that it has there.
+
+    name: as its owner called it; a file of that name that is there already is kept, and the new one numbered.
+    Raises InvalidRequest where it cannot be written.
+    """
+    stem = re.sub(r"[^\w .-]", "_", Path(name).stem)[:80].strip(" .") or "lora"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for number in count(1):
+            free = folder / f"{stem if number == 1 else f'{stem}-{number}'}{SUFFIX}"
+            if not free.exists():
+                break
+        partial = folder / f".{free.name}.partial"
+        shutil.copyfile(source, partial)
+        partial.replace(free)
+    except OSError as error:
+        raise InvalidRequest(f"The LoRA cannot be saved in {folder.name}: {error.strerror}.", "loras") from None
+    return free.stem
 
 
 def _files(folder: Path) -> dict[str, Path]:

@@ -155,7 +155,7 @@ def from_parameters(text: str, *, registry: Registry, lora_dir: Path) -> Restore
         _take_sampler(reading, settings["Sampler"], settings.get("Schedule type", ""))
     if "Model" in settings:
         reading.take_model(settings["Model"], registry)
-    reading.take_loras([_lora(reading, name, weight, lora_dir) for name, weight in found.loras], lora_dir)
+    reading.take_loras([_lora(reading, name, weight, lora_dir) for name, weight in found.loras], lora_dir, registry)
     if hires:
         reading.cannot.append(
             f"The hires fix is not restored, only the first pass ({listed(f'{k} {v}' for k, v in hires.items())})."

@@ -40,10 +40,20 @@ class Registry:
     """The built-in models, those downloaded since, and any folder, file or hub id that a person names.
 
     models_dir: where downloads lie; the default is the one of the settings.
+    takes_paths: whether any name is looked for, or only the built-in, the downloaded and the one called `chosen`:
+    strangers must not learn which files are here.
     """
 
-    def __init__(self, entries: tuple[ModelEntry, ...] = ENTRIES, models_dir: Path | None = None) -> None:
+    def __init__(
+        self,
+        entries: tuple[ModelEntry, ...] = ENTRIES,
+        models_dir: Path | None = None,
+        *,
+        takes_paths: bool = True,
+        chosen: str | None = None,
+    ) -> None:
         self._entries = {entry.name: entry for entry in entries}
+        self.takes_paths, self._chosen = takes_paths, chosen
         self.models_dir = models_dir or Settings.model_fields["data_dir"].default / "models"
 
     def __iter__(self) -> Iterator[ModelEntry]:
@@ -63,6 +73,12 @@ class Registry:
         """
         if name in self._entries:
             return self._entries[name]
+        if not self.takes_paths and name != self._chosen:
+            for entry in self:
+                if entry.name == name:
+                    return entry
+            listed = ", ".join(entry.name for entry in self)
+            raise ModelUnavailable(f"There is no model {name[:80]!r} on this server; choose one of {listed}.")
         if name.startswith(RANDOM):
             return _random_entry(name)
         try:

@@ -70,7 +70,7 @@ def from_receipt(receipt: Receipt, *, registry: Registry, lora_dir: Path) -> Res
             reading.take(name, chosen.get(name, receipt.asked.get(name)))
     reading.take_model(done.model, registry)
     worn = [{"name": lora.name, "weight": lora.weight} for lora in done.loras]
-    reading.take_loras(worn, lora_dir)
+    reading.take_loras(worn, lora_dir, registry)
     strange = [name for name in receipt.asked if name not in kind.model_fields]
     if strange:
         reading.cannot.append(f"This version has no setting {listed(strange)}.")

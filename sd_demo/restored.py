@@ -77,12 +77,12 @@ class Reading:
         except (InvalidRequest, ModelUnavailable):
             self.cannot.append(f"The model {short(name)} is not here; the one that is chosen will be used.")
 
-    def take_loras(self, wanted: list[dict[str, Any]], lora_dir: Path) -> None:
+    def take_loras(self, wanted: list[dict[str, Any]], lora_dir: Path, registry: Registry) -> None:
         """Keep those of `wanted`, [{name, weight}, …], whose files are here."""
         here = []
         for one in wanted:
             try:
-                find_lora(one["name"], lora_dir)
+                find_lora(one["name"], lora_dir, takes_paths=registry.takes_paths)
                 here.append(one)
             except InvalidRequest:
                 self.cannot.append(f"The LoRA {short(one['name'])} is not here.")

@@ -87,6 +87,7 @@ class Settings(BaseModel):
     max_steps: int | None = _limit("max_steps")
     max_images: int | None = _limit("max_images")
     max_prompt_characters: int | None = _limit("max_prompt_characters")
+    takes_paths: bool | None = _limit("takes_paths")
 
     @property
     def picture_age_s(self) -> float | None:

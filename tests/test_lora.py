@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from sd_demo.errors import InvalidRequest
 from sd_demo.known_models import EMBEDDED, EMBEDDED_FOLDER
 from sd_demo.lora import fit_lora, put_on, read_lora, take_off
-from sd_demo.lora_folder import find_lora, lora_names
+from sd_demo.lora_folder import add_lora, find_lora, lora_names
 from sd_demo.pipeline_manager import LoadedModel, PipelineManager
 from sd_demo.registry import Registry
 from sd_demo.requests import LoraChoice
@@ -269,6 +269,30 @@ def test_the_folder_names_its_loras(tmp_path: Path) -> None:
             find_lora(name, tmp_path)
     with pytest.raises(InvalidRequest, match=r"old\.ckpt is no \.safetensors file"):
         find_lora(str(tmp_path / "old.ckpt"), tmp_path)
+
+
+def test_an_added_file_gets_a_free_and_harmless_name(tmp_path: Path) -> None:
+    folder, source = tmp_path / "loras", tmp_path / "upload"
+    source.write_bytes(b"first")
+    assert add_lora(source, "../../etc/my: style.safetensors", folder) == "my_ style"
+    source.write_bytes(b"second")
+    assert add_lora(source, "my: style.safetensors", folder) == "my_ style-2"
+    assert [f.read_bytes() for f in sorted(folder.iterdir())] == [b"second", b"first"]
+    assert lora_names(folder) == ["my_ style", "my_ style-2"]
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(InvalidRequest, match="cannot be saved"):
+        add_lora(source, "x", tmp_path / "file")
+
+
+def test_where_paths_are_not_taken_no_answer_tells_whether_a_file_is_there(file: Path) -> None:
+    folder = file.parent
+    assert find_lora(str(file), folder.parent / "none") == file
+    said = set()
+    for path in (file, file.with_suffix(".txt"), Path(__file__)):
+        with pytest.raises(InvalidRequest) as caught:
+            find_lora(str(path), folder.parent / "none", takes_paths=False)
+        said.add(str(caught.value).replace(repr(str(path)[:80]), "NAME"))
+    assert len(said) == 1
 
 
 def test_the_manager_changes_loras_only_where_they_differ(file: Path) -> None:

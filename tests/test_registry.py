@@ -140,6 +140,20 @@ def test_an_unknown_name_gets_one_sentence_with_the_known_ones(name: str, regist
     assert len(text) < 300
 
 
+def test_where_paths_are_not_taken_only_listed_names_and_the_chosen_one_are(registry: Registry, tmp_path: Path) -> None:
+    here = str(write_folder(tmp_path / "mine"))
+    other = str(write_folder(tmp_path / "other"))
+    (tmp_path / "x.ckpt").touch()
+    write_download(registry, "owner/name", "0" * 40)
+    closed = Registry(models_dir=registry.models_dir, takes_paths=False, chosen=here)
+    assert registry.get(other).source == other
+    assert closed.get(here).source == here
+    assert [closed.get(name).name for name in (EMBEDDED, "owner/name")] == [EMBEDDED, "owner/name"]
+    for name in (other, str(tmp_path / "x.ckpt"), str(tmp_path / "nothing"), "random:sd-1.5"):
+        with pytest.raises(ModelUnavailable, match="on this server; choose one of picture-book"):
+            closed.get(name)
+
+
 def test_what_is_needed_of_a_repository() -> None:
     names = [
         "model_index.json", "README.md", "model.ckpt", "tokenizer/vocab.json", "unet/config.json",

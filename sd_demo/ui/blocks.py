@@ -40,7 +40,7 @@ TITLES: Final = {"text_to_image": "Text to image", "image_to_image": "Image to i
 BUILDERS: Final = {"text_to_image": text_to_image, "image_to_image": image_to_image, "inpaint": inpaint}
 CACHE_CHECK_S: Final = 600
 CACHE_AGE_S: Final = 6 * 3600
-MAX_FILE_SIZE: Final = "30mb"
+MAX_FILE_SIZE: Final = {False: "30mb", True: "256mb"}  # True: where a person adds LoRA files of their own
 SPARE_THREADS: Final = 40
 
 
@@ -75,7 +75,7 @@ class Page(gr.Blocks):
             "footer_links": ["api"],
             "run_history": False,
             "enable_monitoring": False,
-            "max_file_size": MAX_FILE_SIZE,
+            "max_file_size": MAX_FILE_SIZE[self.engine.settings.limits.takes_paths],
             "show_error": False,
             "pwa": False,
             "quiet": True,

@@ -14,7 +14,7 @@ from sd_demo.compare import AXES, plan_comparison
 from sd_demo.comparing import Cells, Progress, run_comparison
 from sd_demo.errors import JobCancelled, PlaygroundError
 from sd_demo.requests import ImageToImage, TextToImage
-from sd_demo.ui import controls, copy_as_code, results, run, status_line, visitor
+from sd_demo.ui import controls, copy_as_code, lora_picker, results, run, status_line, visitor
 from sd_demo.ui.header import Header
 from sd_demo.ui.results import Results, Shown
 from sd_demo.ui.uploads import given, uploaded_file
@@ -88,6 +88,7 @@ def build(engine: Engine) -> CompareTab:
                 elem_id=f"{NAME}-image",
             )
             made |= _made(engine, ImageToImage.task, ["strength"])
+            made |= lora_picker.build(engine, NAME)
     return CompareTab(made, image, axes, start, cancel, sheet, cells, gr.State(None))
 
 

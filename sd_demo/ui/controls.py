@@ -11,7 +11,7 @@ from gradio.components import Component
 
 from sd_demo.errors import PlaygroundError
 from sd_demo.registry import ModelEntry
-from sd_demo.requests import PICTURE_FIELDS, REQUESTS, SCHEDULER_NAMES, TextToImage, bounds, parse_request
+from sd_demo.requests import MAX_LORAS, PICTURE_FIELDS, REQUESTS, SCHEDULER_NAMES, TextToImage, bounds, parse_request
 
 SCHEDULER_TITLES: Final = {
     "ddim": "DDIM",
@@ -34,7 +34,7 @@ class Look:
     """How a field appears. An optional number is typed, and empty where the program shall choose."""
 
     label: str
-    widget: Literal["text", "slider", "number", "optional number", "choice"]
+    widget: Literal["text", "slider", "number", "optional number", "choice", "names"]
     step: float | None = None
     placeholder: str | None = None
     lines: int = 1
@@ -51,14 +51,15 @@ LOOKS: Final = {
     "num_images_per_prompt": Look("Images", "number", step=1),
     "seed": Look("Seed", "optional number", placeholder="random"),
     "scheduler": Look("Scheduler", "choice"),
+    "loras": Look("LoRAs", "names"),
 }
 OF_THE_MODEL: Final = ("num_inference_steps", "guidance_scale", "scheduler")  # follow the chosen model
 
 
 def names_of(task: str) -> list[str]:
-    """The fields of `task` that have a control here, in the page's order (pictures, model and LoRAs have their own)."""
+    """The fields of `task` that have a control here, in the page's order (pictures and model have their own)."""
     fields = REQUESTS[task].model_fields
-    unplaced = set(fields) - set(LOOKS) - {*PICTURE_FIELDS, "model", "loras"}
+    unplaced = set(fields) - set(LOOKS) - {*PICTURE_FIELDS, "model"}
     if unplaced:
         raise LookupError(f"controls.LOOKS has no look for {', '.join(sorted(unplaced))}.")
     return [name for name in LOOKS if name in fields]
@@ -67,6 +68,8 @@ def names_of(task: str) -> list[str]:
 def default_value(task: str, name: str, entry: ModelEntry) -> Any:
     """What the control shows at first: the request's default, or the model's where that is None."""
     default = REQUESTS[task].model_fields[name].default
+    if LOOKS[name].widget == "names":
+        return list(default)
     if default is None and name in OF_THE_MODEL:
         return getattr(entry, name)
     if name in ("width", "height") and task == TextToImage.task:
@@ -90,6 +93,8 @@ def make(task: str, name: str, entry: ModelEntry) -> Component:
         return gr.Textbox(**shared, lines=look.lines, max_lines=6, placeholder=look.placeholder)
     if look.widget == "choice":
         return gr.Dropdown(**shared, choices=[(SCHEDULER_TITLES[key], key) for key in SCHEDULER_NAMES])
+    if look.widget == "names":  # what can be chosen is read from disk, by who places it
+        return gr.Dropdown(**shared, choices=[], multiselect=True, allow_custom_value=True, max_choices=MAX_LORAS)
     if is_optional_number(task, name):
         # A text box, because gr.Number and gr.Slider turn "nothing" into 0.
         shared["value"] = "" if shared["value"] is None else str(shared["value"])
@@ -143,4 +148,6 @@ def _fits(task: str, name: str, held: Any) -> bool:
 
 def held_value(task: str, name: str, value: Any) -> Any:
     """What the control of a field holds for a request value; the other way round from `request_value`."""
+    if LOOKS[name].widget == "names":
+        return [one["name"] if one["weight"] == 1 else f"{one['name']}:{one['weight']:g}" for one in value]
     return str(value) if is_optional_number(task, name) else value

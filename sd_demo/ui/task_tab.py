@@ -9,7 +9,7 @@ import gradio as gr
 from gradio.components import Component
 
 from sd_demo.requests import TextToImage
-from sd_demo.ui import controls, copy_as_code, introduction, results, visitor
+from sd_demo.ui import controls, copy_as_code, introduction, lora_picker, results, visitor
 from sd_demo.ui.run import CANCEL, GENERATE, ReadPictures, Tab
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def build(engine: Engine, task: str, build_inputs: BuildInputs | None = None) ->
             shown = results.build(task, introduction.html(task, entry, is_here=is_here))
             copy_as_code.build(engine, task, shown)
         with gr.Column(elem_classes=["area-settings"]):
-            settings, random_seed, reuse_seed = _settings(task, entry)
+            settings, random_seed, reuse_seed = _settings(engine, task, entry)
             made |= settings
     return Tab(
         task=task,
@@ -65,7 +65,7 @@ def build(engine: Engine, task: str, build_inputs: BuildInputs | None = None) ->
     )
 
 
-def _settings(task: str, entry: ModelEntry) -> tuple[dict[str, Component], gr.Button, gr.Button]:
+def _settings(engine: Engine, task: str, entry: ModelEntry) -> tuple[dict[str, Component], gr.Button, gr.Button]:
     """The controls below Generate, and the two buttons beside the seed."""
     made: dict[str, Component] = {}
     is_sized_by_picture = task != TextToImage.task
@@ -83,6 +83,7 @@ def _settings(task: str, entry: ModelEntry) -> tuple[dict[str, Component], gr.Bu
         if is_sized_by_picture:
             made |= _pair(task, ("width", "height"), entry)
         made |= controls.make_all(task, ["scheduler"], entry)
+        made |= lora_picker.build(engine, task)
     return made, random_seed, reuse_seed
 
 

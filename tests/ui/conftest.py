@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from sd_demo.outputs import Outputs
+from sd_demo.settings import Settings
 from tests.fake_engine import FakeEngine
 
 FLAGS = [
@@ -42,7 +43,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     from sd_demo.ui import blocks  # gradio is slow to import: only for tests that need it
 
     folder = tmp_path_factory.mktemp("outputs")
-    engine = FakeEngine(Outputs(folder), step_s=0.01)
+    settings = Settings(lora_dir=tmp_path_factory.mktemp("loras"))
+    engine = FakeEngine(Outputs(folder), step_s=0.01, settings=settings)
     engine.start()
     page = blocks.build(engine, examples_folder=make_examples(tmp_path_factory.mktemp("examples")))  # type: ignore[arg-type]
     _, url, _ = page.launch(server_port=None, prevent_thread_lock=True)

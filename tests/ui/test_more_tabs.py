@@ -8,8 +8,10 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
+from safetensors.torch import save_file
 
 from sd_demo.outputs import SHEET_KEY
 from tests.http_api import HttpApi
@@ -153,3 +155,36 @@ def test_the_api_compares(served: Served) -> None:
         assert call(**bad).error
         assert "went wrong" not in call(**bad).error
     api.close()
+
+
+def write_lora(path: Path) -> None:
+    """A file with the names of a LoRA; whether it fits a model is not asked before it is used."""
+    layer = "unet.mid_block.attentions.0.proj_in"
+    save_file({f"{layer}.lora_A.weight": torch.zeros(2, 8), f"{layer}.lora_B.weight": torch.zeros(8, 2)}, path)
+
+
+def test_loras_are_chosen_by_name_and_weight_and_a_file_is_added(
+    fresh_page: Page, served: Served, tmp_path: Path
+) -> None:
+    page = fresh_page
+    write_lora(served.engine.settings.lora_dir / "pencil.safetensors")
+    page.locator(f"#{TASK}-more > button, .text_to_image .more > button").first.click()
+    picker = page.locator(f"#{TASK}-loras input")
+    picker.click()
+    page.get_by_role("option", name="pencil").click()
+    picker.fill("ink:0.5")
+    picker.press("Enter")
+
+    write_lora(tmp_path / "my own.safetensors")
+    upload = page.locator(".text_to_image input[type=file][accept*=safetensors]")
+    upload.set_input_files(tmp_path / "my own.safetensors")
+    expect(page.locator(f"#{TASK}-lora-status")).to_contain_text("my own is in the folder")
+    assert (served.engine.settings.lora_dir / "my own.safetensors").is_file()
+    make(page, "a ball", "3")
+    worn = [(lora.name, lora.weight) for lora in served.engine.jobs[-1].request.loras]
+    assert worn == [("pencil", 1.0), ("ink", 0.5), ("my own", 1.0)]
+
+    (tmp_path / "broken.safetensors").write_bytes(b"no tensors")
+    upload.set_input_files(tmp_path / "broken.safetensors")
+    expect(page.locator(f"#{TASK}-lora-status")).to_contain_text("broken.safetensors")
+    assert not (served.engine.settings.lora_dir / "broken.safetensors").exists()
