@@ -22,13 +22,14 @@ SYNONYM = 0.4  # how often another word than the first is used
 _ORDER = list(POSITIONS)
 
 
-def caption(picture: Picture, rng: Generator, *, is_complete: bool = False) -> str:
+def caption(picture: Picture, rng: Generator, *, is_complete: bool = False, is_placed: bool = True) -> str:
     """One phrasing of what the picture shows, in lower case; the same picture has a great many.
 
     is_complete: leaves nothing open that can be judged, so that scene, time, weather, style and every thing's object,
     colour, position, a size other than medium and "far" are all said.
+    is_placed: False says nothing of where in the picture things are, only how they are to each other.
     """
-    speaker = _Speaker(rng, is_complete)
+    speaker = _Speaker(rng, is_complete, is_placed)
     if not picture.things:
         return speaker.empty(picture)
     if speaker.chance(0.14):
@@ -42,6 +43,7 @@ class _Speaker:
 
     rng: Generator
     is_complete: bool
+    is_placed: bool = True
 
     def chance(self, part: float) -> bool:
         return bool(self.rng.random() < part)
@@ -140,7 +142,9 @@ class _Speaker:
         """Two things and how the first is to the second; at one place together, they share one position."""
         has_article = self.chance(0.88)
         places = ["", ""]
-        if first.position == second.position:
+        if not self.is_placed:
+            pass
+        elif first.position == second.position:
             if self.says(0.6):
                 places[1] = self.pick(words.POSITION_PHRASES[first.position])
         elif self.is_complete:
@@ -183,6 +187,8 @@ class _Speaker:
         parts = []
         if self.chance(0.08):
             parts.append(self.pick(words.DOINGS[thing.object]))
+        if not self.is_placed:
+            return _join(parts)
         if len(group) == 1 and self.says(0.62):
             parts.append(self.pick(words.POSITION_PHRASES[thing.position]))
         is_far_said = self.is_complete and thing.depth == "far"

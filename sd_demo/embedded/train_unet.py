@@ -12,11 +12,13 @@ from torch import nn
 from transformers import CLIPTextModel
 
 from sd_demo.embedded.architecture import build_scheduler
+from sd_demo.embedded.close_ups import CloseUps
 from sd_demo.embedded.training_state import Stage
 
 PROMPT_DROPOUT = 0.1  # rows trained without a prompt, for classifier-free guidance (arXiv 2207.12598)
 SNR_CAP = 5.0
 THINGS_COUNT = 3.0
+ONLY_WHOLE_FROM = 0.85  # progress of a stage, after which there are no close-ups
 
 
 class TextToLatents(nn.Module):
@@ -79,6 +81,7 @@ def train_unet(
     latents: np.ndarray,
     token_ids: np.ndarray,
     empty_ids: np.ndarray,
+    close_ups: CloseUps | None = None,
     *,
     seed: int,
     device: torch.device,
@@ -90,33 +93,49 @@ def train_unet(
     """Train `model` within the stage's budget and leave its averaged weights in it.
 
     latents: [N, 4, h, w]; token_ids: [N, captions, 77], one of the captions drawn at each use; empty_ids: [77], the
-    tokens of no prompt. at_checkpoint is called every `checkpoint_every_s` seconds with the averaged weights in
-    place, for a look at samples or an early export.
+    tokens of no prompt. With close_ups, until the stage's last part, five of eight rows of a batch give way to as
+    many windows as cost about the same. at_checkpoint is called every `checkpoint_every_s` seconds with the averaged
+    weights in place, for a look at samples or an early export.
     """
     schedule = NoiseSchedule(device)
     # Plain attention has the cheaper backward pass on a CPU; on a GPU the fused kernels win.
     model.unet.set_attn_processor(AttnProcessor2_0() if device.type == "cuda" else AttnProcessor())
     order, epoch = _shuffled(len(latents), seed, 0), 0
     looked = stage.spent_s
+
+    def error(clean_rows: np.ndarray, ids: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
+        """Weighted squared error, summed over latents [B, 4, h, w] with a caption [B, 77] each."""
+        count = len(clean_rows)
+        ids[rng.random(count) < PROMPT_DROPOUT] = empty_ids
+        clean = torch.from_numpy(clean_rows).to(device).float()
+        noise = torch.from_numpy(rng.standard_normal(clean.shape, dtype=np.float32)).to(device)
+        # One timestep from each of as many equal parts as there are rows: the loss of a batch then varies less.
+        parts = (np.arange(count) + rng.random(count)) / count
+        timesteps = torch.from_numpy(schedule.draw(parts)).to(device)
+        with torch.autocast(device.type, autocast or torch.float32, enabled=autocast is not None):
+            noisy = schedule.add_noise(clean, noise, timesteps)
+            prediction = model(noisy, timesteps, torch.from_numpy(ids.astype(np.int64)).to(device))
+        target = schedule.velocity(clean, noise, timesteps)
+        return (emphasis(clean) * (prediction.float() - target).square()).sum()
+
     for step in stage.steps():
         rng = np.random.default_rng((seed, step))
         position = step * batch_size % len(latents)
         if step * batch_size // len(latents) != epoch:
             epoch = step * batch_size // len(latents)
             order = _shuffled(len(latents), seed, epoch)
-        rows = np.take(order, np.arange(position, position + batch_size), mode="wrap")
-        ids = token_ids[rows, rng.integers(0, token_ids.shape[1], batch_size)]
-        ids[rng.random(batch_size) < PROMPT_DROPOUT] = empty_ids
-        clean = torch.from_numpy(latents[rows]).to(device).float()
-        noise = torch.from_numpy(rng.standard_normal(clean.shape, dtype=np.float32)).to(device)
-        # One timestep from each of batch_size equal parts: the loss of a batch then varies less.
-        parts = (np.arange(batch_size) + rng.random(batch_size)) / batch_size
-        timesteps = torch.from_numpy(schedule.draw(parts)).to(device)
-        with torch.autocast(device.type, autocast or torch.float32, enabled=autocast is not None):
-            noisy = schedule.add_noise(clean, noise, timesteps)
-            prediction = model(noisy, timesteps, torch.from_numpy(ids.astype(np.int64)).to(device))
-        target = schedule.velocity(clean, noise, timesteps)
-        stage.update((emphasis(clean) * (prediction.float() - target).square()).mean())
+        looks_closer = close_ups is not None and stage.progress < ONLY_WHOLE_FROM
+        count = max(1, 3 * batch_size // 8) if looks_closer else batch_size
+        rows = np.take(order, np.arange(position, position + count), mode="wrap")
+        loss = error(latents[rows], token_ids[rows, rng.integers(0, token_ids.shape[1], count)], rng)
+        numbers = count * latents[0].size
+        if close_ups is not None and looks_closer:
+            chosen = rng.integers(0, len(close_ups.rows), 2 * batch_size)
+            cut = close_ups.cut(latents, chosen)
+            captions = close_ups.token_ids[chosen, rng.integers(0, close_ups.token_ids.shape[1], len(chosen))]
+            loss = loss + error(cut, captions, rng)
+            numbers += cut.size
+        stage.update(loss / numbers)
         if at_checkpoint is not None and stage.spent_s - looked > checkpoint_every_s:
             looked = stage.spent_s
             with stage.averaged():

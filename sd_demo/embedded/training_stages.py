@@ -18,6 +18,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from sd_demo.embedded import world
 from sd_demo.embedded.architecture import NATIVE_SIZE, build_text_encoder, build_unet, build_vae
+from sd_demo.embedded.close_ups import close_ups
 from sd_demo.embedded.dataset import Pictures, render_pictures, tokenise
 from sd_demo.embedded.export import build_pipeline, export
 from sd_demo.embedded.initial_vae import initialise
@@ -179,6 +180,7 @@ def _run_unet(name: str, minutes: float, settings: Settings) -> None:
         _latents(vae, pictures, size, settings),
         tokenise(tokenizer, pictures.captions, settings.seed),
         tokenise(tokenizer, [[""]], settings.seed)[0, 0],
+        None if is_first else close_ups(settings.pictures, settings.seed, tokenizer),
         seed=settings.seed,
         device=settings.device,
         autocast=settings.autocast,

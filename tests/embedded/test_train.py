@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,12 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from sd_demo.embedded import train as training
+from sd_demo.embedded import world
 from sd_demo.embedded.architecture import build_vae
+from sd_demo.embedded.close_ups import close_ups
 from sd_demo.embedded.dataset import render_pictures, tokenise
 from sd_demo.embedded.initial_vae import initialise
+from sd_demo.embedded.layout import layout
 from sd_demo.embedded.muon import orthogonal
 from sd_demo.embedded.objects import KINDS
 from sd_demo.embedded.picture import Picture, Thing
@@ -22,6 +26,7 @@ from sd_demo.embedded.train_text import DETAILS, SCENERY, meanings
 from sd_demo.embedded.train_unet import NoiseSchedule
 from sd_demo.embedded.train_vae import encode_pictures, normalise_latents, reconstruction_psnr, to_tensor
 from sd_demo.embedded.training_state import Stage
+from sd_demo.embedded.vocabulary import OBJECT_WORDS
 
 TINY = {"device": "cpu", "dtype": "float32", "pictures": 4, "held_out": 2, "batch_size": 2}
 
@@ -96,6 +101,30 @@ def test_pictures_are_the_same_in_every_run_and_read_back_from_disk(tmp_path: Pa
     assert first.captions == again.captions[:3]
     (tmp_path / "a" / "pictures-32-3-7.npy").touch()
     assert np.array_equal(render_pictures(tmp_path / "a", 3, 32, seed=7).images, first.images)
+
+
+def test_a_close_up_shows_its_thing_and_says_nothing_of_places() -> None:
+    tokenizer = train_tokenizer(["a red car"], world.vocabulary()["words"])
+    made = close_ups(60, 0, tokenizer)
+    assert made is not None
+    pictures = [world.sample(np.random.default_rng((0, 0, k))) for k in range(60)]
+    places = [place for picture in pictures for place in layout(picture)]
+    assert len(made.rows) == len(places)
+    for (top, left), place in zip(made.corners, places, strict=True):
+        assert 0 <= top <= 16
+        assert 0 <= left <= 16
+        assert left <= (place.left + place.right) * 16 <= left + 16
+        assert top <= (place.top + place.bottom) * 16 <= top + 16
+    said = tokenizer.batch_decode(made.token_ids.reshape(-1, 77), skip_special_tokens=True)
+    assert not [text for text in said if re.search(r"\b(on|to|at|in) the (left|right|middle|cent\w+)\b(?! of)", text)]
+    alone = [k for k, row in enumerate(made.rows) if len(pictures[row].things) == 1]
+    forms = {form for forms in OBJECT_WORDS.values() for one in forms for form in one}
+    assert all(any(form in said[3 * k] for form in forms) for k in alone)
+
+    latents = np.arange(60 * 4 * 32 * 32).reshape(60, 4, 32, 32)
+    cut = made.cut(latents, np.array([5, 9]))
+    assert cut.shape == (2, 4, 16, 16)
+    assert cut[0, 0, 0, 0] == latents[made.rows[5], 0, made.corners[5][0], made.corners[5][1]]
 
 
 def test_every_word_is_one_token_and_any_text_can_be_tokenised() -> None:
