@@ -56,7 +56,8 @@ def serve(settings: Settings, page: blocks.Page, engine: Engine) -> None:
     log.info("The page is at %s", page.local_url)
     if page.share_url:
         log.info("The public link is %s", page.share_url)
-    log.info("Pictures go to %s", engine.outputs.folder.resolve())
+    if engine.outputs.folder == settings.output_dir:  # of another folder the engine has told
+        log.info("Pictures go to %s", engine.outputs.folder.resolve())
     if settings.picture_age_s:
         since = 0.0 if settings.expires_older_pictures else time.time()
         threading.Thread(

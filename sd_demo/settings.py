@@ -20,6 +20,8 @@ from sd_demo.errors import InvalidRequest
 from sd_demo.limits import Limits, ProfileName, limits_of, suitable_profile
 
 PREFIX: Final = "SD_DEMO_"
+GRADIOS: Final = {"GRADIO_SERVER_NAME": "host", "GRADIO_SERVER_PORT": "port"}  # what containers say to Gradio
+ANY_HOST: Final = "0.0.0.0"  # noqa: S104 # a Space is reached from outside its container
 
 
 def _user_data_dir() -> Path:
@@ -133,7 +135,9 @@ class Settings(BaseModel):
 
         Raises InvalidRequest with one sentence where a value cannot be used.
         """
-        values: dict[str, Any] = {
+        values: dict[str, Any] = {"host": ANY_HOST} if environment.get("SPACE_ID") else {}
+        values |= {field: environment[name] for name, field in GRADIOS.items() if environment.get(name)}
+        values |= {
             name: environment[PREFIX + name.upper()]
             for name in cls.model_fields
             if environment.get(PREFIX + name.upper())

@@ -24,6 +24,14 @@ def test_a_flag_wins_over_its_variable_and_a_variable_over_the_default() -> None
     assert (settings.port, settings.device, settings.share) == (9000, "cpu", False)
 
 
+def test_a_space_is_reached_from_outside_and_gradios_own_variables_count_below_ours() -> None:
+    assert Settings.read(environment={"SPACE_ID": "me/x"}).host == "0.0.0.0"
+    environment = {"GRADIO_SERVER_NAME": "0.0.0.0", "GRADIO_SERVER_PORT": "8000", "SD_DEMO_PORT": "9000"}
+    settings = Settings.read(environment=environment)
+    assert (settings.host, settings.port) == ("0.0.0.0", 9000)
+    assert Settings.read(["--host", "127.0.0.1"], environment).host == "127.0.0.1"
+
+
 def test_an_empty_variable_is_none() -> None:
     assert Settings.read(environment={"SD_DEMO_PORT": "", "SD_DEMO_MODEL": ""}) == Settings()
 
