@@ -47,9 +47,7 @@ class Engine:
 
     def __init__(self, settings: Settings, *, registry: Registry | None = None, outputs: Outputs | None = None) -> None:
         self.settings = settings
-        self.registry = registry or Registry(
-            models_dir=settings.models_dir, takes_paths=settings.limits.takes_paths, chosen=settings.model
-        )
+        self.registry = registry or Registry.of(settings)
         if outputs is None:
             folder, note = writable_folder(settings.output_dir)
             if note:
@@ -91,13 +89,15 @@ class Engine:
                 running.job.cancel()
             self._worker.join(2.0)
 
-    def submit(self, request: AnyRequest, *, visitor: str = "local", has_previews: bool = False) -> Job:
-        """Queue a request and return its job at once.
+    def submit(
+        self, request: AnyRequest, *, visitor: str = "local", has_previews: bool = False, is_kept: bool = True
+    ) -> Job:
+        """Queue a request and return its job at once. is_kept: False saves no file of its pictures.
 
         Raises ModelUnavailable for a model that is not known, InvalidRequest for a LoRA that is not there or for more
         than a visitor may ask here, QueueFull where too much waits already, DeviceFailure where the device is lost.
         """
-        job = Job(request, visitor=visitor, has_previews=has_previews)
+        job = Job(request, visitor=visitor, has_previews=has_previews, is_kept=is_kept)
         try:
             entry = self.registry.get(request.model or self._default)
             check_task(entry, request.task)

@@ -51,7 +51,7 @@ class Decoding:
 
 @dataclass(frozen=True)
 class ResultImage:
-    """One finished picture: the file, the same pixels (RGB), the receipt."""
+    """One finished picture: the file (an empty path where none was to be kept), the same pixels (RGB), the receipt."""
 
     path: Path
     image: Image.Image

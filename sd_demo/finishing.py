@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -65,7 +66,7 @@ def finish(running: Running, outputs: Outputs) -> Done:
     results = []
     for index, image in enumerate(decoded.images):
         receipt = make_receipt(running, index, image, decoded.retries)
-        path = outputs.save(image, receipt, visitor=running.job.visitor)
+        path = outputs.save(image, receipt, visitor=running.job.visitor) if running.job.is_kept else Path()
         results.append(ResultImage(path, image, receipt))
     return Done(tuple(results))
 

@@ -15,11 +15,12 @@ from sd_demo.requests import AnyRequest
 class Job:
     """Made by `Engine.submit`. Any number of threads may read its events; each sees all of them in order."""
 
-    def __init__(self, request: AnyRequest, *, visitor: str, has_previews: bool) -> None:
+    def __init__(self, request: AnyRequest, *, visitor: str, has_previews: bool, is_kept: bool = True) -> None:
         self.id = secrets.token_hex(4)
         self.request = request
         self.visitor = visitor
         self.has_previews = has_previews
+        self.is_kept = is_kept
         self.submitted_at = time.monotonic()
         self._events: list[Event] = []
         self._changed = threading.Condition()

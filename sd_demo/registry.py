@@ -56,6 +56,11 @@ class Registry:
         self.takes_paths, self._chosen = takes_paths, chosen
         self.models_dir = models_dir or Settings.model_fields["data_dir"].default / "models"
 
+    @classmethod
+    def of(cls, settings: Settings) -> Registry:
+        """The one that an engine of these settings has."""
+        return cls(models_dir=settings.models_dir, takes_paths=settings.limits.takes_paths, chosen=settings.model)
+
     def __iter__(self) -> Iterator[ModelEntry]:
         """The built-in entries, then whatever else was downloaded."""
         yield from self._entries.values()

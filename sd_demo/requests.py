@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from os import PathLike
-from typing import Annotated, Any, ClassVar, Final, Literal, get_args
+from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar, get_args
 
 from PIL import Image
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -181,6 +181,7 @@ class Inpaint(Request):
         return self
 
 
+Kind = TypeVar("Kind", bound=Request)
 AnyRequest = TextToImage | ImageToImage | Inpaint
 REQUESTS: Final[dict[str, type[TextToImage] | type[ImageToImage] | type[Inpaint]]] = {
     c.task: c for c in (TextToImage, ImageToImage, Inpaint)
@@ -196,6 +197,11 @@ def parse_request(task: str, values: dict[str, Any]) -> AnyRequest:
     kind = REQUESTS.get(task) if isinstance(task, str) else None
     if kind is None:
         raise InvalidRequest(f"There is no task {str(task)[:40]!r}; choose one of {', '.join(REQUESTS)}.", "task")
+    return parse(kind, values)
+
+
+def parse(kind: type[Kind], values: dict[str, Any]) -> Kind:
+    """As `parse_request`, for the class of a request."""
     for name in PICTURE_FIELDS:
         if name not in kind.model_fields:
             continue

@@ -152,7 +152,9 @@ class FakeEngine:
     def estimate(self, values: dict[str, Any]) -> Estimate | None:
         return Estimate((values.get("num_inference_steps") or 20) * self.step_s)
 
-    def submit(self, request: AnyRequest, *, visitor: str = "local", has_previews: bool = False) -> Job:
+    def submit(
+        self, request: AnyRequest, *, visitor: str = "local", has_previews: bool = False, is_kept: bool = True
+    ) -> Job:
         self.defaults(request.model)  # an unknown name is refused here, as by the real one
         if request.prompt == "full":
             raise QueueFull("The queue is full; try again in about 7 s.", 7.0)

@@ -12,10 +12,11 @@ from PIL import Image
 
 from sd_demo.cli import generate, main
 from sd_demo.compare import plan_comparison
-from sd_demo.comparing import Cells, Compared, Progress, run_comparison
+from sd_demo.comparing import Compared, run_comparison
 from sd_demo.errors import JobCancelled, PlaygroundError, QueueFull
 from sd_demo.outputs import SHEET_KEY, Outputs
 from sd_demo.settings import Settings
+from sd_demo.together import Jobs, Progress
 from tests.fake_engine import FakeEngine
 
 
@@ -92,9 +93,9 @@ def test_a_failing_cell_and_a_closed_page_cancel_the_others(fake: FakeEngine) ->
 
 
 def test_another_thread_cancels_all(fake: FakeEngine) -> None:
-    cells = Cells()
+    cells = Jobs()
     fake.step_s = 0.05
-    running = run_comparison(fake, table(36), cells=cells)  # type: ignore[arg-type]
+    running = run_comparison(fake, table(36), jobs=cells)  # type: ignore[arg-type]
     next(running)
     count = len(cells.jobs)
     cells.cancel()

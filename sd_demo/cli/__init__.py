@@ -17,6 +17,7 @@ from sd_demo.errors import InvalidRequest, JobCancelled, PlaygroundError
 
 COMMANDS: Final = {  # each is a module here with `run(arguments) -> exit code`
     "generate": "make pictures from a prompt, and from a picture or a mask",
+    "upscale": "make a picture larger, refined in tiles",
     "show": "print the receipt inside a PNG",
     "verify": "make a picture again from its receipt and compare",
     "compare": "vary one or two parameters, and lay the pictures out as a table",

@@ -49,7 +49,8 @@ def parser() -> Parser:
 
 
 def _run(comparison: Comparison, settings: Settings) -> Compared:
-    from sd_demo.comparing import Progress, run_comparison  # here, so that bad input is answered without torch
+    from sd_demo.comparing import run_comparison  # here, so that bad input is answered without torch
+    from sd_demo.together import Progress
 
     engine = generate.make_engine(settings)
     is_watched = sys.stderr.isatty()

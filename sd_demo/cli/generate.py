@@ -30,6 +30,8 @@ from sd_demo.requests import (
 from sd_demo.settings import Settings
 
 if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
     from sd_demo.engine import Engine
     from sd_demo.job import Job
 
@@ -76,6 +78,12 @@ def parser() -> Parser:
     parser.add_argument("prompt", metavar="PROMPT", help=TextToImage.model_fields["prompt"].description)
     fields = fields_of(REQUESTS.values())
     del fields["prompt"]
+    add_flags(parser, fields)
+    return parser
+
+
+def add_flags(parser: Parser, fields: dict[str, list[tuple[Any, FieldInfo]]]) -> None:
+    """One flag for each of `fields`, as `fields_of` gives them, then where and how it runs, and --json."""
     for name, places in fields.items():
         kind, field = places[0]
         words, takes, metavar = field.description or "", "", "TEXT"
@@ -109,7 +117,6 @@ def parser() -> Parser:
         metavar = "DIR" if name.endswith("_dir") else "NAME"
         parser.add_argument(option, dest=name, default=argparse.SUPPRESS, metavar=metavar, help=words)
     parser.add_argument("--json", action="store_true", help="Print [{path, receipt}, …] instead of paths.")
-    return parser
 
 
 def make_engine(settings: Settings) -> Engine:

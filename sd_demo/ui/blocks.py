@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import gradio as gr
 
+from sd_demo.requests import ImageToImage, Inpaint
 from sd_demo.ui import (
     api,
     compare,
@@ -26,6 +27,8 @@ from sd_demo.ui import (
     run,
     text_to_image,
     theme,
+    upscale,
+    upscale_api,
     visitor,
 )
 from sd_demo.ui.header import Header
@@ -100,6 +103,8 @@ def build(engine: Engine, *, examples_folder: Path = examples.FOLDER) -> Page:
                 with gr.Tab(title, id=task):
                     tab = tabs[task] = BUILDERS[task].build(engine)
                     examples.build(engine, tab, top, visitor_id, listed, run.page_handler(engine, tab))
+            with gr.Tab(upscale.TITLE, id=upscale.NAME):
+                upscaling = upscale.build(engine)
             with gr.Tab(compare.TITLE, id=compare.NAME):
                 comparing = compare.build(engine)
             with gr.Tab(learn.TITLE, id=learn.NAME) as lessons:
@@ -113,11 +118,18 @@ def build(engine: Engine, *, examples_folder: Path = examples.FOLDER) -> Page:
             ran = _listen(engine, tab, top, visitor_id)
             live_lines.listen(engine, tab, top.model, ran)
             memory.listen(engine, page, tab, visitor_id)
-            passing_on.listen(engine, tab, tabs, chooser)
-        compare.listen(engine, comparing, top, visitor_id)
-        history.listen(engine, past, history_place, top, tabs, chooser, visitor_id)
+            passing_on.listen(engine, tab)
+        places: dict[str, tuple[Any, Any]] = {upscale.NAME: (upscaling.image, upscaling.controls["prompt"])}
+        for task in (ImageToImage.task, Inpaint.task):
+            places[task] = (tabs[task].picture_inputs[0], tabs[task].controls["prompt"])
+        for tab in tabs.values():
+            passing_on.offer(tab.results, places, chooser)
+        upscale.listen(engine, upscaling, top, places, chooser, visitor_id)
+        compare.listen(engine, comparing, top, places, chooser, visitor_id)
+        history.listen(engine, past, history_place, top, tabs, places, chooser, visitor_id)
         api.add(engine)
         compare_api.add(engine)
+        upscale_api.add(engine)
     # The engine queues and is fair; Gradio must neither hold a job back nor let a call pass beside its queue.
     page.queue(api_open=False, default_concurrency_limit=None)
     return page
@@ -133,10 +145,7 @@ def _listen(engine: Engine, tab: Tab, top: Header, visitor_id: gr.BrowserState) 
         concurrency_limit=None,
         api_visibility="private",
     )
-    tab.cancel.click(
-        None, None, [tab.results.status, tab.cancel], js=run.cancelling(), show_progress="hidden", queue=False
-    )
-    tab.cancel.click(run.cancel, [tab.job], show_progress="hidden", queue=False, api_visibility="private")
+    run.listen_to_cancel(tab.cancel, tab.results.status, tab.job)
     return ran
 
 

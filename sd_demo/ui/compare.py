@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -11,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Final
 import gradio as gr
 
 from sd_demo.compare import AXES, plan_comparison
-from sd_demo.comparing import Cells, Progress, run_comparison
+from sd_demo.comparing import run_comparison
 from sd_demo.errors import JobCancelled, PlaygroundError
 from sd_demo.requests import ImageToImage, TextToImage
-from sd_demo.ui import controls, copy_as_code, lora_picker, results, run, status_line, visitor
+from sd_demo.together import Jobs, Progress
+from sd_demo.ui import controls, copy_as_code, lora_picker, passing_on, results, run, status_line, visitor
 from sd_demo.ui.header import Header
 from sd_demo.ui.results import Results, Shown
 from sd_demo.ui.uploads import given, uploaded_file
@@ -30,10 +30,6 @@ HELP: Final = (
 )
 INTRO: Final = '<div class="intro"><p>One picture for each value, side by side: every one has the same seed.</p></div>'
 FIRST: Final = {"x": ("guidance_scale", "1, 3, 5, 7"), "y": (None, "")}
-# Said in the browser: an answer of the server could come after the run's last word.
-CANCELLING: Final = (
-    f"() => {json.dumps([status_line.running('Cancelling …'), {'__type__': 'update', 'interactive': False}])}"
-)
 _BASE: Final = ("num_inference_steps", "guidance_scale", "scheduler", "width", "height", "seed")
 _PRIVATE: Final[dict[str, Any]] = {"show_progress": "hidden", "api_visibility": "private"}
 
@@ -49,7 +45,7 @@ class CompareTab:
     cancel: gr.Button
     sheet: gr.Image
     cells: Results
-    running: gr.State  # the Cells of the run in progress
+    running: gr.State  # the Jobs of the run in progress
 
 
 def build(engine: Engine) -> CompareTab:
@@ -92,19 +88,22 @@ def build(engine: Engine) -> CompareTab:
     return CompareTab(made, image, axes, start, cancel, sheet, cells, gr.State(None))
 
 
-def listen(engine: Engine, here: CompareTab, top: Header, visitor_id: gr.BrowserState) -> None:
-    """Wire the tab."""
+def listen(
+    engine: Engine,
+    here: CompareTab,
+    top: Header,
+    places: passing_on.Places,
+    chooser: gr.Tabs,
+    visitor_id: gr.BrowserState,
+) -> None:
+    """Wire the tab. places: where its pictures can be brought."""
     parts = here.cells
     updated = [parts.status, here.sheet, here.start, here.cancel, here.running, *parts.of_picture]
     inputs = [visitor_id, top.model, *here.axes, here.image, *here.controls.values()]
     here.start.click(_handler(engine, here), inputs, updated, preprocess=False, concurrency_limit=None, **_PRIVATE)
 
-    def cancel(running: Cells | None) -> None:
-        if running is not None:
-            running.cancel()
-
-    here.cancel.click(None, None, [parts.status, here.cancel], js=CANCELLING, show_progress="hidden", queue=False)
-    here.cancel.click(cancel, [here.running], queue=False, **_PRIVATE)
+    run.listen_to_cancel(here.cancel, parts.status, here.running)
+    passing_on.offer(parts, places, chooser)
 
     def select(shown: list[Shown], event: gr.SelectData) -> dict[Any, Any]:
         if not shown or not isinstance(event.index, int) or not 0 <= event.index < len(shown):
@@ -121,6 +120,7 @@ def _handler(engine: Engine, here: CompareTab) -> Callable[..., Iterator[dict[An
         request: gr.Request, visitor_id: Any, model: Any, x: Any, xs: Any, y: Any, ys: Any, image: Any, *held: Any
     ) -> Iterator[dict[Any, Any]]:
         owner = visitor.folder_name(visitor_id, request)
+        busy, idle = run.busy(here.start, here.cancel), run.idle(here.start, here.cancel)
         try:
             values = _values(list(here.controls), held) | given({"model": model})
             picture = uploaded_file(image, field="image")
@@ -132,10 +132,14 @@ def _handler(engine: Engine, here: CompareTab) -> Callable[..., Iterator[dict[An
                 values = {name: value for name, value in values.items() if name not in ("width", "height")}
                 values["image"] = picture
             comparison = plan_comparison(task, values, f"{x}: {xs}", f"{y}: {ys}" if y else "")
-            running = Cells()
-            yield {parts.status: status_line.running("Sending …"), here.running: running, **_started(here)}
+            running = Jobs()
+            yield {
+                parts.status: status_line.running("Sending …"),
+                here.running: running,
+                **busy,
+            }
             # A closed page closes this generator, and so that one, which cancels its jobs.
-            with closing(run_comparison(engine, comparison, visitor=owner, cells=running)) as news:
+            with closing(run_comparison(engine, comparison, visitor=owner, jobs=running)) as news:
                 for one in news:
                     if isinstance(one, Progress):
                         words = f"{one.done} of {one.total} pictures"
@@ -146,14 +150,20 @@ def _handler(engine: Engine, here: CompareTab) -> Callable[..., Iterator[dict[An
                         parts.status: status_line.ended(f"Done: {len(shown)} pictures"),
                         here.sheet: gr.update(value=results.published(one.path), visible=True),
                         **results.show(parts, shown, 0, engine.registry),
-                        **_idle(here),
+                        **idle,
                     }
         except JobCancelled:
-            yield {parts.status: status_line.ended("Cancelled. Nothing was saved in a sheet."), **_idle(here)}
+            yield {
+                parts.status: status_line.ended("Cancelled. Nothing was saved in a sheet."),
+                **idle,
+            }
         except PlaygroundError as error:
-            yield {parts.status: status_line.failed(str(error), getattr(error, "field", None)), **_idle(here)}
+            yield {
+                parts.status: status_line.failed(str(error), getattr(error, "field", None)),
+                **idle,
+            }
         except Exception:
-            yield {parts.status: run.unexpected(NAME), **_idle(here)}
+            yield {parts.status: run.unexpected(NAME), **idle}
 
     return make_table
 
@@ -161,14 +171,6 @@ def _handler(engine: Engine, here: CompareTab) -> Callable[..., Iterator[dict[An
 def _values(names: list[str], held: tuple[Any, ...]) -> dict[str, Any]:
     pairs = zip(names, held, strict=True)
     return given({name: controls.request_value(TextToImage.task, name, value) for name, value in pairs})
-
-
-def _started(here: CompareTab) -> dict[Any, Any]:
-    return {here.start: gr.update(interactive=False), here.cancel: gr.update(interactive=True)}
-
-
-def _idle(here: CompareTab) -> dict[Any, Any]:
-    return {here.start: gr.update(interactive=True), here.cancel: gr.update(interactive=False)}
 
 
 def _made(engine: Engine, task: str, names: list[str]) -> dict[str, Any]:

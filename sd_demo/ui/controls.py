@@ -11,7 +11,17 @@ from gradio.components import Component
 
 from sd_demo.errors import PlaygroundError
 from sd_demo.registry import ModelEntry
-from sd_demo.requests import MAX_LORAS, PICTURE_FIELDS, REQUESTS, SCHEDULER_NAMES, TextToImage, bounds, parse_request
+from sd_demo.requests import (
+    MAX_LORAS,
+    PICTURE_FIELDS,
+    REQUESTS,
+    SCHEDULER_NAMES,
+    Request,
+    TextToImage,
+    bounds,
+    parse_request,
+)
+from sd_demo.upscale import Upscale
 
 SCHEDULER_TITLES: Final = {
     "ddim": "DDIM",
@@ -43,6 +53,7 @@ class Look:
 LOOKS: Final = {
     "prompt": Look("Prompt", "text", placeholder="a red house by the sea", lines=2),
     "negative_prompt": Look("Negative prompt", "text", placeholder="what should not be there"),
+    "scale": Look("Scale", "slider", step=0.1),
     "strength": Look("Strength", "slider", step=0.01),
     "num_inference_steps": Look("Steps", "slider", step=1),
     "guidance_scale": Look("Guidance", "slider", step=0.1),
@@ -53,12 +64,13 @@ LOOKS: Final = {
     "scheduler": Look("Scheduler", "choice"),
     "loras": Look("LoRAs", "names"),
 }
+KINDS: Final[dict[str, type[Request]]] = {**REQUESTS, Upscale.task: Upscale}
 OF_THE_MODEL: Final = ("num_inference_steps", "guidance_scale", "scheduler")  # follow the chosen model
 
 
 def names_of(task: str) -> list[str]:
     """The fields of `task` that have a control here, in the page's order (pictures and model have their own)."""
-    fields = REQUESTS[task].model_fields
+    fields = KINDS[task].model_fields
     unplaced = set(fields) - set(LOOKS) - {*PICTURE_FIELDS, "model"}
     if unplaced:
         raise LookupError(f"controls.LOOKS has no look for {', '.join(sorted(unplaced))}.")
@@ -67,7 +79,7 @@ def names_of(task: str) -> list[str]:
 
 def default_value(task: str, name: str, entry: ModelEntry) -> Any:
     """What the control shows at first: the request's default, or the model's where that is None."""
-    default = REQUESTS[task].model_fields[name].default
+    default = KINDS[task].model_fields[name].default
     if LOOKS[name].widget == "names":
         return list(default)
     if default is None and name in OF_THE_MODEL:
@@ -79,7 +91,7 @@ def default_value(task: str, name: str, entry: ModelEntry) -> Any:
 
 def make(task: str, name: str, entry: ModelEntry) -> Component:
     """The control of one field."""
-    kind, look = REQUESTS[task], LOOKS[name]
+    kind, look = KINDS[task], LOOKS[name]
     low, high = bounds(kind, name)
     shared: dict[str, Any] = {
         "label": look.label,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,6 @@ import gradio as gr
 
 from sd_demo.errors import InvalidImage
 from sd_demo.history import History
-from sd_demo.requests import ImageToImage, Inpaint
 from sd_demo.restore import from_receipt
 from sd_demo.ui import copy_as_code, passing_on, results, settings_back, status_line, visitor
 from sd_demo.ui.header import Header
@@ -105,10 +103,14 @@ def listen(
     place: gr.Tab,
     top: Header,
     tabs: dict[str, Tab],
+    places: passing_on.Places,
     chooser: gr.Tabs,
     visitor_id: gr.BrowserState,
 ) -> None:
-    """Wire the tab. Every handler asks whose pictures these are, so that no name opens anybody else's."""
+    """Wire the tab. places: where its pictures can be brought.
+
+    Every handler asks whose pictures these are, so that no name opens anybody else's.
+    """
     history, large = History(engine.outputs), here.large
     listing = [here.count, here.gallery, here.more, here.names, here.limit]
 
@@ -173,19 +175,7 @@ def listen(
 
     here.settings.click(settings, [large.shown], here.back.outputs, **_PRIVATE)
     settings_back.listen(engine, here.back, top, tabs, chooser)
-    for button, task in ((large.use_as_input, ImageToImage.task), (large.inpaint_this, Inpaint.task)):
-        target = tabs[task]
-        button.click(
-            _send(task),
-            [large.shown],
-            [chooser, target.picture_inputs[0], target.controls["prompt"]],
-            **_PRIVATE,
-        )
-
-
-def _send(task: str) -> Callable[[list[Shown]], Any]:
-    send = passing_on.sender(task)
-    return lambda shown: send(shown, 0, str(shown[0].receipt.asked.get("prompt", "")) if shown else "")
+    passing_on.offer(large, places, chooser)
 
 
 def _count(shown: int, total: int, search: str) -> str:

@@ -10,6 +10,8 @@ from sd_demo.requests import TextToImage
 
 FIRST_STEP = {
     "image_to_image": "Choose a picture, say what it should become, and press Generate.",
+    "upscale": "Choose a picture, say how much larger it shall be, and press Upscale. A prompt that says what it shows "
+    "helps.",
     "inpaint": "Choose a picture, paint over the part to change, say what should be there, and press Generate.",
 }
 

@@ -15,15 +15,15 @@ from PIL import Image
 from sd_demo.errors import InvalidImage
 from sd_demo.receipt import Receipt, read_receipt
 from sd_demo.registry import Registry
-from sd_demo.requests import Inpaint
 from sd_demo.ui import status_line
 
 RECEIPT_LABEL: Final = "What really ran"
+ONWARD: Final = {"image_to_image": "Use as input", "inpaint": "Inpaint this", "upscale": "Upscale this"}
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A finished picture as the page holds it; `before` is what an inpainting started from."""
+    """A finished picture as the page holds it; `before` is what it started from, at its size."""
 
     path: Path
     receipt: Receipt
@@ -43,8 +43,7 @@ class Results:
     compare: gr.ImageSlider
     strip: gr.Gallery
     actions: gr.Row
-    use_as_input: gr.Button
-    inpaint_this: gr.Button
+    onward: dict[str, gr.Button]  # by the tab that each brings the picture to
     receipt: gr.Accordion
     receipt_json: gr.JSON
     notes: gr.HTML
@@ -94,8 +93,10 @@ def build(task: str, intro: str) -> Results:
         elem_classes=["strip"],
     )
     with gr.Row(visible=False, elem_classes=["actions"]) as actions:
-        use_as_input = gr.Button("Use as input", size="sm", elem_id=f"{task}-use-as-input")
-        inpaint_this = gr.Button("Inpaint this", size="sm", elem_id=f"{task}-inpaint-this")
+        onward = {
+            place: gr.Button(words, size="sm", elem_id=f"{task}-{words.lower().replace(' ', '-')}")
+            for place, words in ONWARD.items()
+        }
     notes = gr.HTML("", elem_id=f"{task}-notes", js_on_load=None)
     with gr.Accordion(
         RECEIPT_LABEL, open=False, visible=False, elem_id=f"{task}-receipt", elem_classes=["receipt"]
@@ -108,8 +109,7 @@ def build(task: str, intro: str) -> Results:
         compare=compare,
         strip=strip,
         actions=actions,
-        use_as_input=use_as_input,
-        inpaint_this=inpaint_this,
+        onward=onward,
         receipt=receipt,
         receipt_json=receipt_json,
         notes=notes,
@@ -133,7 +133,7 @@ def show(results: Results, shown: list[Shown], index: int, registry: Registry) -
         results.shown: shown,
         results.selected: index,
     }
-    if one.before is not None and one.receipt.task == Inpaint.task:
+    if one.before is not None and one.before.size == (one.receipt.done.width, one.receipt.done.height):
         updates[results.picture] = gr.update(visible=False)
         updates[results.compare] = gr.update(value=(one.before, file), visible=True)
     return updates

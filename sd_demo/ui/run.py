@@ -126,6 +126,22 @@ def cancel(job: Any) -> None:
         job.cancel()
 
 
+def listen_to_cancel(button: gr.Button, status: gr.HTML, running: gr.State) -> None:
+    """Let `button` cancel what `running` holds (anything with cancel()), and say so at once in `status`."""
+    button.click(None, None, [status, button], js=cancelling(), show_progress="hidden", queue=False)
+    button.click(cancel, [running], show_progress="hidden", queue=False, api_visibility="private")
+
+
+def busy(start: gr.Button, cancel: gr.Button) -> dict[Any, Any]:
+    """The updates with which a run begins."""
+    return {start: gr.update(interactive=False), cancel: gr.update(interactive=True)}
+
+
+def idle(start: gr.Button, cancel: gr.Button) -> dict[Any, Any]:
+    """The updates with which it ends."""
+    return {start: gr.update(interactive=True), cancel: gr.update(value=CANCEL, interactive=False)}
+
+
 def cancelling() -> str:
     """JavaScript that says so at the click. An answer of the server could come after the run's last word."""
     said = [

@@ -72,8 +72,10 @@ def choose_picture(page: Page, task: str, picture: Image.Image) -> None:
     page.locator(f"#{task}-image input[type=file]").first.set_input_files(
         {"name": "picture.png", "mimeType": "image/png", "buffer": file.getvalue()}
     )
-    shown = "canvas" if task == "inpaint" else "img"
-    expect(page.locator(f"#{task}-image {shown}").first).to_be_visible()
+    if task == "inpaint":  # its canvas is there before the picture is; what is painted then is lost
+        expect(page.locator(f"#{task}-image").get_by_text("Drop a picture")).to_be_hidden()
+    else:
+        expect(page.locator(f"#{task}-image img").first).to_be_visible()
 
 
 def generate_when_taken_in(page: Page) -> None:

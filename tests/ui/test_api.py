@@ -34,7 +34,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 def test_endpoints_have_the_fields_as_parameters_and_only_prompt_and_pictures_are_required(client: Client) -> None:
     endpoints = client.view_api(return_format="dict", print_info=False)["named_endpoints"]  # type: ignore[index]
-    assert set(endpoints) == {*(f"/{task}" for task in REQUESTS), "/compare"}
+    assert set(endpoints) == {*(f"/{task}" for task in REQUESTS), "/compare", "/upscale"}
     for task, kind in REQUESTS.items():
         parameters = endpoints[f"/{task}"]["parameters"]
         assert {p["parameter_name"] for p in parameters} == set(kind.model_fields)

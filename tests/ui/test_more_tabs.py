@@ -188,3 +188,50 @@ def test_loras_are_chosen_by_name_and_weight_and_a_file_is_added(
     upload.set_input_files(tmp_path / "broken.safetensors")
     expect(page.locator(f"#{TASK}-lora-status")).to_contain_text("broken.safetensors")
     assert not (served.engine.settings.lora_dir / "broken.safetensors").exists()
+
+
+def test_a_picture_is_made_larger_and_shown_beside_what_it_was(fresh_page: Page, served: Served) -> None:
+    page = fresh_page
+    make(page, "a ball", "3")
+    page.locator(f"#{TASK}-upscale-this").click()
+    expect(page.locator("#upscale-image img")).to_be_visible()
+    expect(page.locator("#upscale-prompt textarea")).to_have_value("a ball")
+    page.locator("#upscale-start").click()
+    expect(page.locator("#upscale-status")).to_contain_text("Done")
+    expect(page.locator("#upscale-receipt")).to_contain_text("512x512")
+    expect(page.locator("#upscale-notes")).to_contain_text(
+        "256x256 was enlarged to 512x512 (Lanczos), then refined in 9"
+    )
+    expect(page.locator("#upscale-compare img").first).to_be_visible()
+    page.locator("#upscale-use-as-input").click()
+    expect(page.locator("#image_to_image-image img")).to_be_visible()
+
+    open_tab(page, "Upscale")
+    served.engine.step_s = 5.0
+    try:
+        page.locator("#upscale-start").click()
+        expect(page.locator("#upscale-status")).to_contain_text("of 9 tiles")
+        page.locator("#upscale-cancel").click()
+        expect(page.locator("#upscale-status")).to_contain_text("Cancelled")
+        expect(page.locator("#upscale-start")).to_be_enabled()
+    finally:
+        served.engine.step_s = 0.02
+
+
+def test_the_api_makes_larger(served: Served) -> None:
+    from sd_demo.ui.upscale_api import parameters
+
+    api = HttpApi(served.url.rstrip("/"))
+    photo = io.BytesIO()
+    Image.new("RGB", (100, 64), "red").save(photo, "PNG")
+
+    def call(**values: object) -> object:
+        return api.call_raw("upscale", [values.get(name) for name in parameters()])
+
+    answer = call(image=api.upload(photo.getvalue()), scale=3, num_inference_steps=2)
+    assert [(r["task"], r["done"]["width"], r["done"]["height"]) for r in answer.data[1]] == [("upscale", 300, 192)]
+    assert len(answer.data[0]) == 1
+    for bad in ({}, {"image": "photo.png"}, {"image": api.upload(photo.getvalue()), "scale": 40}, {"image": 5}):
+        assert call(**bad).error
+        assert "went wrong" not in call(**bad).error
+    api.close()

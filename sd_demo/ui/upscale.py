@@ -1,0 +1,141 @@
+"""The tab that makes a picture larger, refined in tiles, with before and after to slide between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import gradio as gr
+
+from sd_demo.errors import JobCancelled, PlaygroundError
+from sd_demo.together import Jobs, Progress
+from sd_demo.ui import controls, introduction, lora_picker, passing_on, results, run, status_line, visitor
+from sd_demo.ui.header import Header
+from sd_demo.ui.results import Results, Shown
+from sd_demo.ui.uploads import given, uploaded_file
+from sd_demo.upscale import Upscale, plan_upscaling
+from sd_demo.upscaling import run_upscaling
+
+if TYPE_CHECKING:
+    from sd_demo.engine import Engine
+
+NAME: Final = Upscale.task
+TITLE: Final = "Upscale"
+_PRIVATE: Final[dict[str, Any]] = {"show_progress": "hidden", "api_visibility": "private"}
+
+
+@dataclass(frozen=True)
+class UpscaleTab:
+    """The components of the tab."""
+
+    controls: dict[str, Any]
+    image: gr.Image
+    start: gr.Button
+    cancel: gr.Button
+    results: Results
+    running: gr.State  # the Jobs of the run in progress
+
+
+def build(engine: Engine) -> UpscaleTab:
+    """Lay the tab out where this is called."""
+    entry = engine.defaults(None)
+
+    def make(*names: str) -> dict[str, Any]:
+        return controls.make_all(NAME, list(names), entry)
+
+    with gr.Row(elem_classes=["workbench", NAME]):
+        with gr.Column(elem_classes=["area-input"]):
+            image = gr.Image(
+                type="filepath",
+                image_mode=None,
+                format="png",
+                sources=["upload", "clipboard"],
+                label="Picture to make larger",
+                show_label=False,
+                buttons=["fullscreen"],
+                placeholder="Drop a picture to make larger,\npaste one, or click to choose",
+                elem_id=f"{NAME}-image",
+                elem_classes=["field-image", "picture-input"],
+            )
+        with gr.Column(elem_classes=["area-ask"]):
+            made = make("scale", "strength", "prompt")
+            with gr.Row(elem_classes=["go"]):
+                start = gr.Button(TITLE, variant="primary", elem_id=f"{NAME}-start", scale=3)
+                cancel = gr.Button("Cancel", interactive=False, elem_id=f"{NAME}-cancel", scale=1, min_width=100)
+        with gr.Column(elem_classes=["area-show"]):
+            shown = results.build(NAME, introduction.html(NAME, entry, is_here=True))
+        with gr.Column(elem_classes=["area-settings"]), gr.Accordion("More", open=False, elem_classes=["more"]):
+            made |= make("negative_prompt", "num_inference_steps", "guidance_scale", "scheduler", "seed")
+            made |= lora_picker.build(engine, NAME)
+    return UpscaleTab(made, image, start, cancel, shown, gr.State(None))
+
+
+def listen(
+    engine: Engine,
+    here: UpscaleTab,
+    top: Header,
+    places: passing_on.Places,
+    chooser: gr.Tabs,
+    visitor_id: gr.BrowserState,
+) -> None:
+    """Wire the tab. places: where its pictures can be brought."""
+    parts = here.results
+    run.listen_to_cancel(here.cancel, parts.status, here.running)
+    here.start.click(
+        _handler(engine, here),
+        [visitor_id, top.model, here.image, *here.controls.values()],
+        [parts.status, here.start, here.cancel, here.running, *parts.of_picture],
+        preprocess=False,
+        concurrency_limit=None,
+        **_PRIVATE,
+    )
+    passing_on.offer(parts, places, chooser)
+
+
+def _handler(engine: Engine, here: UpscaleTab) -> Callable[..., Iterator[dict[Any, Any]]]:
+    parts = here.results
+
+    def make_larger(
+        request: gr.Request, visitor_id: Any, model: Any, image: Any, *held: Any
+    ) -> Iterator[dict[Any, Any]]:
+        owner = visitor.folder_name(visitor_id, request)
+        busy, idle = run.busy(here.start, here.cancel), run.idle(here.start, here.cancel)
+        try:
+            pairs = zip(here.controls, held, strict=True)
+            values = given({name: controls.request_value(NAME, name, value) for name, value in pairs})
+            values |= given({"model": model, "image": uploaded_file(image, field="image")})
+            upscaling = plan_upscaling(values, native_size=engine.defaults(values.get("model")).native_size)
+            jobs = Jobs()
+            yield {
+                parts.status: status_line.running("Sending …"),
+                parts.compare: gr.update(visible=False),
+                parts.picture: gr.update(visible=True),
+                here.running: jobs,
+                **busy,
+            }
+            # A closed page closes this generator, and so that one, which cancels its jobs.
+            with closing(run_upscaling(engine, upscaling, visitor=owner, jobs=jobs)) as news:
+                for one in news:
+                    if isinstance(one, Progress):
+                        words = f"{one.done} of {one.total} tiles"
+                        yield {parts.status: status_line.running(words, one.done / one.total)}
+                        continue
+                    shown = [Shown(one.result.path, one.result.receipt, one.enlarged)]
+                    yield {
+                        parts.status: status_line.ended("Done"),
+                        **results.show(parts, shown, 0, engine.registry),
+                        **idle,
+                    }
+        except JobCancelled:
+            yield {parts.status: status_line.ended("Cancelled."), **idle}
+        except PlaygroundError as error:
+            yield {
+                parts.status: status_line.failed(str(error), getattr(error, "field", None)),
+                **idle,
+            }
+        except Exception:
+            yield {parts.status: run.unexpected(NAME), **idle}
+
+    return make_larger

@@ -1,0 +1,130 @@
+"""Upscaling as data: a picture enlarged, and the tiles in which image to image refines it.
+
+Enlarging alone leaves edges soft. A tile of the enlarged picture is as large as what the model was trained on, so image
+to image at a low strength can give it edges of its own; tiles overlap, and are blended where they do.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Final
+
+import numpy as np
+from PIL import Image
+from pydantic import Field, model_validator
+
+from sd_demo.errors import InvalidImage, InvalidRequest
+from sd_demo.requests import MIN_SIDE, SEED_LIMIT, ImageToImage, Number, parse
+
+MAX_PIXELS: Final = 2048 * 2048
+OVERLAP: Final = 0.25  # of a tile's side
+NOT_TAKEN: Final = ("width", "height", "num_images_per_prompt")
+
+
+class Upscale(ImageToImage):
+    """A larger picture from a picture: image to image on what was enlarged, without its sizes and counts."""
+
+    task: ClassVar[Any] = "upscale"  # none of the engine's: it runs as many of image to image
+
+    scale: Annotated[float, Number] = Field(
+        default=2.0, ge=1, le=4, description="How many times longer each side becomes; 1 only refines."
+    )
+    strength: Annotated[float, Number] = Field(
+        default=0.3, gt=0, le=1, description="How much may change: low gives edges, high gives new things."
+    )
+
+    @model_validator(mode="after")
+    def _has_no_size(self) -> Upscale:
+        for name in NOT_TAKEN:
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise InvalidRequest(f"upscale takes no {name}, as its size follows from scale; leave it out.", name)
+        return self
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A window of the enlarged picture, in pixels."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Upscaling:
+    """Everything decided: `source` (RGB), the same `enlarged`, and a request for each tile of it."""
+
+    source: Image.Image
+    enlarged: Image.Image
+    tiles: tuple[Tile, ...]
+    requests: tuple[ImageToImage, ...]
+    scale: float
+    seed: int
+
+
+def plan_upscaling(values: dict[str, Any], *, native_size: int) -> Upscaling:
+    """The upscaling of untrusted `values`, fields of Upscale. native_size: the model's, which tiles have.
+
+    Raises InvalidRequest or InvalidImage in one sentence.
+    """
+    whole = parse(Upscale, values)
+    source = whole.image
+    width, height = (round(side * whole.scale) for side in source.size)
+    if width * height > MAX_PIXELS:
+        most = math.floor((MAX_PIXELS / math.prod(source.size)) ** 0.5 * 10) / 10
+        remedy = f"choose a scale of at most {most:g}" if most >= 1 else "choose a smaller picture"
+        raise InvalidRequest(f"{width}x{height} is more than four megapixels; {remedy}.", "scale")
+    if min(width, height) < MIN_SIDE:
+        raise InvalidImage(f"{width}x{height} is too small to refine; {MIN_SIDE} pixels a side is the least.", "image")
+    enlarged = source.resize((width, height), Image.Resampling.LANCZOS)
+    seed = secrets.randbelow(SEED_LIMIT) if whole.seed is None else whole.seed
+    tiles = tuple(
+        Tile(left, top, min(native_size, width), min(native_size, height))
+        for top in _starts(height, native_size)
+        for left in _starts(width, native_size)
+    )
+    shared = {name: getattr(whole, name) for name in ImageToImage.model_fields if name not in ("image", *NOT_TAKEN)}
+    requests = tuple(
+        ImageToImage(
+            **{**shared, "seed": (seed + k) % SEED_LIMIT},
+            image=enlarged.crop((tile.left, tile.top, tile.left + tile.width, tile.top + tile.height)),
+            width=tile.width,
+            height=tile.height,
+        )
+        for k, tile in enumerate(tiles)
+    )
+    return Upscaling(source, enlarged, tiles, requests, whole.scale, seed)
+
+
+def blend(tiles: Sequence[Tile], images: Sequence[Image.Image], size: tuple[int, int]) -> Image.Image:
+    """One RGB picture of `size` from the images of tiles that cover it; where several meet, the nearer middle wins.
+
+    Weights fall evenly towards a tile's edge, so that the mean passes from one to the other without a seam.
+    """
+    width, height = size
+    total = np.zeros((height, width, 3), dtype=np.float32)
+    weights = np.zeros((height, width, 1), dtype=np.float32)
+    for tile, image in zip(tiles, images, strict=True):
+        weight = (_ramp(tile.height)[:, None] * _ramp(tile.width)[None, :])[..., None]
+        rows, columns = slice(tile.top, tile.top + tile.height), slice(tile.left, tile.left + tile.width)
+        total[rows, columns] += weight * np.asarray(image.convert("RGB"), dtype=np.float32)
+        weights[rows, columns] += weight
+    return Image.fromarray((total / weights + 0.5).astype(np.uint8))
+
+
+def _starts(length: int, side: int) -> list[int]:
+    """Where tiles of `side` begin along `length`: evenly, the first and last at its ends."""
+    if length <= side:
+        return [0]
+    count = math.ceil((length - OVERLAP * side) / (side - OVERLAP * side))
+    return [round(k * (length - side) / (count - 1)) for k in range(count)]
+
+
+def _ramp(side: int) -> np.ndarray:
+    """Weights [side], rising over the overlap from either edge to 1."""
+    place = np.arange(side, dtype=np.float32) + 0.5
+    return np.minimum(1.0, np.minimum(place, side - place) / (OVERLAP * side))

@@ -1,0 +1,66 @@
+"""An upscaling on the engine: its tiles run together, and are blended into one picture with one receipt."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from sd_demo.events import ResultImage
+from sd_demo.images import fingerprint
+from sd_demo.receipt import Receipt
+from sd_demo.together import Jobs, Progress, run_together
+from sd_demo.upscale import Upscale, Upscaling, blend
+
+if TYPE_CHECKING:
+    from sd_demo.engine import Engine
+
+
+@dataclass(frozen=True)
+class Upscaled:
+    """The end: the picture with its file and receipt, and what it was before refining (RGB, the same size)."""
+
+    result: ResultImage
+    enlarged: Image.Image
+
+
+def run_upscaling(
+    engine: Engine, upscaling: Upscaling, *, visitor: str = "local", jobs: Jobs | None = None
+) -> Generator[Progress | Upscaled]:
+    """Run all tiles and yield their progress, then the end; see run_together for cancelling and errors."""
+    parts = yield from run_together(engine, upscaling.requests, visitor=visitor, jobs=jobs, is_kept=False)
+    image = blend(upscaling.tiles, [one.image for one in parts], upscaling.enlarged.size)
+    receipt = receipt_of(upscaling, [one.receipt for one in parts])
+    path = engine.outputs.save(image, receipt, visitor=visitor)
+    yield Upscaled(ResultImage(path, image, receipt), upscaling.enlarged)
+
+
+def receipt_of(upscaling: Upscaling, tiles: Sequence[Receipt]) -> Receipt:
+    """One receipt from those of all tiles: seconds are theirs together, the seed is the first one's."""
+    source, (width, height) = upscaling.source, upscaling.enlarged.size
+    first, tile = tiles[0], upscaling.tiles[0]
+    done = first.done.model_copy(
+        update={
+            "width": width,
+            "height": height,
+            "shared_with": max(one.done.shared_with for one in tiles),
+            "retries": list(dict.fromkeys(text for one in tiles for text in one.done.retries)),
+            **{
+                name: round(sum(getattr(one.done, name) for one in tiles), 4)
+                for name in ("encode_s", "denoise_s", "decode_s")
+            },
+        }
+    )
+    asked = first.asked | {
+        "image": {"sha256": fingerprint(source), "width": source.width, "height": source.height},
+        "seed": upscaling.seed,
+        "scale": upscaling.scale,
+    }
+    how = f"{source.width}x{source.height} was enlarged to {width}x{height} (Lanczos), then refined"
+    if len(tiles) > 1:
+        how += f" in {len(tiles)} tiles of {tile.width}x{tile.height} that overlap; each has the next seed"
+    notes = dict.fromkeys([how + ".", *(note for one in tiles for note in one.notes)])
+    return Receipt(task=Upscale.task, asked={k: v for k, v in asked.items() if k not in ("width", "height")}, done=done,
+                   notes=list(notes))  # fmt: skip

@@ -1,0 +1,134 @@
+"""Upscaling: tiles cover the picture and leave no seam, one receipt tells of all, bad values get one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sd_demo.cli import main
+from sd_demo.engine import Engine
+from sd_demo.errors import InvalidImage, InvalidRequest, JobCancelled
+from sd_demo.outputs import Outputs
+from sd_demo.receipt import read_receipt_file
+from sd_demo.settings import Settings
+from sd_demo.together import Jobs, Progress
+from sd_demo.upscale import Tile, blend, plan_upscaling
+from sd_demo.upscaling import Upscaled, run_upscaling
+
+NATIVE = 256
+
+
+def picture(width: int = 160, height: int = 128) -> Image.Image:
+    """A smooth picture in which no two places are alike."""
+    y, x = np.mgrid[0:height, 0:width]
+    return Image.fromarray(np.stack([x, y, 255 - x], axis=-1).clip(0, 255).astype(np.uint8))
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    folder = tmp_path_factory.mktemp("outputs")
+    engine = Engine(Settings(device="cpu", dtype="float32", attention="sdpa"), outputs=Outputs(folder))
+    engine.start()
+    yield engine
+    engine.close()
+
+
+@pytest.mark.parametrize("size", [(64, 64), (160, 128), (300, 97), (257, 256), (511, 700)])
+def test_tiles_cover_every_pixel_and_lie_inside(size: tuple[int, int]) -> None:
+    plan = plan_upscaling({"image": picture(*size), "scale": 1.5, "seed": 1}, native_size=NATIVE)
+    width, height = plan.enlarged.size
+    assert (width, height) == tuple(round(side * 1.5) for side in size)
+    covered = np.zeros((height, width), dtype=int)
+    for tile, request in zip(plan.tiles, plan.requests, strict=True):
+        assert request.image.size == (tile.width, tile.height) == (min(NATIVE, width), min(NATIVE, height))
+        assert 0 <= tile.left <= width - tile.width
+        assert 0 <= tile.top <= height - tile.height
+        covered[tile.top : tile.top + tile.height, tile.left : tile.left + tile.width] += 1
+    assert covered.min() >= 1
+    assert [request.seed for request in plan.requests] == [1 + k for k in range(len(plan.tiles))]
+    whole = blend(plan.tiles, [request.image for request in plan.requests], plan.enlarged.size)
+    assert np.abs(np.asarray(whole, int) - np.asarray(plan.enlarged, int)).max() <= 1
+
+
+def test_between_two_tiles_that_differ_there_is_no_edge() -> None:
+    tiles = [Tile(0, 0, 256, 64), Tile(192, 0, 256, 64)]
+    grey = [Image.new("RGB", (256, 64), (value,) * 3) for value in (100, 140)]
+    row = np.asarray(blend(tiles, grey, (448, 64)), dtype=int)[32, :, 0]
+    assert (row[0], row[-1]) == (100, 140)
+    assert np.diff(row).min() >= 0
+    assert np.diff(row).max() <= 2
+
+
+def test_an_upscaling_is_one_file_with_one_receipt(engine: Engine) -> None:
+    values = {"image": picture(200, 150), "scale": 2, "prompt": "a meadow", "num_inference_steps": 4, "seed": 7}
+    plan = plan_upscaling(values, native_size=NATIVE)
+    *progress, end = run_upscaling(engine, plan, visitor="me")
+    assert isinstance(end, Upscaled)
+    assert all(isinstance(news, Progress) for news in progress)
+    assert end.result.image.size == end.enlarged.size == (400, 300)
+    assert [path.name for path in engine.outputs.folder.rglob("*.png")] == [end.result.path.name]
+    receipt = read_receipt_file(end.result.path)
+    assert (receipt.task, receipt.done.width, receipt.done.height, receipt.done.seed) == ("upscale", 400, 300, 7)
+    assert (receipt.asked["scale"], receipt.asked["strength"], receipt.asked["prompt"]) == (2, 0.3, "a meadow")
+    assert (receipt.asked["image"]["width"], receipt.asked["image"]["height"]) == (200, 150)
+    assert "in 4 tiles of 256x256 that overlap" in receipt.notes[0]
+    assert receipt.done.shared_with == 3
+    (*_, again) = run_upscaling(engine, plan_upscaling(values, native_size=NATIVE), visitor="me")
+    assert isinstance(again, Upscaled)
+    assert np.array_equal(np.asarray(again.result.image), np.asarray(end.result.image))
+
+
+def test_a_cancelled_upscaling_leaves_no_file_and_no_job(engine: Engine) -> None:
+    before = set(engine.outputs.folder.rglob("*.png"))
+    jobs = Jobs()
+    plan = plan_upscaling({"image": picture(256, 256), "scale": 2, "num_inference_steps": 50}, native_size=NATIVE)
+    running = run_upscaling(engine, plan, jobs=jobs)
+    next(running)
+    jobs.cancel()
+    with pytest.raises(JobCancelled):
+        list(running)
+    assert all(job.is_cancelled for job in jobs.jobs)
+    assert set(engine.outputs.folder.rglob("*.png")) == before
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"scale": 0.5}, "scale must be a number from 1 to 4"),
+        ({"scale": 5}, "scale must be a number from 1 to 4"),
+        ({"scale": float("nan")}, "scale must be"),
+        ({"scale": True}, "scale must be"),
+        ({"scale": "2"}, "scale must be"),
+        ({"width": 512}, "upscale takes no width"),
+        ({"num_images_per_prompt": 2}, "upscale takes no num_images_per_prompt"),
+        ({"strength": 0}, "strength must be a number above 0"),
+        ({"mask_image": picture()}, "upscale has no parameter 'mask_image'"),
+        ({"image": picture(1100, 1100)}, "more than four megapixels; choose a scale of at most 1.8"),
+        ({"image": picture(2100, 2100), "scale": 1}, "more than four megapixels; choose a smaller picture"),
+        ({"image": picture(20, 100)}, "too small to refine"),
+        ({"image": None}, "image is missing"),
+        ({"image": "nothing.png"}, "nothing.png"),
+    ],
+)
+def test_bad_values_get_one_sentence(values: dict[str, Any], words: str) -> None:
+    with pytest.raises((InvalidRequest, InvalidImage)) as caught:
+        plan_upscaling({"image": picture(), **values}, native_size=NATIVE)
+    assert words in str(caught.value)
+    assert str(caught.value).count(".") <= 3
+
+
+def test_the_command_makes_a_larger_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture(80, 64).save(tmp_path / "small.png")
+    place = ["--device", "cpu", "--output", str(tmp_path / "out")]
+    assert main(["upscale", str(tmp_path / "small.png"), "--scale", "2", "--num-inference-steps", "3", *place]) == 0
+    file = Path(capsys.readouterr().out.strip())
+    with Image.open(file) as made:
+        assert made.size == (160, 128)
+    assert main(["upscale", str(tmp_path / "small.png"), "--scale", "9", *place]) == 2
+    assert "scale must be a number from 1 to 4" in capsys.readouterr().err
+    assert main(["upscale", str(tmp_path / "none.png"), *place]) == 2
