@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,9 @@ def test_between_two_tiles_that_differ_there_is_no_edge() -> None:
 def test_an_upscaling_is_one_file_with_one_receipt(engine: Engine) -> None:
     values = {"image": picture(200, 150), "scale": 2, "prompt": "a meadow", "num_inference_steps": 4, "seed": 7}
     plan = plan_upscaling(values, native_size=NATIVE)
+    start = time.perf_counter()
     *progress, end = run_upscaling(engine, plan, visitor="me")
+    elapsed_s = time.perf_counter() - start
     assert isinstance(end, Upscaled)
     assert all(isinstance(news, Progress) for news in progress)
     assert end.result.image.size == end.enlarged.size == (400, 300)
@@ -78,6 +81,7 @@ def test_an_upscaling_is_one_file_with_one_receipt(engine: Engine) -> None:
     assert (receipt.asked["image"]["width"], receipt.asked["image"]["height"]) == (200, 150)
     assert "in 4 tiles of 256x256 that overlap" in receipt.notes[0]
     assert receipt.done.shared_with == 3
+    assert receipt.done.encode_s + receipt.done.denoise_s + receipt.done.decode_s <= elapsed_s
     (*_, again) = run_upscaling(engine, plan_upscaling(values, native_size=NATIVE), visitor="me")
     assert isinstance(again, Upscaled)
     assert np.array_equal(np.asarray(again.result.image), np.asarray(end.result.image))
