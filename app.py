@@ -9,10 +9,12 @@ import socket
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from sd_demo import logs
 from sd_demo.errors import PlaygroundError
 from sd_demo.history import History
+from sd_demo.passwords import Users
 from sd_demo.settings import Settings
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ def serve(settings: Settings, page: blocks.Page, engine: Engine) -> None:
     """Serve the page until SIGTERM or Ctrl+C, then let running jobs finish; exits with 1 where the device is lost."""
     from sd_demo.ui import blocks
 
-    if settings.share and not settings.auth:
+    if settings.share and not (settings.auth or settings.auth_file):
         log.warning(
             "--share without --auth: ANYBODY who gets the public link can use this machine. "
             "Add --auth user:password to ask for a login."
@@ -49,7 +51,7 @@ def serve(settings: Settings, page: blocks.Page, engine: Engine) -> None:
         server_name=settings.host,
         server_port=settings.port or None,
         share=settings.share,
-        auth=tuple(settings.auth.split(":", 1)) if settings.auth else None,
+        auth=login(settings),
         prevent_thread_lock=True,
         max_threads=settings.max_queue + blocks.SPARE_THREADS,
     )
@@ -90,6 +92,15 @@ def _end_within(seconds: float, code: int) -> None:
     last_resort.start()
 
 
+def login(settings: Settings) -> Any:
+    """What asks for a name and a password: a pair, a function of both, or None for nobody."""
+    if settings.auth and settings.auth_file:
+        raise PlaygroundError("--auth and --auth-file are both given; choose one.")
+    if settings.auth_file:
+        return Users.read(settings.auth_file).check
+    return tuple(settings.auth.split(":", 1)) if settings.auth else None
+
+
 def check_address(settings: Settings) -> None:
     """Raises PlaygroundError where nothing can listen there; said before a model is loaded, not after."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
@@ -103,11 +114,11 @@ def check_address(settings: Settings) -> None:
 
 def start() -> tuple[Settings, Engine, blocks.Page]:
     """Read the settings, start the engine, build the page."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    log.setLevel(logging.INFO)
     settings = Settings.read(sys.argv[1:] if __name__ == "__main__" else [])
+    logs.set_up(settings.log_format, has_prompts=settings.log_prompts)
     if __name__ == "__main__":
         check_address(settings)
+        login(settings)  # a file of users that cannot be used is told at once
     # Here, because these take seconds to import: a wrong setting is answered at once.
     from sd_demo.engine import Engine
     from sd_demo.ui import blocks

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 from sd_demo.errors import JobCancelled, PlaygroundError
 from sd_demo.events import Cancelled, Done, Event, Failed
+from sd_demo.logs import FIELDS
 from sd_demo.requests import AnyRequest
+
+log = logging.getLogger(__name__)
 
 
 class Job:
@@ -77,6 +82,18 @@ class Job:
                 return
             self._events.append(event)
             self._changed.notify_all()
+        if self._is_end(event):
+            self._log_end(event)
+
+    def _log_end(self, event: Event) -> None:
+        seconds = round(time.monotonic() - self.submitted_at, 3)
+        outcome = type(event).__name__.lower()
+        fields: dict[str, Any] = {"request_id": self.id, "task": self.request.task, "outcome": outcome}
+        fields |= {"visitor": self.visitor, "seconds": seconds}
+        fields |= {name: getattr(self.request, name) for name in ("prompt", "negative_prompt")}
+        if isinstance(event, Failed):
+            fields["error"] = str(event.error)
+        log.info("job %s %s after %.1f s", self.id, outcome, seconds, extra={FIELDS: fields})
 
     @staticmethod
     def _is_end(event: Event) -> bool:

@@ -50,6 +50,13 @@ class Settings(BaseModel):
     share: bool = Field(default=False, description="Also open a public link, for as long as the program runs.")
     model: str | None = Field(default=None, description="Model to start with; default: the best that runs here.")
     auth: str | None = Field(default=None, description="user:password that visitors must give.")
+    auth_file: Path | None = Field(
+        default=None, description="File of user:hash lines instead; python -m sd_demo hash-password makes one."
+    )
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="json: an object a line, for a collector, also for each job that ends."
+    )
+    log_prompts: bool = Field(default=False, description="Whether those objects hold prompts.")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(default="auto", description="Where the model runs.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto", description="Precision of the weights; auto takes the faster one that is accurate here."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import socket
@@ -14,6 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from sd_demo.passwords import hash_password
 from tests.http_api import HttpApi
 
 ROOT = Path(__file__).parents[1]
@@ -112,6 +114,25 @@ def test_a_port_that_is_taken_is_one_sentence(tmp_path: Path, guarded_environmen
         assert app.process.wait(PATIENCE_S) != 0
     assert app.process.returncode == 1
     assert app.lines == [f"Nothing can listen on 127.0.0.1 port {port}; choose another --port or --host."]
+
+
+def test_users_of_a_file_log_in_and_logs_are_json(tmp_path: Path, guarded_environment: dict[str, str]) -> None:
+    (tmp_path / "users").write_text(f"ann:{hash_password('right')}\n")
+    flags = ["--auth-file", str(tmp_path / "users"), "--log-format", "json", "--output-dir", str(tmp_path / "out")]
+    app = App("--port", "0", *flags, environment=guarded_environment, log=tmp_path / "log.txt")
+    try:
+        told = json.loads(app.wait_for("The page is at"))
+        url = told["message"].removeprefix("The page is at ").rstrip("/")
+        assert httpx.get(f"{url}/config").status_code == 401
+        for password, status in (("wrong", 400), ("right", 200)):
+            answer = httpx.post(f"{url}/login", data={"username": "ann", "password": password})
+            assert answer.status_code == status
+    finally:
+        app.process.kill()
+        app.process.wait(PATIENCE_S)
+    bad = App("--auth-file", str(tmp_path / "none"), environment=guarded_environment, log=tmp_path / "bad.txt")
+    assert bad.process.wait(PATIENCE_S) == 1
+    assert bad.lines == [f"The file of users {tmp_path / 'none'} cannot be read."]
 
 
 def test_demo_can_be_imported_as_a_space_does(guarded_environment: dict[str, str]) -> None:

@@ -18,6 +18,8 @@ ROOT = Path(__file__).parents[1]
 FLOORS = {
     0: (
         "errors",
+        "logs",
+        "passwords",
         "settings",
         "requests",
         "images",

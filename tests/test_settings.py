@@ -44,9 +44,15 @@ def test_each_field_has_a_flag_a_variable_and_a_help(name: str) -> None:
     )
     assert flag in Settings.parser().format_help()
     good = {"port": "81", "share": "true", "auth": "me:pass", "device": "cpu", "dtype": "float32", "attention": "sdpa"}
-    good |= {"profile": "shared", "max_side": "512", "takes_paths": "false"}
+    good |= {
+        "profile": "shared",
+        "max_side": "512",
+        "takes_paths": "false",
+        "log_format": "json",
+        "log_prompts": "true",
+    }
     value = good.get(name, "4")
-    by_flag = Settings.read([flag] if name == "share" else [flag, value], {})
+    by_flag = Settings.read([flag] if name in ("share", "log_prompts") else [flag, value], {})
     assert by_flag == Settings.read(environment={f"SD_DEMO_{name.upper()}": value})
     assert by_flag != Settings()
 

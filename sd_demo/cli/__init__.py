@@ -28,6 +28,7 @@ COMMANDS: Final = {  # each is a module here with `run(arguments) -> exit code`
     "doctor": "what is here, what will be used, and why",
     "random-model": "write a model with random weights, to measure with",
     "serve": "open the page, as python app.py does",
+    "hash-password": "a line for the file of users that may log in",
     "embedded": "the picture-book model: its words, its world, its training",
 }
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130

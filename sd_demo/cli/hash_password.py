@@ -1,0 +1,27 @@
+"""`hash-password`: the line of a user for the file that --auth-file names; the password is typed or piped in."""
+
+from __future__ import annotations
+
+import getpass
+import sys
+
+from sd_demo.cli.parser import Parser
+from sd_demo.errors import InvalidRequest
+from sd_demo.passwords import hash_password
+
+
+def run(arguments: list[str]) -> int:
+    """Print user:hash."""
+    parser = Parser(prog="python -m sd_demo hash-password", description=__doc__)
+    parser.add_argument("user", metavar="USER", help="The name to log in with.")
+    user = parser.parse_args(arguments).user
+    if not user or ":" in user or user != user.strip() or user.startswith("#"):
+        raise InvalidRequest("A user's name has no colon, no # in front and no spaces around it.")
+    if sys.stdin.isatty():
+        password = getpass.getpass("Password: ")
+        if getpass.getpass("Once more: ") != password:
+            raise InvalidRequest("The two passwords differ; try again.")
+    else:
+        password = sys.stdin.readline().rstrip("\r\n")
+    print(f"{user}:{hash_password(password)}")
+    return 0
