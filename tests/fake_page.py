@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sd_demo.outputs import Outputs
+from sd_demo.settings import Settings
 from sd_demo.ui import blocks
 from tests.fake_engine import FakeEngine
 
@@ -22,9 +23,9 @@ class FakePage:
 
 
 @contextlib.contextmanager
-def serve(outputs: Path) -> Iterator[FakePage]:
+def serve(outputs: Path, settings: Settings | None = None) -> Iterator[FakePage]:
     """The page, from here until the end of the `with`."""
-    engine = FakeEngine(Outputs(outputs), step_s=0.0)
+    engine = FakeEngine(Outputs(outputs), step_s=0.0, settings=settings)
     engine.start()
     page = blocks.build(engine)
     with socket.create_server(("127.0.0.1", 0)) as free:

@@ -17,6 +17,8 @@ import pytest
 from PIL import Image
 
 from sd_demo.requests import PICTURE_FIELDS, REQUESTS
+from sd_demo.settings import Settings
+from tests import fake_page
 from tests.fake_engine import FakeEngine
 from tests.fake_page import FakePage
 from tests.http_api import HttpApi
@@ -137,7 +139,7 @@ def test_masks_are_checked(server: Server) -> None:
     assert "mask_image is empty" in server.refuses("inpaint", mask_image=mask(Image.new("RGBA", (64, 48))))
 
 
-@pytest.mark.parametrize("name", [name for name in REFUSED if name != "too many bytes"])
+@pytest.mark.parametrize("name", REFUSED)
 def test_what_is_no_usable_picture_is_refused(server: Server, name: str) -> None:
     uploaded = server.api.upload(REFUSED[name])
     assert server.refuses("image_to_image", image=uploaded).startswith("image")
@@ -202,6 +204,9 @@ def test_a_picture_that_claims_200_megapixels_is_not_decoded(server: Server) -> 
     assert "million pixels" in sentence
 
 
-def test_bytes_without_end_are_refused_at_the_door(server: Server) -> None:
-    with pytest.raises(httpx.HTTPStatusError, match="413"):
-        server.api.upload(REFUSED["too many bytes"])
+def test_bytes_without_end_are_refused_at_the_door_of_a_page_that_others_reach(tmp_path: Path) -> None:
+    with fake_page.serve(tmp_path, Settings(profile="shared")) as page:
+        api = HttpApi(page.url)
+        with pytest.raises(httpx.HTTPStatusError, match="413"):
+            api.upload(REFUSED["too many bytes"])
+        api.close()
