@@ -11,7 +11,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from sd_demo import logs
+from sd_demo import host_memory, logs
 from sd_demo.errors import PlaygroundError
 from sd_demo.history import History
 from sd_demo.passwords import Users
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("sd_demo")
 
+FILES_AGE_S = 6 * 3600.0  # of uploads and of what browsers were shown
 LOOK_EVERY_S = 1.0
 FAULT_SHOWN_S = 5.0
 DRAIN_S = 3.0  # for running jobs; what is not done then is handed back as cancelled
@@ -69,9 +70,10 @@ def serve(settings: Settings, page: blocks.Page, engine: Engine) -> None:
             name="expiry",
             daemon=True,
         ).start()
-    fault = ""
+    fault, memory = "", host_memory.Keeper()
     while not fault and not stop.wait(LOOK_EVERY_S):
         fault = engine.health().fault
+        memory.look()
     if fault:
         log.critical("%s", fault)
         stop.wait(FAULT_SHOWN_S)  # so that whoever watches /healthz reads the reason
@@ -80,6 +82,8 @@ def serve(settings: Settings, page: blocks.Page, engine: Engine) -> None:
         log.info("Stopping: running jobs may finish.")
     engine.close(DRAIN_S)
     page.close(verbose=False)
+    if page.temporary_files:
+        page.temporary_files.remove()
     # Not sys.exit: a thread still inside torch makes the interpreter's own end abort now and then.
     logging.shutdown()
     os._exit(1 if fault else 0)  # after 1 a supervisor starts the program again
@@ -114,6 +118,7 @@ def check_address(settings: Settings) -> None:
 
 def start() -> tuple[Settings, Engine, blocks.Page]:
     """Read the settings, start the engine, build the page."""
+    host_memory.keep_few_arenas()
     settings = Settings.read(sys.argv[1:] if __name__ == "__main__" else [])
     logs.set_up(settings.log_format, has_prompts=settings.log_prompts)
     if __name__ == "__main__":
@@ -121,11 +126,15 @@ def start() -> tuple[Settings, Engine, blocks.Page]:
         login(settings)  # a file of users that cannot be used is told at once
     # Here, because these take seconds to import: a wrong setting is answered at once.
     from sd_demo.engine import Engine
+    from sd_demo.ui.temporary_files import TemporaryFiles
+
+    files = TemporaryFiles.of_this_process(min(FILES_AGE_S, settings.picture_age_s or FILES_AGE_S))
+    files.start()
     from sd_demo.ui import blocks
 
     engine = Engine(settings)
     engine.start()
-    return settings, engine, blocks.build(engine)
+    return settings, engine, blocks.build(engine, temporary_files=files)
 
 
 try:

@@ -293,7 +293,7 @@ class Engine:
     def _tell_step(self, running: Running) -> None:
         denoising = running.denoising
         left = (denoising.total - denoising.index) * running.denoise_s / max(1, denoising.index)
-        is_due = running.job.has_previews and not denoising.is_finished
+        is_due = running.job.has_previews and not denoising.is_finished and denoising.model.safety is None
         pictures: tuple[Image.Image, ...] = ()
         if is_due and running.preview_s <= PREVIEW_SHARE * running.denoise_s:
             start = time.perf_counter()

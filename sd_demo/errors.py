@@ -7,6 +7,7 @@ PlaygroundError
 │   └── DownloadFailed    its weights could not be fetched; `kind` names the reason
 ├── QueueFull             too much is waiting; `retry_after_s` says when to come back
 ├── JobCancelled          somebody asked for the job to stop
+├── PictureWithheld       the safety checker took every picture of the request for unsafe
 ├── OutputFailed          the picture was made and could not be written
 └── DeviceFailure         the device could not do the work
     ├── OutOfMemory       every rung of the memory ladder was tried
@@ -56,6 +57,10 @@ class QueueFull(PlaygroundError):
 
 class JobCancelled(PlaygroundError):
     """The job was stopped before it was finished; nothing was decoded or saved."""
+
+
+class PictureWithheld(PlaygroundError):
+    """The safety checker took every picture of the request for unsafe; none was saved or shown."""
 
 
 class OutputFailed(PlaygroundError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from PIL import Image
 from sd_demo.decoding import decode
 from sd_demo.denoising import Denoising, Plan
 from sd_demo.embedded.vocabulary import unknown_words
+from sd_demo.errors import PictureWithheld
 from sd_demo.events import Done, ResultImage
 from sd_demo.images import fingerprint
 from sd_demo.job import Job
@@ -59,20 +61,39 @@ def make_plan(request: AnyRequest, entry: ModelEntry) -> Plan:
 
 
 def finish(running: Running, outputs: Outputs) -> Done:
-    """Decode, save and receipt all pictures of a job whose denoising is finished."""
+    """Decode, check, save and receipt all pictures of a job whose denoising is finished.
+
+    Raises PictureWithheld where the model's safety checker flags every one of them.
+    """
     start = time.perf_counter()
     decoded = decode(running.denoising)
+    flags = _flags(running, decoded.images)
     running.decode_s = time.perf_counter() - start
     results = []
     for index, image in enumerate(decoded.images):
-        receipt = make_receipt(running, index, image, decoded.retries)
+        if flags[index]:
+            continue
+        receipt = make_receipt(running, index, image, decoded.retries, withheld=sum(flags))
         path = outputs.save(image, receipt, visitor=running.job.visitor) if running.job.is_kept else Path()
         results.append(ResultImage(path, image, receipt))
     return Done(tuple(results))
 
 
-def make_receipt(running: Running, index: int, image: Image.Image, retries: list[str]) -> Receipt:
-    """Asked and done, side by side, for image `index` of the job."""
+def _flags(running: Running, images: Sequence[Image.Image]) -> list[bool]:
+    """Which pictures must not be saved or shown. Raises PictureWithheld where that is all of them."""
+    checker = running.denoising.model.safety
+    flags = checker.flags(images) if checker else [False] * len(images)
+    if all(flags):
+        what = "the picture" if len(flags) == 1 else f"all {len(flags)} pictures"
+        raise PictureWithheld(
+            f"The model's safety checker withheld {what}, which it sometimes does without cause; "
+            "try another seed or other words."
+        )
+    return flags
+
+
+def make_receipt(running: Running, index: int, image: Image.Image, retries: list[str], *, withheld: int = 0) -> Receipt:
+    """Asked and done, side by side, for image `index` of the job, `withheld` of whose pictures nobody will see."""
     denoising, request = running.denoising, running.job.request
     model, plan = denoising.model, denoising.plan
     done = ReceiptDone(
@@ -101,11 +122,12 @@ def make_receipt(running: Running, index: int, image: Image.Image, retries: list
         ],
         unknown_words=_unknown_words(request.prompt, model) if model.entry.is_embedded else [],
         retries=retries,
+        is_safety_checked=model.safety is not None,
         encode_s=round(running.encode_s, 4),
         denoise_s=round(running.denoise_s, 4),
         decode_s=round(running.decode_s, 4),
     )
-    return Receipt(task=request.task, asked=asked(request), done=done, notes=_notes(running, done))
+    return Receipt(task=request.task, asked=asked(request), done=done, notes=_notes(running, done, withheld))
 
 
 def asked(request: AnyRequest) -> dict[str, Any]:
@@ -123,7 +145,7 @@ def _unknown_words(prompt: str, model: LoadedModel) -> list[str]:
     return [word for word in unknown_words(prompt) if word.lower() not in taught]
 
 
-def _notes(running: Running, done: ReceiptDone) -> list[str]:
+def _notes(running: Running, done: ReceiptDone, withheld: int) -> list[str]:
     request, plan = running.job.request, running.denoising.plan
     notes = list(running.denoising.canvas.notes)
     if not request.prompt.strip():
@@ -139,4 +161,7 @@ def _notes(running: Running, done: ReceiptDone) -> list[str]:
         notes.append("Past the limit of the text encoder and not used: " + " ".join(done.dropped_words) + ".")
     if request.negative_prompt.strip() and not running.denoising.has_two_rows:
         notes.append("The negative prompt had no effect, because guidance_scale is 1.")
+    if withheld:
+        count = running.job.request.num_images_per_prompt
+        notes.append(f"The safety checker withheld {withheld} of {count} pictures; try another seed or other words.")
     return notes + done.retries

@@ -28,6 +28,7 @@ class ModelEntry(BaseModel):
     summary: str
     source: str
     revision: str | None = None
+    limits: str = Field(default="", description="what its model card warns of, in a sentence or two")
     licence: str
     licence_url: str
     download_mib: int = Field(default=0, description="0 where nothing is downloaded")
@@ -47,6 +48,11 @@ class ModelEntry(BaseModel):
 
 
 STABLE_DIFFUSION: Final[dict[str, Any]] = {
+    # https://huggingface.co/stable-diffusion-v1-5/stable-diffusion-v1-5, "Uses" and "Limitations and Bias"
+    "limits": (
+        "It repeats the prejudices of its training pictures, understands English best, and must not be used to harm, "
+        "demean or deceive anybody. Its safety checker withholds what it takes for unsafe, and errs both ways."
+    ),
     "licence": OPENRAIL,
     "licence_url": OPENRAIL_URL,
     "native_size": 512,

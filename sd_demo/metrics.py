@@ -6,11 +6,11 @@ visitor or a prompt.
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Final
+
+from sd_demo.host_memory import resident_bytes
 
 PREFIX: Final = "sd_demo_"
 COUNTERS: Final = {
@@ -94,19 +94,3 @@ class Metrics:
 def _labels(labels: Labels) -> str:
     """Values here are names of classes and stages, so that nothing needs escaping."""
     return "{" + ",".join(f'{name}="{value}"' for name, value in labels) + "}" if labels else ""
-
-
-def resident_bytes() -> int:
-    """Memory of this process in bytes; where the system does not say, the most that it ever was."""
-    try:
-        status = Path("/proc/self/status").read_text(encoding="ascii")
-        line = next(line for line in status.splitlines() if line.startswith("VmRSS:"))
-        return int(line.split()[1]) * 1024
-    except (OSError, StopIteration, ValueError):
-        pass
-    if sys.platform == "win32":
-        return 0
-    import resource
-
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024

@@ -66,9 +66,11 @@ class Outputs:
             final = self._free_name(folder, name)
             os.replace(temporary, final)
             return final
-        except OSError as error:
+        except BaseException as error:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
+            if not isinstance(error, OSError):
+                raise
             raise OutputFailed(
                 f"The picture could not be saved ({error.strerror or 'disk error'}); "
                 "free some space or choose another folder for pictures."

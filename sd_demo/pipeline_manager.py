@@ -6,11 +6,9 @@ shares every weight; only the scheduler is new each time.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import logging
 import math
-import sys
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +25,7 @@ from diffusers import (
 from sd_demo import random_model
 from sd_demo.checkpoints import assemble, hash_of, read_model, weights_of
 from sd_demo.errors import ModelUnavailable, OutOfMemory, PlaygroundError
+from sd_demo.host_memory import give_back
 from sd_demo.known_models import RANDOM
 from sd_demo.lora import take_off
 from sd_demo.model_files import NETWORKS
@@ -34,6 +33,7 @@ from sd_demo.placement import Placement, choose_device, choose_dtype, place
 from sd_demo.prompts import PromptEncoder
 from sd_demo.registry import ModelEntry, Registry, what_suits
 from sd_demo.requests import LoraChoice
+from sd_demo.safety import SafetyChecker, read_safety_checker
 from sd_demo.settings import Settings
 from sd_demo.worn_loras import WornLora, are_worn, put_loras_on
 
@@ -56,6 +56,7 @@ class LoadedModel:
     prompts: PromptEncoder
     model_hash: str
     loras: tuple[WornLora, ...] = ()
+    safety: SafetyChecker | None = None
 
     @property
     def unet(self) -> Any:
@@ -79,6 +80,7 @@ class LoadedModel:
     def weights_mib(self) -> float:
         """Memory of all weights, in MiB."""
         modules = [c for c in self.components.values() if isinstance(c, torch.nn.Module)]
+        modules += [self.safety.network] if self.safety else []
         return sum(p.numel() * p.element_size() for m in modules for p in m.parameters()) / 2**20
 
     def pipeline(self, task: str, scheduler: Any) -> Any:
@@ -169,8 +171,7 @@ class PipelineManager:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        if sys.platform == "linux":  # glibc keeps what was freed in small pieces
-            ctypes.CDLL(None).malloc_trim(0)
+        give_back()
 
     def _loaded(self, entry: ModelEntry, path: Path | None, device: torch.device, dtype: torch.dtype) -> LoadedModel:
         try:
@@ -197,4 +198,6 @@ class PipelineManager:
             entry = entry.model_copy(update=what_suits(components["unet"].config))
         placement = place(components["unet"], self._settings, device, dtype)
         prompts = PromptEncoder(components["tokenizer"], components["text_encoder"])
-        return LoadedModel(entry, components, placement, prompts, model_hash)
+        is_checked = self._settings.safety_checker
+        safety = read_safety_checker(path, dtype, device) if path is not None and is_checked else None
+        return LoadedModel(entry, components, placement, prompts, model_hash, safety=safety)

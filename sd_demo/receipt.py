@@ -72,6 +72,7 @@ class Done(BaseModel):
     torch: str
     diffusers: str
     loras: list[Lora] = []
+    is_safety_checked: bool = Field(default=False, description="whether the model's safety checker let it through")
     shared_with: int = Field(default=0, description="most other requests that shared a UNet call")
     prompt_chunks: int = Field(default=1, description="times the text encoder's length that the longer prompt filled")
     dropped_words: list[str] = []

@@ -64,6 +64,9 @@ class Settings(BaseModel):
     attention: Literal["auto", "sdpa", "xformers", "sliced", "plain"] = Field(
         default="auto", description="How attention is computed; auto tries each and takes the fastest that runs."
     )
+    safety_checker: bool = Field(
+        default=True, description="Withhold what a model's own safety checker takes for unsafe, where it ships one."
+    )
     output_dir: Path = Field(default=Path("outputs"), description="Folder that pictures are saved in.")
     data_dir: Path = Field(
         default=_user_data_dir(), description="Folder of downloaded models and of licences that were accepted."

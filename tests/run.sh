@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The one test command: its own environment, a browser, then lint, format, types and all tests.
+# The one test command: its own environment, a browser, then lint, format, types, known vulnerabilities and all tests.
 # Arguments go to pytest: bash tests/run.sh tests/test_requests.py -k seed
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -58,4 +58,5 @@ export GRADIO_ANALYTICS_ENABLED=False HF_HUB_OFFLINE=1
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy
+.venv/bin/python -m tests.dependency_audit
 exec .venv/bin/python -m pytest "$@"

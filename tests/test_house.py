@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = {
     0: (
         "errors",
+        "host_memory",
         "logs",
         "passwords",
         "settings",
@@ -66,6 +67,7 @@ FLOORS = {
         "prompt_chunks",
         "diffusers_script",
         "recipes",
+        "safety",
         "pipeline_manager",
         "worn_loras",
         "lora_trainer",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 from sd_demo.errors import OutOfMemory
-from sd_demo.metrics import COUNTERS, GAUGES, Metrics, resident_bytes
+from sd_demo.host_memory import resident_bytes
+from sd_demo.metrics import COUNTERS, GAUGES, Metrics
 
 LINE = re.compile(r'sd_demo_([a-z_]+)(\{[a-z]+="[A-Za-z_]+"(,[a-z]+="[A-Za-z_]+")*\})? ([0-9.e+-]+)')
 

@@ -50,9 +50,11 @@ def test_each_field_has_a_flag_a_variable_and_a_help(name: str) -> None:
         "takes_paths": "false",
         "log_format": "json",
         "log_prompts": "true",
+        "safety_checker": "false",
     }
     value = good.get(name, "4")
-    by_flag = Settings.read([flag] if name in ("share", "log_prompts") else [flag, value], {})
+    switches = {"share": flag, "log_prompts": flag, "safety_checker": "--no-safety-checker"}
+    by_flag = Settings.read([switches[name]] if name in switches else [flag, value], {})
     assert by_flag == Settings.read(environment={f"SD_DEMO_{name.upper()}": value})
     assert by_flag != Settings()
 

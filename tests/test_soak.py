@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from PIL import Image
 
 from sd_demo.errors import InvalidRequest
-from sd_demo.soak import abuse, loads
+from sd_demo.soak import abuse, endings, loads
 from sd_demo.soak.server import Server, _read, positional
 from tests.fake_page import FakePage
 
@@ -52,8 +53,8 @@ def test_clients_at_once_each_get_their_own_picture(server: Server) -> None:
 
 def test_a_picture_of_another_seed_is_noticed(server: Server) -> None:
     alone = loads._alone(server)
-    assert loads._differs(server, server.call(**loads.SMALL, seed=1), alone[2])
-    assert not loads._differs(server, server.call(**loads.SMALL, seed=1), alone[1])
+    assert loads.differs(server, server.call(**loads.SMALL, seed=1), alone[2])
+    assert not loads.differs(server, server.call(**loads.SMALL, seed=1), alone[1])
 
 
 def test_no_visitor_reads_anothers_files(server: Server) -> None:
@@ -85,3 +86,18 @@ def test_a_mode_that_is_not_there_is_said() -> None:
 
     with pytest.raises(InvalidRequest, match="mode"):
         soak.run(["--mode", "peace"])
+
+
+@pytest.mark.parametrize("mode", ["kills", "signals", "switches"])
+def test_endings_hold_on_a_real_server(mode: str) -> None:
+    figures = getattr(endings, mode)(0.04)
+    assert figures["holds"], figures
+
+
+def test_a_file_that_does_not_open_is_noticed(tmp_path: Path) -> None:
+    whole = tmp_path / "whole.png"
+    Image.new("RGB", (64, 64)).save(whole)
+    half = tmp_path / "half.png"
+    half.write_bytes(whole.read_bytes()[:60])
+    assert endings._opens(whole)
+    assert not endings._opens(half)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from sd_demo.cli.parser import Parser
 
-MODES: Final = ("load", "fairness", "cancels", "visitors", "pictures", "fuzz", "memory")
+ON_ONE_SERVER: Final = ("load", "fairness", "cancels", "visitors", "pictures", "fuzz", "memory")
+MODES: Final = (*ON_ONE_SERVER, "kills", "signals", "switches")
 
 
 def run(arguments: list[str]) -> int:
-    """Run the chosen modes one after another on one server; 1 where a bar was missed."""
+    """Run the chosen modes one after another; 1 where a bar was missed."""
     parser = Parser(prog="python -m sd_demo soak", description=__doc__)
     parser.add_argument("--mode", choices=(*MODES, "all"), default="all", help="What to run. [all]")
     parser.add_argument(
@@ -22,21 +24,30 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="Print JSON, one line for each mode.")
     asked = parser.parse_args(arguments)
 
-    from sd_demo.soak import abuse, loads
-    from sd_demo.soak.server import Server, started
-
-    modes: dict[str, Callable[[Server, float], dict[str, Any]]] = {
-        name: getattr(abuse if hasattr(abuse, name) else loads, name) for name in MODES
-    }
+    chosen = MODES if asked.mode == "all" else (asked.mode,)
     missed = 0
-    with started() as server:
-        for name in MODES if asked.mode == "all" else (asked.mode,):
-            start = time.perf_counter()
-            figures = modes[name](server, asked.scale)
-            figures = {"mode": name, "scale": asked.scale, **figures, "seconds": round(time.perf_counter() - start, 1)}
-            missed += not figures["holds"]
-            print(json.dumps(figures) if asked.json else _row(figures), flush=True)
+    for mode, figures in _run(chosen, asked.scale):
+        missed += not figures["holds"]
+        figures = {"mode": mode, "scale": asked.scale, **figures}
+        print(json.dumps(figures) if asked.json else _row(figures), flush=True)
     return 1 if missed else 0
+
+
+def _run(modes: Sequence[str], scale: float) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each mode with its figures; those that can share a server do."""
+    from sd_demo.soak import abuse, endings, loads
+    from sd_demo.soak.server import started
+
+    with contextlib.ExitStack() as running:
+        server = running.enter_context(started()) if set(modes) & set(ON_ONE_SERVER) else None
+        for mode in modes:
+            start = time.perf_counter()
+            if mode in ON_ONE_SERVER:
+                figures = getattr(abuse if hasattr(abuse, mode) else loads, mode)(server, scale)
+            else:
+                running.close()
+                figures = getattr(endings, mode)(scale)
+            yield mode, {**figures, "seconds": round(time.perf_counter() - start, 1)}
 
 
 def _row(figures: dict[str, Any]) -> str:

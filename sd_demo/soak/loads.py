@@ -7,11 +7,13 @@ import random
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from statistics import median
 from typing import Any, Final
 
 import numpy as np
 from PIL import Image
 
+from sd_demo.errors import PlaygroundError
 from sd_demo.soak.server import Answer, Server
 
 SMALL: Final[dict[str, Any]] = {"prompt": "a red ball", "width": 64, "height": 64, "num_inference_steps": 4}
@@ -36,7 +38,7 @@ def load(server: Server, scale: float) -> dict[str, Any]:
     with ThreadPoolExecutor(clients) as pool:
         answers = [pair for pairs in pool.map(client, range(clients)) for pair in pairs]
     wrong = sum(
-        answer.receipts[0]["done"]["seed"] != seed or _differs(server, answer, alone[seed])
+        answer.receipts[0]["done"]["seed"] != seed or differs(server, answer, alone[seed])
         for seed, answer in answers
         if answer.kind == "picture"
     )
@@ -61,22 +63,28 @@ def fairness(server: Server, scale: float) -> dict[str, Any]:
 
 
 def cancels(server: Server, scale: float) -> dict[str, Any]:
-    """100 callers who hang up at a random moment: the device is free again, and the next picture is right."""
-    alone, count, free_s = _alone(server), max(1, round(100 * scale)), []
+    """100 cancels and 100 disconnects at random moments: the device is free again, and the next picture is right."""
+    alone, count, free_s, steps = _alone(server), max(1, round(100 * scale)), [], []
     wrong = 0
-    for k in range(count):
-        joined = server.join("text_to_image", _long(k), session=f"gone{k}").json()
+    for k in range(2 * count):
+        session = f"gone{k}"
+        joined = server.join("text_to_image", _long(k), session=session).json()
         with server.http.stream("GET", f"/gradio_api/call/text_to_image/{joined['event_id']}") as stream:
-            pause = random.Random(k).uniform(0, 0.5)  # noqa: S311 # a moment, not a secret
-            time.sleep(pause)
+            time.sleep(random.Random(k).uniform(0.1, 0.6))  # noqa: S311 # a moment, not a secret
+            if k % 2:
+                asked = {"session_hash": session, "fn_index": 0, "event_id": joined["event_id"]}
+                server.http.post("/gradio_api/cancel", json=asked)
             stream.close()
+        before = server.metric("sd_demo_steps_total")
         free_s.append(_until_free(server))
+        steps.append(server.metric("sd_demo_steps_total") - before)
         if k % 10 == 0:
-            wrong += _differs(server, server.call(seed=1, **SMALL), alone[1])
+            wrong += differs(server, server.call(seed=1, **SMALL), alone[1])
     stuck = sum(seconds >= FREE_S for seconds in free_s)
     return {
-        "holds": not stuck and not wrong, "disconnects": count, "stuck": stuck, "wrong_pictures": wrong,
-        "slowest_free_s": round(max(free_s), 2),
+        "holds": not stuck and not wrong, "cancels": count, "disconnects": count, "stuck": stuck,
+        "wrong_pictures": wrong, "slowest_free_s": round(max(free_s), 2), "median_free_s": round(median(free_s), 2),
+        "median_steps_after": round(median(steps)), "most_steps_after": round(max(steps)),
     }  # fmt: skip
 
 
@@ -104,16 +112,20 @@ def memory(server: Server, scale: float) -> dict[str, Any]:
 
 
 def _alone(server: Server) -> dict[int, np.ndarray]:
-    return {seed: _pixels(server, server.call(seed=seed, **SMALL)) for seed in SEEDS}
+    return {seed: pixels(server, server.call(seed=seed, **SMALL)) for seed in SEEDS}
 
 
-def _pixels(server: Server, answer: Answer) -> np.ndarray:
+def pixels(server: Server, answer: Answer) -> np.ndarray:
+    """The first picture of an answer [H, W, 3], 0 to 255. Raises PlaygroundError where there is none."""
+    if answer.kind != "picture":
+        raise PlaygroundError(f"A picture was not made: {answer.text or answer.kind}")
     with Image.open(io.BytesIO(server.picture(answer.files[0]))) as image:
         return np.asarray(image.convert("RGB"), dtype=float)
 
 
-def _differs(server: Server, answer: Answer, before: np.ndarray) -> bool:
-    return answer.kind != "picture" or float(np.abs(_pixels(server, answer) - before).mean()) > SAME_MEAN
+def differs(server: Server, answer: Answer, before: np.ndarray) -> bool:
+    """Whether an answer is another picture than `before`, or none."""
+    return answer.kind != "picture" or float(np.abs(pixels(server, answer) - before).mean()) > SAME_MEAN
 
 
 def _job_s(answer: Answer) -> float:

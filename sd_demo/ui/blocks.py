@@ -33,6 +33,7 @@ from sd_demo.ui import (
 )
 from sd_demo.ui.header import Header
 from sd_demo.ui.run import Tab
+from sd_demo.ui.temporary_files import TemporaryFiles
 
 if TYPE_CHECKING:
     from sd_demo.engine import Engine
@@ -41,8 +42,6 @@ logger: Final = logging.getLogger(__name__)
 
 TITLES: Final = {"text_to_image": "Text to image", "image_to_image": "Image to image", "inpaint": "Inpaint"}
 BUILDERS: Final = {"text_to_image": text_to_image, "image_to_image": image_to_image, "inpaint": inpaint}
-CACHE_CHECK_S: Final = 600
-CACHE_AGE_S: Final = 6 * 3600
 MAX_FILE_SIZE: Final = {False: "30mb", True: "256mb"}  # True: where a person adds LoRA files of their own
 SPARE_THREADS: Final = 40
 
@@ -51,6 +50,7 @@ class Page(gr.Blocks):
     """Blocks that answer a request they cannot read with a sentence, and launch with this page's look and limits."""
 
     engine: Engine  # which the door asks for its health
+    temporary_files: TemporaryFiles | None = None  # which it asks for room
 
     async def preprocess_data(self, block_fn: Any, inputs: list[Any], *args: Any, **kwargs: Any) -> Any:
         """As Gradio's; a call with too few values gets the others' defaults, an unreadable one a sentence."""
@@ -71,7 +71,7 @@ class Page(gr.Blocks):
     def launch(self, **kwargs: Any) -> Any:  # type: ignore[override]
         """As Gradio's, with this page's look and limits as defaults."""
         own: dict[str, Any] = {
-            "_app": door.GuardedApp(self.engine),
+            "_app": door.GuardedApp(self.engine, self.temporary_files),
             "theme": theme.make(),
             "css_paths": [theme.STYLE],
             "head": theme.head(),
@@ -88,11 +88,12 @@ class Page(gr.Blocks):
         return super().launch(**(own | kwargs))
 
 
-def build(engine: Engine, *, examples_folder: Path = examples.FOLDER) -> Page:
-    """The whole page over a started or starting engine."""
-    cache_age = round(min(CACHE_AGE_S, engine.settings.picture_age_s or CACHE_AGE_S))
-    page = Page(title=header.TITLE, analytics_enabled=False, delete_cache=(CACHE_CHECK_S, cache_age))
-    page.engine = engine
+def build(
+    engine: Engine, *, examples_folder: Path = examples.FOLDER, temporary_files: TemporaryFiles | None = None
+) -> Page:
+    """The whole page over a started or starting engine; temporary_files is the folder that Gradio uses, if swept."""
+    page = Page(title=header.TITLE, analytics_enabled=False)
+    page.engine, page.temporary_files = engine, temporary_files
     with page:
         visitor_id = visitor.browser_state("visitor")
         top = header.build(engine)

@@ -14,13 +14,16 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
 from gradio.routes import App, ORJSONResponse
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from sd_demo.ui.door_rules import CLOSED, SAFE_METHODS, Hosts, body_limit, security_headers
+from sd_demo.ui.door_rules import CLOSED, SAFE_METHODS, UPLOADS, Hosts, body_limit, security_headers
+from sd_demo.ui.sessions import Sessions
 
 if TYPE_CHECKING:
     from sd_demo.engine import Engine
+    from sd_demo.ui.temporary_files import TemporaryFiles
 
 logger: Final = logging.getLogger(__name__)
 
@@ -33,13 +36,14 @@ UNREADABLE: Final = (KeyError, IndexError, TypeError, ValueError, AttributeError
 class GuardedApp(App):
     """Gradio's app with the door as its outermost layer, outside what Gradio itself says about origins."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, temporary_files: TemporaryFiles | None = None) -> None:
         super().__init__(default_response_class=ORJSONResponse)
-        self._engine = engine
+        self.state_holder = Sessions()
+        self._engine, self._temporary_files = engine, temporary_files
 
     def build_middleware_stack(self) -> ASGIApp:
         """As Starlette's, behind the door."""
-        return Door(super().build_middleware_stack(), self._engine)
+        return Door(super().build_middleware_stack(), self._engine, self._temporary_files)
 
 
 class Refused(Exception):
@@ -53,8 +57,8 @@ class Refused(Exception):
 class Door:
     """ASGI middleware around the whole app."""
 
-    def __init__(self, app: ASGIApp, engine: Engine) -> None:
-        self._app, self._engine = app, engine
+    def __init__(self, app: ASGIApp, engine: Engine, temporary_files: TemporaryFiles | None) -> None:
+        self._app, self._engine, self._temporary_files = app, engine, temporary_files
         self._hosts = Hosts.of(engine.settings)
         self._headers = security_headers(is_space=engine.settings.effective_profile == "space")
         self._failed_logins: OrderedDict[str, deque[float]] = OrderedDict()
@@ -71,6 +75,7 @@ class Door:
                 await self._answer_watcher(visit)
                 return
             self._check(scope)
+            await self._check_room(scope)
             scope = {**scope, "headers": [(k, v) for k, v in scope["headers"] if k != b"origin"]}
             await self._app(scope, visit.receive, visit.send)
             if not visit.has_answered:
@@ -108,6 +113,15 @@ class Door:
         length = headers.get("content-length", "0")
         if not length.isdigit() or int(length) > body_limit(path):
             raise Refused(413, f"The request is too large; {body_limit(path) >> 20} MiB is the most here.")
+
+    async def _check_room(self, scope: Scope) -> None:
+        """Raises Refused where the files that a request brings do not fit on the disk's share for them."""
+        if self._temporary_files is None or not scope["path"].startswith(UPLOADS):
+            return
+        announced = Headers(scope=scope).get("content-length")
+        coming = int(announced) if announced else body_limit(scope["path"])
+        if not await run_in_threadpool(self._temporary_files.has_room, coming):
+            raise Refused(507, "Too many files wait here already; try again in a minute.")
 
     async def _answer_watcher(self, visit: _Visit) -> None:
         path = visit.scope["path"]

@@ -17,9 +17,10 @@ from sd_demo.images import MAX_BYTES
 from sd_demo.settings import Settings
 
 MEBIBYTE: Final = 2**20
+UPLOADS: Final = "/gradio_api/upload"
 # By the beginning of the path: a form of training pictures, one picture or painted layer, and JSON.
 BODY_LIMITS: Final = (
-    ("/gradio_api/upload", 256 * MEBIBYTE),
+    (UPLOADS, 256 * MEBIBYTE),
     ("/gradio_api/component_server", MAX_BYTES + MEBIBYTE),
     ("", 2 * MEBIBYTE),
 )

@@ -23,7 +23,10 @@ def html(task: str, entry: ModelEntry, *, is_here: bool) -> str:
     if task != TextToImage.task:
         return f"<p>{escape(FIRST_STEP[task])}</p>"
     if not entry.is_embedded:
-        return f"<p><b>{escape(entry.title)}</b>: {escape(entry.summary)}</p><p>Licence: {escape(entry.licence)}</p>"
+        return (
+            f"<p><b>{escape(entry.title)}</b>: {escape(entry.summary)}</p>{_limits(entry)}"
+            f"<p>Licence: {escape(entry.licence)}</p>"
+        )
     words = vocabulary()
     known = "".join(
         f"<li><b>{escape(kind)}</b> {escape(', '.join(str(word).replace('_', ' ') for word in words[kind]))}</li>"
@@ -38,6 +41,10 @@ def html(task: str, entry: ModelEntry, *, is_here: bool) -> str:
 def _of_absent(entry: ModelEntry) -> str:
     return (
         f"<p><b>{escape(entry.title)}</b> is not on this machine yet: {escape(entry.summary)}</p>"
-        f"<p>Licence: {escape(entry.licence)}. A download of {entry.download_mib / 1024:.1f} GB:</p>"
+        f"{_limits(entry)}<p>Licence: {escape(entry.licence)}. A download of {entry.download_mib / 1024:.1f} GB:</p>"
         f"<p><code>python -m sd_demo download {escape(entry.name)}</code></p>"
     )
+
+
+def _limits(entry: ModelEntry) -> str:
+    return f"<p>{escape(entry.limits)}</p>" if entry.limits else ""

@@ -69,13 +69,20 @@ def choose_picture(page: Page, task: str, picture: Image.Image) -> None:
     """Give a picture to a tab's picture input, as a file."""
     file = io.BytesIO()
     picture.save(file, "PNG")
-    page.locator(f"#{task}-image input[type=file]").first.set_input_files(
-        {"name": "picture.png", "mimeType": "image/png", "buffer": file.getvalue()}
-    )
-    if task == "inpaint":  # its canvas is there before the picture is; what is painted then is lost
-        expect(page.locator(f"#{task}-image").get_by_text("Drop a picture")).to_be_hidden()
-    else:
-        expect(page.locator(f"#{task}-image img").first).to_be_visible()
+    chosen = {"name": "picture.png", "mimeType": "image/png", "buffer": file.getvalue()}
+    # The editor's canvas is there before the picture is; what is painted then is lost.
+    placeholder = page.locator(f"#{task}-image").get_by_text("Drop a picture") if task == "inpaint" else None
+    for attempt in range(4):
+        page.locator(f"#{task}-image input[type=file]").first.set_input_files(chosen)
+        try:
+            if placeholder is not None:
+                expect(placeholder).to_be_hidden(timeout=20_000)
+            else:
+                expect(page.locator(f"#{task}-image img").first).to_be_visible(timeout=20_000)
+            return
+        except AssertionError:  # on a busy machine a tab shows its input before it listens to it
+            if attempt == 3:
+                raise
 
 
 def generate_when_taken_in(page: Page) -> None:

@@ -1,0 +1,152 @@
+"""The model's own safety checker: what it flags is never saved or shown, and that is said."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from sd_demo import random_model, safety
+from sd_demo.engine import Engine
+from sd_demo.errors import ModelUnavailable, NonFiniteImage, PictureWithheld
+from sd_demo.events import Step
+from sd_demo.requests import parse_request
+from sd_demo.safety import read_safety_checker
+from sd_demo.settings import Settings
+
+WAIT_S = 120
+ALWAYS, NEVER = -2.0, 2.0  # thresholds of a cosine
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model that ships a tiny checker."""
+    folder = random_model.save("sd-1.5", tmp_path_factory.mktemp("safety") / "checked", "tiny")
+    random_model.save("safety-checker", folder / "safety_checker", "tiny")
+    (folder / "feature_extractor").mkdir()
+    settings = folder / "safety_checker" / "preprocessor_config.json"
+    shutil.move(settings, folder / "feature_extractor" / settings.name)
+    index = json.loads((folder / "model_index.json").read_text())
+    index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
+    index["feature_extractor"] = ["transformers", "CLIPImageProcessor"]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    return folder
+
+
+def with_threshold(model: Path, folder: Path, threshold: float | list[float]) -> Path:
+    """The model again, its checker flagging above this cosine."""
+    shutil.copytree(model, folder)
+    file = folder / "safety_checker" / "model.safetensors"
+    weights = load_file(file)
+    weights["concept_embeds_weights"] = torch.full((17,), threshold)
+    save_file(weights, file, {"format": "pt"})
+    return folder
+
+
+def engine_for(model: Path, outputs: Path, **settings: object) -> Engine:
+    engine = Engine(
+        Settings(
+            model=str(model), device="cpu", dtype="float32", attention="sdpa", output_dir=outputs, **settings  # type: ignore[arg-type]
+        )
+    )  # fmt: skip
+    engine.start()
+    return engine
+
+
+@pytest.fixture(scope="module")
+def strict(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """An engine whose checker flags everything."""
+    folder = tmp_path_factory.mktemp("strict")
+    engine = engine_for(with_threshold(model, folder / "model", ALWAYS), folder / "outputs")
+    yield engine
+    engine.close()
+
+
+def ask(count: int = 1) -> object:
+    values = {"prompt": "a", "num_inference_steps": 2, "seed": 1, "width": 64, "height": 64}
+    return parse_request("text_to_image", values | {"num_images_per_prompt": count})
+
+
+def test_a_flagged_picture_is_withheld_with_a_sentence(strict: Engine) -> None:
+    job = strict.submit(ask())
+    with pytest.raises(PictureWithheld, match=r"withheld the picture, .*; try another seed or other words\.$"):
+        job.result(WAIT_S)
+    assert list(strict.outputs.folder.rglob("*.png")) == [], "nothing of it is on the disk"
+
+
+def test_no_preview_shows_what_the_end_would_withhold(strict: Engine) -> None:
+    job = strict.submit(ask(), has_previews=True)
+    steps = [event for event in job.events() if isinstance(event, Step)]
+    assert steps
+    assert all(not step.previews for step in steps)
+
+
+def test_only_the_flagged_ones_of_several_are_withheld(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = engine_for(with_threshold(model, tmp_path / "model", NEVER), tmp_path / "outputs")
+    assert all(one.receipt.done.is_safety_checked for one in engine.submit(ask(3)).result(WAIT_S).images)
+    monkeypatch.setattr(safety.SafetyChecker, "flags", lambda self, images: [False, True, False])
+    images = engine.submit(ask(3)).result(WAIT_S).images
+    engine.close()
+    assert [one.receipt.done.index for one in images] == [0, 2]
+    assert [one.receipt.done.seed for one in images] == [1, 3]
+    assert all("withheld 1 of 3 pictures" in " ".join(one.receipt.notes) for one in images)
+
+
+def test_it_can_be_left_off(model: Path, tmp_path: Path) -> None:
+    folder = with_threshold(model, tmp_path / "model", ALWAYS)
+    engine = engine_for(folder, tmp_path / "outputs", safety_checker=False)
+    image = engine.submit(ask()).result(WAIT_S).images[0]
+    engine.close()
+    assert not image.receipt.done.is_safety_checked
+
+
+def test_it_flags_what_diffusers_flags(model: Path, tmp_path: Path) -> None:
+    chance = np.random.default_rng(0)
+    pictures = [Image.fromarray(chance.integers(0, 256, (64, 64, 3), dtype=np.uint8)) for _ in range(6)]
+    pictures += [Image.new("RGB", (64, 64), color) for color in ("black", "red", "white")]
+    checker = read_safety_checker(model, torch.float32, torch.device("cpu"))
+    assert checker is not None
+    features = checker._processor(pictures, return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        seen = checker.network.visual_projection(checker.network.vision_model(features)[1])
+        cosines = torch.nn.functional.cosine_similarity(seen[:, None], checker.network.concept_embeds[None], dim=-1)
+    folder = with_threshold(model, tmp_path / "model", float(cosines.max(dim=1).values.median()))
+    pipe = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    arrays = np.stack([np.asarray(picture, dtype=np.float32) / 255 for picture in pictures])
+    _, expected = pipe.run_safety_checker(arrays, torch.device("cpu"), torch.float32)
+    ours = read_safety_checker(folder, torch.float32, torch.device("cpu"))
+    assert ours is not None
+    assert ours.flags(pictures) == expected
+    assert 0 < sum(expected) < len(pictures), "so that both answers were seen"
+
+
+def test_a_checker_that_answers_nan_lets_nothing_through(model: Path) -> None:
+    checker = read_safety_checker(model, torch.float32, torch.device("cpu"))
+    assert checker is not None
+    with torch.no_grad():
+        checker.network.visual_projection.weight.fill_(float("nan"))
+    with pytest.raises(NonFiniteImage, match="--dtype float32"):
+        checker.flags([Image.new("RGB", (64, 64))])
+
+
+def test_a_promised_checker_that_is_not_there_is_refused(model: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(model, tmp_path / "model"))
+    (folder / "safety_checker" / "model.safetensors").unlink()
+    with pytest.raises(ModelUnavailable, match="--no-safety-checker"):
+        read_safety_checker(folder, torch.float32, torch.device("cpu"))
+
+
+def test_a_model_without_one_has_none(tmp_path: Path) -> None:
+    folder = random_model.save("sd-1.5", tmp_path / "plain", "tiny")
+    assert read_safety_checker(folder, torch.float32, torch.device("cpu")) is None
+    assert read_safety_checker(tmp_path / "file.safetensors", torch.float32, torch.device("cpu")) is None
