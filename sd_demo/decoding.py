@@ -12,6 +12,7 @@ from PIL import Image
 from sd_demo.denoising import Denoising
 from sd_demo.errors import NonFiniteImage
 
+TILE = 32  # latents of a side, where a picture is decoded in parts
 PREVIEW_SIDE = 32  # latents of a side; previews of larger pictures are decoded from averaged latents
 
 
@@ -28,8 +29,8 @@ def decode(denoising: Denoising) -> Decoded:
     """Decode the final latents one image at a time (so that memory does not grow with the batch).
 
     A half-precision VAE that answers NaN is run again in float32, as its activations may overflow
-    (https://huggingface.co/madebyollin/sdxl-vae-fp16-fix tells why). Raises NonFiniteImage where the
-    latents are not finite, or the float32 picture is not either.
+    (https://huggingface.co/madebyollin/sdxl-vae-fp16-fix tells why); one for which the device's memory is too small
+    in overlapping tiles. Raises NonFiniteImage where the latents are not finite, or the float32 picture is not either.
     """
     vae, retries, images = denoising.model.vae, [], []
     if not torch.isfinite(denoising.latents).all():
@@ -38,7 +39,11 @@ def decode(denoising: Denoising) -> Decoded:
         )
     scaled = denoising.latents / vae.config.scaling_factor
     for latents in scaled.split(1):
-        pixels = vae.decode(latents.to(vae.dtype), return_dict=False)[0]
+        try:
+            pixels = vae.decode(latents.to(vae.dtype), return_dict=False)[0]
+        except torch.OutOfMemoryError:
+            pixels = _decode_in_tiles(vae, latents)
+            retries.append("decoded in tiles, because the memory was too small for the whole")
         if not torch.isfinite(pixels).all() and vae.dtype != torch.float32:
             pixels = _decode_in_float32(vae, latents)
             retries.append("decoded again in float32, because the half-precision picture was not finite")
@@ -74,3 +79,17 @@ def _decode_in_float32(vae: Any, latents: torch.Tensor) -> torch.Tensor:
         return vae.decode(latents.float(), return_dict=False)[0]
     finally:
         vae.to(before)
+
+
+def _decode_in_tiles(vae: Any, latents: torch.Tensor) -> torch.Tensor:
+    """Decode overlapping parts and blend them, in a fraction of the memory; seams are faint but there."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    before = vae.tile_latent_min_size, vae.tile_sample_min_size
+    vae.tile_latent_min_size, vae.tile_sample_min_size = TILE, TILE * 2 ** (len(vae.config.block_out_channels) - 1)
+    vae.enable_tiling()
+    try:
+        return vae.decode(latents.to(vae.dtype), return_dict=False)[0]
+    finally:
+        vae.disable_tiling()
+        vae.tile_latent_min_size, vae.tile_sample_min_size = before

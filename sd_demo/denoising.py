@@ -53,6 +53,7 @@ class Denoising:
         self.pipe = model.pipeline(plan.task, self.scheduler)
         self.index = 0
         self.most_shared = 0
+        self.most_parts = 1  # in which a UNet call ran, where the memory was too small for the whole
         n = len(plan.seeds)
         has_guidance_input = model.unet.config.time_cond_proj_dim is not None
         self.has_two_rows = plan.guidance_scale > 1 and not has_guidance_input
@@ -192,6 +193,7 @@ class Denoising:
 def advance(denoisings: Sequence[Denoising]) -> list[Exception | None]:
     """Move all `denoisings`, which have one `key`, by one step in one UNet call.
 
+    Where the device's memory is too small for all rows at once, they run in parts, down to one row.
     Raises what the UNet raises, with nothing moved yet. What one request's own scheduler raises is returned
     in its place, so that the others have their step.
     """
@@ -199,19 +201,36 @@ def advance(denoisings: Sequence[Denoising]) -> list[Exception | None]:
     rows = [d.rows_in() for d in denoisings]
     timesteps = torch.cat([d.timesteps[d.index].float().expand(d.rows) for d in denoisings])
     conditions = [d.guidance_cond for d in denoisings if d.guidance_cond is not None]
-    predictions = unet(
-        torch.cat(rows),
-        timesteps.to(rows[0].device),
-        encoder_hidden_states=torch.cat([d.embeds for d in denoisings]),
-        timestep_cond=torch.cat(conditions) if conditions else None,
-        return_dict=False,
-    )[0]
+    embeds = torch.cat([d.embeds for d in denoisings])
+    condition = torch.cat(conditions) if conditions else None
+    parts = _predict(unet, torch.cat(rows), timesteps.to(rows[0].device), embeds, condition)
+    predictions = torch.cat(parts)
     failures: list[Exception | None] = []
     for denoising, prediction in zip(denoisings, predictions.split([d.rows for d in denoisings]), strict=True):
         denoising.most_shared = max(denoising.most_shared, len(denoisings) - 1)
+        denoising.most_parts = max(denoising.most_parts, len(parts))
         try:
             denoising.take(prediction)
             failures.append(None)
         except Exception as error:
             failures.append(error)
     return failures
+
+
+def _predict(
+    unet: Any, rows: torch.Tensor, timesteps: torch.Tensor, embeds: torch.Tensor, condition: torch.Tensor | None
+) -> list[torch.Tensor]:
+    """The UNet's answers for rows [B, 4 or 9, h, w], in as few parts as the memory allows."""
+    try:
+        return [unet(rows, timesteps, encoder_hidden_states=embeds, timestep_cond=condition, return_dict=False)[0]]
+    except torch.OutOfMemoryError:
+        if len(rows) == 1:
+            raise
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    half = len(rows) // 2
+    first, second = (
+        _predict(unet, rows[part], timesteps[part], embeds[part], None if condition is None else condition[part])
+        for part in (slice(half), slice(half, None))
+    )
+    return first + second

@@ -129,10 +129,8 @@ class Engine:
     def status(self) -> Status:
         """The state of model and queue at this moment."""
         model = self._manager.current
-        entry = model.entry if model else self.registry.get(self._default)
-        status = Status(
-            entry.name, entry.title, self._state, self._message, queued=len(self._queue), running=len(self._running)
-        )
+        entry, busy = model.entry if model else self.registry.get(self._default), len(self._running)
+        status = Status(entry.name, entry.title, self._state, self._message, queued=len(self._queue), running=busy)
         if model is None:
             return status
         place = model.placement
@@ -239,6 +237,7 @@ class Engine:
         try:
             model = self._model(name, on_load, job.request.loras)
             check_task(model.entry, job.request.task)  # of a single file only its weights tell
+            ranker = self._manager.ranker(model.entry) if job.request.keep_best else None
             job.tell(Encoding())
             start = time.perf_counter()
             plan = make_plan(job.request, model.entry)
@@ -249,7 +248,7 @@ class Engine:
                 key=tuple((worn.sha256, worn.choice.weight) for worn in model.loras),
             )  # fmt: skip
             denoising = Denoising(model, plan, canvas, embeds)
-            running = Running(job, denoising, embeds, encode_s=time.perf_counter() - start)
+            running = Running(job, denoising, embeds, ranker, encode_s=time.perf_counter() - start)
             self._charge(job, "encode", running.encode_s)
             with self._wake:
                 self._running.append(running)

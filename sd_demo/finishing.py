@@ -22,6 +22,7 @@ from sd_demo.job import Job
 from sd_demo.outputs import Outputs
 from sd_demo.pipeline_manager import LoadedModel
 from sd_demo.prompts import PromptEmbeds
+from sd_demo.ranking import Ranker
 from sd_demo.receipt import Done as ReceiptDone
 from sd_demo.receipt import Lora as ReceiptLora
 from sd_demo.receipt import Receipt
@@ -36,6 +37,7 @@ class Running:
     job: Job
     denoising: Denoising
     embeds: PromptEmbeds
+    ranker: Ranker | None
     encode_s: float
     denoise_s: float = 0.0
     decode_s: float = 0.0
@@ -61,22 +63,29 @@ def make_plan(request: AnyRequest, entry: ModelEntry) -> Plan:
 
 
 def finish(running: Running, outputs: Outputs) -> Done:
-    """Decode, check, save and receipt all pictures of a job whose denoising is finished.
+    """Decode, check, rank, save and receipt all pictures of a job whose denoising is finished.
 
     Raises PictureWithheld where the model's safety checker flags every one of them.
     """
     start = time.perf_counter()
     decoded = decode(running.denoising)
+    retries = [*_in_parts(running.denoising), *decoded.retries]
     flags = _flags(running, decoded.images)
+    chosen = _chosen(running, {k: image for k, image in enumerate(decoded.images) if not flags[k]})
     running.decode_s = time.perf_counter() - start
     results = []
-    for index, image in enumerate(decoded.images):
-        if flags[index]:
-            continue
-        receipt = make_receipt(running, index, image, decoded.retries, withheld=sum(flags))
+    for rank, (index, score) in enumerate(chosen.items(), start=1):
+        image = decoded.images[index]
+        receipt = make_receipt(running, index, image, retries, withheld=sum(flags), rank=rank, score=score)
         path = outputs.save(image, receipt, visitor=running.job.visitor) if running.job.is_kept else Path()
         results.append(ResultImage(path, image, receipt))
     return Done(tuple(results))
+
+
+def _in_parts(denoising: Denoising) -> list[str]:
+    if denoising.most_parts == 1:
+        return []
+    return [f"the UNet ran in {denoising.most_parts} parts, because the memory was too small for all rows at once"]
 
 
 def _flags(running: Running, images: Sequence[Image.Image]) -> list[bool]:
@@ -92,8 +101,29 @@ def _flags(running: Running, images: Sequence[Image.Image]) -> list[bool]:
     return flags
 
 
-def make_receipt(running: Running, index: int, image: Image.Image, retries: list[str], *, withheld: int = 0) -> Receipt:
-    """Asked and done, side by side, for image `index` of the job, `withheld` of whose pictures nobody will see."""
+def _chosen(running: Running, images: dict[int, Image.Image]) -> dict[int, float | None]:
+    """{number of the picture: its score} of those to keep, in the order in which they are shown."""
+    request = running.job.request
+    if running.ranker is None:
+        return dict.fromkeys(images)
+    scores = dict(zip(images, running.ranker.score(list(images.values()), request.prompt), strict=True))
+    return dict(sorted(scores.items(), key=lambda item: -item[1])[: request.keep_best])
+
+
+def make_receipt(
+    running: Running,
+    index: int,
+    image: Image.Image,
+    retries: list[str],
+    *,
+    withheld: int = 0,
+    rank: int = 1,
+    score: float | None = None,
+) -> Receipt:
+    """Asked and done, side by side, for image `index` of the job.
+
+    withheld: how many pictures of the job nobody will see; rank, score: its place among the others by CLIP.
+    """
     denoising, request = running.denoising, running.job.request
     model, plan = denoising.model, denoising.plan
     done = ReceiptDone(
@@ -122,12 +152,14 @@ def make_receipt(running: Running, index: int, image: Image.Image, retries: list
         ],
         unknown_words=_unknown_words(request.prompt, model) if model.entry.is_embedded else [],
         retries=retries,
+        clip=Path(running.ranker.source).name if running.ranker else None,
+        clip_score=None if score is None else round(score, 4),
         is_safety_checked=model.safety is not None,
         encode_s=round(running.encode_s, 4),
         denoise_s=round(running.denoise_s, 4),
         decode_s=round(running.decode_s, 4),
     )
-    return Receipt(task=request.task, asked=asked(request), done=done, notes=_notes(running, done, withheld))
+    return Receipt(task=request.task, asked=asked(request), done=done, notes=_notes(running, done, withheld, rank))
 
 
 def asked(request: AnyRequest) -> dict[str, Any]:
@@ -145,7 +177,7 @@ def _unknown_words(prompt: str, model: LoadedModel) -> list[str]:
     return [word for word in unknown_words(prompt) if word.lower() not in taught]
 
 
-def _notes(running: Running, done: ReceiptDone, withheld: int) -> list[str]:
+def _notes(running: Running, done: ReceiptDone, withheld: int, rank: int) -> list[str]:
     request, plan = running.job.request, running.denoising.plan
     notes = list(running.denoising.canvas.notes)
     if not request.prompt.strip():
@@ -161,7 +193,10 @@ def _notes(running: Running, done: ReceiptDone, withheld: int) -> list[str]:
         notes.append("Past the limit of the text encoder and not used: " + " ".join(done.dropped_words) + ".")
     if request.negative_prompt.strip() and not running.denoising.has_two_rows:
         notes.append("The negative prompt had no effect, because guidance_scale is 1.")
+    if done.clip_score is not None:
+        made = request.num_images_per_prompt - withheld
+        notes.append(f"Number {rank} of {made} pictures by CLIP score, {done.clip_score:.3f}.")
     if withheld:
-        count = running.job.request.num_images_per_prompt
+        count = request.num_images_per_prompt
         notes.append(f"The safety checker withheld {withheld} of {count} pictures; try another seed or other words.")
     return notes + done.retries

@@ -31,6 +31,7 @@ from sd_demo.lora import take_off
 from sd_demo.model_files import NETWORKS
 from sd_demo.placement import Placement, choose_device, choose_dtype, place
 from sd_demo.prompts import PromptEncoder
+from sd_demo.ranking import Ranker, clip_for, load_ranker
 from sd_demo.registry import ModelEntry, Registry, what_suits
 from sd_demo.requests import LoraChoice
 from sd_demo.safety import SafetyChecker, read_safety_checker
@@ -97,6 +98,7 @@ class PipelineManager:
     def __init__(self, settings: Settings, registry: Registry) -> None:
         self._settings, self._registry = settings, registry
         self._models: OrderedDict[str, LoadedModel] = OrderedDict()  # the one used last stands last
+        self._ranker: Ranker | None = None
 
     @property
     def current(self) -> LoadedModel | None:
@@ -149,6 +151,14 @@ class PipelineManager:
             log.info("%s: %s", name, self._models[name].placement.reason)
         self._models.move_to_end(name)
         return self._models[name]
+
+    def ranker(self, entry: ModelEntry) -> Ranker:
+        """The CLIP that ranks what the model of `entry` draws. Raises ModelUnavailable where it is not here."""
+        source = self._settings.clip or clip_for(entry)
+        if self._ranker is None or self._ranker.source != source:
+            self._ranker = None  # two need not be in memory
+            self._ranker = load_ranker(source)
+        return self._ranker
 
     def free(self) -> None:
         """Let go of all models in memory, and give their memory back to the device."""

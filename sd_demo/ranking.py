@@ -26,7 +26,10 @@ _ROWS: Final = 16
 class Ranker:
     """One CLIP in memory, in float32. Not made for several threads at once."""
 
-    def __init__(self, model: CLIPModel, processor: CLIPImageProcessorPil, tokenizer: CLIPTokenizer) -> None:
+    def __init__(
+        self, model: CLIPModel, processor: CLIPImageProcessorPil, tokenizer: CLIPTokenizer, source: str = ""
+    ) -> None:
+        self.source = source  # as load_ranker was told
         self._model, self._processor, self._tokenizer = model.eval(), processor, tokenizer
 
     def score(self, images: Sequence[Image.Image], prompt: str) -> list[float]:
@@ -90,4 +93,4 @@ def load_ranker(source: str | Path = PICTURE_BOOK_CLIP) -> Ranker:
             f"Ranking needs the CLIP {source}, which is not on this machine; get it with `hf download {source}`, "
             "or leave the pictures in the order of their seeds."
         ) from error
-    return Ranker(model, processor, tokenizer)
+    return Ranker(model, processor, tokenizer, str(source))

@@ -129,12 +129,28 @@ class Request(BaseModel):
     num_images_per_prompt: Annotated[int, Number] = Field(
         default=1, ge=1, le=16, description="Pictures to make; picture k has the seed plus k."
     )
+    keep_best: Annotated[int | None, Number] = Field(
+        default=None, ge=1, le=16, description="Keep only so many of the pictures: those that fit the prompt best, as "
+        "a CLIP sees it, the best first. Empty keeps all, in the order of their seeds.",
+    )  # fmt: skip
     model: Annotated[str | None, Field(max_length=300)] = Field(
         default=None, description="A model of the list, or the folder of one; empty means the one that is loaded."
     )
     loras: Annotated[tuple[LoraChoice, ...], BeforeValidator(_lora_list)] = Field(
         default=(), max_length=MAX_LORAS, description="Small trained additions to the model, each with its weight."
     )
+
+    @model_validator(mode="after")
+    def _keeps_what_there_is(self) -> Request:
+        if self.keep_best is not None and self.keep_best > self.num_images_per_prompt:
+            raise InvalidRequest(
+                f"keep_best is {self.keep_best} and num_images_per_prompt {self.num_images_per_prompt}; make more "
+                "pictures than you keep.",
+                "keep_best",
+            )
+        if self.keep_best is not None and not self.prompt.strip():
+            raise InvalidRequest("keep_best needs a prompt that the pictures are held against; write one.", "keep_best")
+        return self
 
     def seeds(self, first: int) -> list[int]:
         """One seed per image, counting up from `first` and wrapping at 2**32."""

@@ -62,6 +62,7 @@ def from_receipt(receipt: Receipt, *, registry: Registry, lora_dir: Path) -> Res
         "strength": done.strength,
         "seed": done.seed,
         "num_images_per_prompt": 1,
+        "keep_best": None,
     }
     if receipt.task == TextToImage.task:
         chosen |= {"width": done.width, "height": done.height}

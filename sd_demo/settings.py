@@ -67,6 +67,9 @@ class Settings(BaseModel):
     safety_checker: bool = Field(
         default=True, description="Withhold what a model's own safety checker takes for unsafe, where it ships one."
     )
+    clip: str | None = Field(
+        default=None, description="CLIP that keep_best ranks pictures with: a folder or a hub id; default: the model's."
+    )
     output_dir: Path = Field(default=Path("outputs"), description="Folder that pictures are saved in.")
     data_dir: Path = Field(
         default=_user_data_dir(), description="Folder of downloaded models and of licences that were accepted."

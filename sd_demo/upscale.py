@@ -21,7 +21,7 @@ from sd_demo.requests import MIN_SIDE, SEED_LIMIT, ImageToImage, Number, parse
 
 MAX_PIXELS: Final = 2048 * 2048
 OVERLAP: Final = 0.25  # of a tile's side
-NOT_TAKEN: Final = ("width", "height", "num_images_per_prompt")
+NOT_TAKEN: Final = ("width", "height", "num_images_per_prompt", "keep_best")
 
 
 class Upscale(ImageToImage):

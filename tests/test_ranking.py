@@ -14,10 +14,14 @@ from transformers import CLIPModel, CLIPProcessor
 from sd_demo.embedded import world
 from sd_demo.embedded.clip import build_clip, export_clip, mirrored, whiten_patches, with_one_thing_wrong
 from sd_demo.embedded.sampling import sample
-from sd_demo.errors import ModelUnavailable
+from sd_demo.engine import Engine
+from sd_demo.errors import InvalidRequest, ModelUnavailable
 from sd_demo.known_models import EMBEDDED, EMBEDDED_FOLDER
 from sd_demo.ranking import GENERAL_CLIP, PICTURE_BOOK_CLIP, Ranker, clip_for, load_ranker
 from sd_demo.registry import Registry
+from sd_demo.requests import AnyRequest, parse_request
+from sd_demo.restore import from_receipt
+from sd_demo.settings import Settings
 
 RNG = np.random.default_rng(40_000)
 SHOWN = [sample(RNG, held_out=k % 3 == 0) for k in range(40)]
@@ -102,3 +106,57 @@ def test_a_wrong_neighbour_is_wrong_in_one_thing() -> None:
         differs = [name for name in ("scene", "time", "things") if getattr(other, name) != getattr(picture, name)]
         assert len(differs) == 1
         assert mirrored(mirrored(picture)) == picture
+
+
+def ask(**values: object) -> AnyRequest:
+    small = {"prompt": "a red ball", "num_inference_steps": 2, "seed": 1, "width": 64, "height": 64}
+    return parse_request("text_to_image", small | {"num_images_per_prompt": 4} | values)
+
+
+def test_of_several_pictures_the_best_are_kept_the_best_first(folder: Path, ranker: Ranker, tmp_path: Path) -> None:
+    engine = Engine(Settings(device="cpu", dtype="float32", attention="sdpa", output_dir=tmp_path, clip=str(folder)))
+    engine.start()
+    made = engine.submit(ask()).result(120).images
+    before = len(list(tmp_path.rglob("*.png")))
+    kept = engine.submit(ask(keep_best=2)).result(120).images
+    saved = len(list(tmp_path.rglob("*.png"))) - before
+    engine.close()
+    scores = ranker.score([one.image for one in made], "a red ball")
+    best = sorted(range(4), key=lambda k: -scores[k])[:2]
+    assert [one.receipt.done.index for one in kept] == best
+    assert [one.receipt.done.seed for one in kept] == [1 + k for k in best]
+    assert [one.receipt.done.clip_score for one in kept] == pytest.approx([scores[k] for k in best], abs=1e-3)
+    assert all(
+        np.array_equal(np.asarray(one.image), np.asarray(made[k].image)) for one, k in zip(kept, best, strict=True)
+    )
+    assert saved == 2
+    assert f"Number 1 of 4 pictures by CLIP score, {kept[0].receipt.done.clip_score:.3f}." in kept[0].receipt.notes
+    assert made[0].receipt.done.clip_score is None
+    alone = from_receipt(kept[1].receipt, registry=engine.registry, lora_dir=tmp_path)
+    assert alone.values["num_images_per_prompt"] == 1
+    assert alone.values.get("keep_best") is None
+
+
+def test_a_clip_that_is_not_there_is_said_before_anything_runs(tmp_path: Path) -> None:
+    engine = Engine(Settings(device="cpu", output_dir=tmp_path, clip="nobody/none"))
+    engine.start()
+    with pytest.raises(ModelUnavailable, match="nobody/none, which is not on this machine"):
+        engine.submit(ask(keep_best=1)).result(120)
+    assert engine.submit(ask(num_images_per_prompt=1)).result(120).images
+    engine.close()
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"keep_best": 5}, "keep_best is 5 and num_images_per_prompt 4; make more pictures than you keep."),
+        ({"keep_best": 1, "prompt": "  "}, "keep_best needs a prompt that the pictures are held against; write one."),
+        ({"keep_best": 0}, "keep_best must be a whole number from 1 to 16."),
+        ({"keep_best": True}, "keep_best must be a whole number from 1 to 16."),
+    ],
+)
+def test_what_cannot_be_kept_is_said(values: dict[str, object], said: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        ask(**values)
+    assert str(caught.value) == said
+    assert caught.value.field == "keep_best"

@@ -195,7 +195,8 @@ def test_bounds_say_what_the_gate_does() -> None:
             values = [high, high + 1] if low is not None else ["x" * int(high), "x" * int(high + 1)]
             for value, is_good in zip(values, (True, False), strict=True):
                 whole = int(value) if low is not None else value
-                answer = answer_of(kind.task, {**needed(kind.task), name: whole})
+                many = {"prompt": "a", "num_images_per_prompt": 16}  # which keep_best needs
+                answer = answer_of(kind.task, {**needed(kind.task), **many, name: whole})
                 assert isinstance(answer, str) != is_good, (name, answer)
 
 

@@ -60,6 +60,7 @@ LOOKS: Final = {
     "width": Look("Width", "slider", step=8),
     "height": Look("Height", "slider", step=8),
     "num_images_per_prompt": Look("Images", "number", step=1),
+    "keep_best": Look("Keep best", "optional number", placeholder="all"),
     "seed": Look("Seed", "optional number", placeholder="random"),
     "scheduler": Look("Scheduler", "choice"),
     "loras": Look("LoRAs", "names"),
@@ -152,7 +153,7 @@ def _fits(task: str, name: str, held: Any) -> bool:
     if name == "strength":  # not among the fields of a request that needs no picture
         return isinstance(value, (int, float)) and 0 < value <= 1
     try:
-        parse_request(TextToImage.task, {name: value})
+        parse_request(TextToImage.task, {"prompt": "a", "num_images_per_prompt": 16, name: value})
     except PlaygroundError:
         return False
     return True

@@ -82,7 +82,7 @@ def _settings(engine: Engine, task: str, entry: ModelEntry) -> tuple[dict[str, C
     with gr.Accordion("More", open=False, elem_classes=["more"]):
         if is_sized_by_picture:
             made |= _pair(task, ("width", "height"), entry)
-        made |= controls.make_all(task, ["scheduler"], entry)
+        made |= _pair(task, ("scheduler", "keep_best"), entry)
         made |= lora_picker.build(engine, task)
     return made, random_seed, reuse_seed
 

@@ -1,0 +1,75 @@
+"""Memory that is too small for the whole: the UNet runs in parts, the picture is decoded in tiles, and that is said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sd_demo.engine import Engine
+from sd_demo.image_difference import psnr
+from sd_demo.requests import parse_request
+from sd_demo.settings import Settings
+
+
+def draw(engine: Engine) -> tuple[Image.Image, Any]:
+    values = {"prompt": "a red house", "num_inference_steps": 6, "seed": 3, "width": 320, "height": 320}
+    one = engine.submit(parse_request("text_to_image", values)).result(120).images[0]
+    return one.image, one.receipt
+
+
+def test_a_picture_too_large_for_the_memory_is_decoded_in_tiles(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(Settings(device="cpu", dtype="float32", attention="sdpa", output_dir=tmp_path))
+    engine.start()
+    whole, _ = draw(engine)
+    model = engine._manager.current
+    assert model is not None
+    vae, decode = model.vae, model.vae.decode
+
+    def small_memory(latents: torch.Tensor, **options: Any) -> Any:
+        if not vae.use_tiling:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return decode(latents, **options)
+
+    monkeypatch.setattr(vae, "decode", small_memory)
+    tiled, receipt = draw(engine)
+    monkeypatch.undo()
+    again, plain = draw(engine)
+    engine.close()
+    assert "decoded in tiles, because the memory was too small for the whole" in receipt.notes
+    assert psnr(tiled, whole) > 20, "the same picture, but for seams"
+    assert tiled.size == whole.size
+    assert plain.done.retries == []
+    assert np.array_equal(np.asarray(again), np.asarray(whole)), "the next one is whole again"
+
+
+def test_rows_that_do_not_fit_together_run_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine(Settings(device="cpu", dtype="float32", attention="sdpa", output_dir=tmp_path))
+    engine.start()
+    values = {"prompt": "a red house", "num_inference_steps": 3, "seed": 3, "width": 64, "height": 64}
+    request = parse_request("text_to_image", values | {"num_images_per_prompt": 3})
+    whole = engine.submit(request).result(120).images
+    model = engine._manager.current
+    assert model is not None
+    forward = model.unet.forward
+
+    def small_memory(rows: torch.Tensor, *arguments: Any, **options: Any) -> Any:
+        if len(rows) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return forward(rows, *arguments, **options)
+
+    monkeypatch.setattr(model.unet, "forward", small_memory)
+    parted = engine.submit(request).result(120).images
+    engine.close()
+    for one, other in zip(parted, whole, strict=True):
+        assert psnr(one.image, other.image) > 50, "the same picture"
+        assert one.receipt.done.retries == [
+            "the UNet ran in 4 parts, because the memory was too small for all rows at once"
+        ]
+        assert other.receipt.done.retries == []
