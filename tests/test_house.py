@@ -44,6 +44,7 @@ FLOORS = {
         "contact_sheet",
         "compare",
         "upscale",
+        "styles",
         "training_request",
         "training_pictures",
         "training_events",

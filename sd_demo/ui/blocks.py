@@ -25,6 +25,7 @@ from sd_demo.ui import (
     model_choice,
     passing_on,
     run,
+    style_picker,
     text_to_image,
     theme,
     upscale,
@@ -119,6 +120,7 @@ def build(
             ran = _listen(engine, tab, top, visitor_id)
             live_lines.listen(engine, tab, top.model, ran)
             memory.listen(engine, page, tab, visitor_id)
+            style_picker.listen(engine, tab, top)
             passing_on.listen(engine, tab)
         places: dict[str, tuple[Any, Any]] = {upscale.NAME: (upscaling.image, upscaling.controls["prompt"])}
         for task in (ImageToImage.task, Inpaint.task):

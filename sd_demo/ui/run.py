@@ -52,6 +52,7 @@ class Tab:
     settings: gr.BrowserState  # {field: value}
     last: gr.BrowserState  # file names of the last run's pictures
     job: gr.State
+    style: gr.Dropdown
     picture_inputs: tuple[Component, ...] = ()
     read_pictures: ReadPictures = dict
 

@@ -9,7 +9,7 @@ import gradio as gr
 from gradio.components import Component
 
 from sd_demo.requests import TextToImage
-from sd_demo.ui import controls, copy_as_code, introduction, lora_picker, results, visitor
+from sd_demo.ui import controls, copy_as_code, introduction, lora_picker, results, style_picker, visitor
 from sd_demo.ui.run import CANCEL, GENERATE, ReadPictures, Tab
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def build(engine: Engine, task: str, build_inputs: BuildInputs | None = None) ->
             shown = results.build(task, introduction.html(task, entry, is_here=is_here))
             copy_as_code.build(engine, task, shown)
         with gr.Column(elem_classes=["area-settings"]):
-            settings, random_seed, reuse_seed = _settings(engine, task, entry)
+            settings, style, random_seed, reuse_seed = _settings(engine, task, entry)
             made |= settings
     return Tab(
         task=task,
@@ -60,13 +60,16 @@ def build(engine: Engine, task: str, build_inputs: BuildInputs | None = None) ->
         settings=visitor.browser_state(f"settings-{task}"),
         last=visitor.browser_state(f"last-{task}"),
         job=gr.State(None),
+        style=style,
         picture_inputs=picture_inputs,
         read_pictures=read_pictures,
     )
 
 
-def _settings(engine: Engine, task: str, entry: ModelEntry) -> tuple[dict[str, Component], gr.Button, gr.Button]:
-    """The controls below Generate, and the two buttons beside the seed."""
+def _settings(
+    engine: Engine, task: str, entry: ModelEntry
+) -> tuple[dict[str, Component], gr.Dropdown, gr.Button, gr.Button]:
+    """The controls below Generate, the styles, and the two buttons beside the seed."""
     made: dict[str, Component] = {}
     is_sized_by_picture = task != TextToImage.task
     if "strength" in controls.names_of(task):
@@ -82,9 +85,10 @@ def _settings(engine: Engine, task: str, entry: ModelEntry) -> tuple[dict[str, C
     with gr.Accordion("More", open=False, elem_classes=["more"]):
         if is_sized_by_picture:
             made |= _pair(task, ("width", "height"), entry)
+        style = style_picker.build(engine, task)
         made |= _pair(task, ("scheduler", "keep_best"), entry)
         made |= lora_picker.build(engine, task)
-    return made, random_seed, reuse_seed
+    return made, style, random_seed, reuse_seed
 
 
 def _pair(task: str, names: tuple[str, str], entry: ModelEntry) -> dict[str, Component]:

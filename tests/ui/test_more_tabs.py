@@ -235,3 +235,18 @@ def test_the_api_makes_larger(served: Served) -> None:
         assert call(**bad).error
         assert "went wrong" not in call(**bad).error
     api.close()
+
+
+def test_a_style_comes_into_the_prompt_and_is_replaced(fresh_page: Page) -> None:
+    page = fresh_page
+    write_prompt(page, TASK, "a red house")
+    page.locator(".text_to_image .more > button").first.click()
+    prompt = page.locator(f"#{TASK}-prompt textarea")
+    for name, expected in (
+        ("Pixel art", "a red house, as pixel art"),
+        ("Pencil drawing", "a red house, as a pencil drawing"),
+        ("None", "a red house"),
+    ):
+        page.locator(f"#{TASK}-style input").click()
+        page.get_by_role("option", name=name, exact=True).click()
+        expect(prompt).to_have_value(expected)
