@@ -23,6 +23,7 @@ from sd_demo.receipt import Done, Receipt
 from sd_demo.registry import EMBEDDED, ModelEntry, Registry
 from sd_demo.requests import PICTURE_FIELDS, AnyRequest, ImageToImage, Inpaint
 from sd_demo.settings import Settings
+from sd_demo.turns import Turns
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,7 @@ class FakeEngine:
         self.outputs = outputs
         self.step_s = step_s
         self.metrics = Metrics()
+        self.device_turns = Turns()
         self.jobs: list[Job] = []
         self._queue: queue.Queue[Job | None] = queue.Queue()
         self._worker = threading.Thread(target=self._work, daemon=True)

@@ -28,6 +28,7 @@ from sd_demo.ui import (
     style_picker,
     text_to_image,
     theme,
+    train,
     upscale,
     upscale_api,
     visitor,
@@ -109,6 +110,9 @@ def build(
                 upscaling = upscale.build(engine)
             with gr.Tab(compare.TITLE, id=compare.NAME):
                 comparing = compare.build(engine)
+            if engine.settings.limits.takes_paths:  # strangers neither occupy a machine for minutes nor add files to it
+                with gr.Tab(train.TITLE, id=train.NAME) as training_place:
+                    train.build(training_place, engine, top)
             with gr.Tab(learn.TITLE, id=learn.NAME) as lessons:
                 learn.build(engine, lessons)
             with gr.Tab(history.TITLE, id=history.NAME) as history_place:

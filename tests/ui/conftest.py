@@ -43,7 +43,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     from sd_demo.ui import blocks  # gradio is slow to import: only for tests that need it
 
     folder = tmp_path_factory.mktemp("outputs")
-    settings = Settings(lora_dir=tmp_path_factory.mktemp("loras"))
+    settings = Settings(lora_dir=tmp_path_factory.mktemp("loras"), data_dir=tmp_path_factory.mktemp("data"))
     engine = FakeEngine(Outputs(folder), step_s=0.01, settings=settings)
     engine.start()
     page = blocks.build(engine, examples_folder=make_examples(tmp_path_factory.mktemp("examples")))  # type: ignore[arg-type]
