@@ -79,7 +79,8 @@ def every_tab(page: Page, folder: Path, look: str) -> None:
     draw(page)
     page.screenshot(path=folder / f"{look}-1-drawn.png")
     page.screenshot(path=folder / f"{look}-1-whole.png", full_page=True)
-    for number, title in enumerate(("Image to image", "Inpaint", "Upscale", "Compare", "LoRA", "Learn", "History"), start=2):
+    titles = ("Image to image", "Inpaint", "Upscale", "Compare", "LoRA", "Learn", "History")
+    for number, title in enumerate(titles, start=2):
         page.get_by_role("tab", name=title, exact=True).click()
         page.wait_for_timeout(700)  # for what the tab fetches; nothing tells its end
         page.screenshot(path=folder / f"{look}-{number}-{title.replace(' ', '-').lower()}.png", full_page=True)
