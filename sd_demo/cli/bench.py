@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,13 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--repeats", type=int, default=3, help="times that each way is measured [%(default)s]")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="also add it to a page such as BENCHMARKS.md")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as scratch:
         report = _measure(options, Path(scratch))
+    if options.write:
+        with options.write.open("a", encoding="utf-8") as page:
+            page.write(_section(report, options))
     print(json.dumps(report, indent=2) if options.json else _in_words(report))
     return 0
 
@@ -55,3 +60,29 @@ def _in_words(report: dict[str, Any]) -> str:
     lines += [f"{way.upper()}: {seconds} s an image" for way, seconds in report["s_per_image"].items()]
     lines += [f"{name}: {value}" for name, value in report["ratios"].items()]
     return "\n".join(lines)
+
+
+def _section(report: dict[str, Any], options: Any) -> str:
+    """The report as a section of a Markdown page: when, on what, with which command, and the figures."""
+    seconds, ratios, error = report["s_per_image"], report["ratios"], report["error"]
+    command = f"python -m sd_demo bench --model {options.model} --size {report['size']} --steps {report['steps']}"
+    versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
+    rows = [
+        ("A, plain diffusers", f"{seconds['a']} s an image, {error['a']} dB from an exact run"),
+        ("B, diffusers as its documentation tunes it", f"{seconds['b']} s an image"),
+        ("C, ours", f"{seconds['c']} s an image, {error['c']} dB from an exact run"),
+        ("C over A, C over B", f"{ratios['c_over_a']}, {ratios['c_over_b']}"),
+        ("eight requests together over A one after another", str(ratios["eight_over_a"])),
+        *(
+            (f"{count} at once", f"{one['images_per_s']} images a second, p50 {one['p50_s']} s, p95 {one['p95_s']} s")
+            for count, one in report["together"].items()
+        ),
+        ("peak memory", f"{report['peak_mib']} MiB"),
+        ("start-up and first image", f"{report['start_up_and_first_image_s']} s"),
+        ("stages", ", ".join(f"{name.removesuffix('_s')} {value} s" for name, value in report["stages_s"].items())),
+    ]
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows)
+    today = datetime.now(UTC).date().isoformat()
+    where = f"{report['device']}, {report['dtype']}, {report['attention']}; {versions}"
+    title = f"{today}: {report['model']}, {report['size']}x{report['size']}"
+    return f"\n## {title}\n\n`{command}`, {where}\n\n| | |\n|---|---|\n{table}\n"

@@ -198,6 +198,7 @@ def export_clip(clip: CLIPModel, tokenizer: CLIPTokenizer, folder: Path = CLIP_F
     settings = json.loads(config.read_text(encoding="utf-8"))
     for part in (settings, settings["text_config"], settings["vision_config"]):
         part["dtype"] = "float32"  # float16 is how it is stored; a CPU computes in float32
+        part.pop("_name_or_path", None)  # a folder of the machine that it was trained on
     config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     even = [0.5, 0.5, 0.5]
     # resample 4 is BOX: the same averaging that the pictures had in training.
