@@ -28,10 +28,10 @@ class Compared:
 
 
 def run_comparison(
-    engine: Engine, comparison: Comparison, *, visitor: str = "local", jobs: Jobs | None = None
+    engine: Engine, comparison: Comparison, *, visitor: str = "local", origin: str = "", jobs: Jobs | None = None
 ) -> Generator[Progress | Compared]:
     """Run all cells and yield their progress, then the end; see run_together for cancelling and errors."""
-    images = yield from run_together(engine, comparison.requests, visitor=visitor, jobs=jobs)
+    images = yield from run_together(engine, comparison.requests, visitor=visitor, origin=origin, jobs=jobs)
     sheet = contact_sheet(
         [one.image for one in images],
         columns=comparison.columns,

@@ -13,15 +13,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from PIL import Image
-
 from sd_demo.canvas import plan as plan_canvas
-from sd_demo.decoding import preview
 from sd_demo.denoising import Denoising, advance
 from sd_demo.errors import DeviceFailure, ModelUnavailable, PlaygroundError, QueueFull
 from sd_demo.events import Cancelled, Decoding, Encoding, Failed, Loading, Queued, Step
 from sd_demo.fair_queue import FairQueue
-from sd_demo.finishing import Running, finish, make_plan
+from sd_demo.finishing import Running, finish, make_plan, previews
 from sd_demo.gate import Gate
 from sd_demo.health import Health, Status, as_expected, device_bytes, is_fatal
 from sd_demo.job import Job
@@ -38,8 +35,6 @@ from sd_demo.speed import Estimate, Speed
 from sd_demo.turns import Turns
 
 log = logging.getLogger(__name__)
-
-PREVIEW_SHARE = 0.1  # previews may take this share of a job's time
 
 
 class Engine:
@@ -90,14 +85,17 @@ class Engine:
             self._worker.join(2.0)
 
     def submit(
-        self, request: AnyRequest, *, visitor: str = "local", has_previews: bool = False, is_kept: bool = True
-    ) -> Job:
+        self, request: AnyRequest, *, visitor: str = "local", origin: str = "", has_previews: bool = False,
+        is_kept: bool = True,
+    ) -> Job:  # fmt: skip
         """Queue a request and return its job at once. is_kept: False saves no file of its pictures.
+
+        origin: the network address that it came from, "" where it is not known.
 
         Raises ModelUnavailable for a model that is not known, InvalidRequest for a LoRA that is not there or for more
         than a visitor may ask here, QueueFull where too much waits already, DeviceFailure where the device is lost.
         """
-        job = Job(request, visitor=visitor, has_previews=has_previews, is_kept=is_kept)
+        job = Job(request, visitor=visitor, origin=origin, has_previews=has_previews, is_kept=is_kept)
         try:
             entry = self.registry.get(request.model or self._default)
             check_task(entry, request.task)
@@ -117,8 +115,7 @@ class Engine:
             if self._is_closing:
                 raise QueueFull("The program is shutting down; try again in a minute.", 60.0)
             jobs = [*self._queue.in_order(), *(running.job for running in self._running)]
-            theirs = sum(other.visitor == job.visitor and not other.is_cancelled for other in jobs)
-            self._gate.check_visitor(job.visitor, theirs, self._speed.wait_s(1))
+            self._gate.check_visitor(job, jobs, self._speed.wait_s(1))
             if len(self._queue) >= self.settings.max_queue:
                 wait = self._speed.wait_s(len(self._queue))
                 raise QueueFull(f"The queue is full; try again in about {wait:.0f} s.", wait)
@@ -209,8 +206,10 @@ class Engine:
             dropped = self._queue.drop_cancelled()
             stopped = [r for r in self._running if r.job.is_cancelled]
             self._running = [r for r in self._running if not r.job.is_cancelled]
-        for job in (*dropped, *(r.job for r in stopped)):
+        for job in dropped:
             self._end_cancelled(job)
+        for running in stopped:
+            self._end_cancelled(running.job, running.denoising.index)
 
     def _admit(self) -> None:
         """Take waiting jobs while there is room; one of another model or LoRAs waits until the running ones end."""
@@ -264,6 +263,9 @@ class Engine:
         return list(groups.values())
 
     def _advance(self, group: list[Running]) -> None:
+        group = [r for r in group if not r.job.is_cancelled]  # also while another group had its step
+        if not group:
+            return
         start = time.perf_counter()
         try:
             failures = advance([r.denoising for r in group])
@@ -281,7 +283,7 @@ class Engine:
         self.metrics.add_step(len(group), elapsed)
         rows = sum(running.denoising.rows for running in group)
         for running, failure in zip(group, failures, strict=True):
-            self._gate.charge(running.job.visitor, elapsed * running.denoising.rows / rows)
+            self._gate.charge(running.job, elapsed * running.denoising.rows / rows)
             if failure is not None:
                 self._remove([running])
                 self._fail([running.job], failure)
@@ -290,26 +292,18 @@ class Engine:
             self._tell_step(running)
 
     def _tell_step(self, running: Running) -> None:
-        denoising = running.denoising
+        denoising, before_s = running.denoising, running.preview_s
         left = (denoising.total - denoising.index) * running.denoise_s / max(1, denoising.index)
-        is_due = running.job.has_previews and not denoising.is_finished and denoising.model.safety is None
-        pictures: tuple[Image.Image, ...] = ()
-        if is_due and running.preview_s <= PREVIEW_SHARE * running.denoise_s:
-            start = time.perf_counter()
-            try:
-                pictures = preview(denoising)
-            except Exception as error:  # the picture itself may still come out well
-                log.warning("request %s has no preview (%s)", running.job.id, type(error).__name__)
-                running.job.has_previews = False
-            running.preview_s += time.perf_counter() - start
-            self._charge(running.job, "preview", time.perf_counter() - start)
+        pictures = previews(running)
+        if running.preview_s > before_s:
+            self._charge(running.job, "preview", running.preview_s - before_s)
         running.job.tell(Step(denoising.index, denoising.total, left, pictures))
 
     def _finish(self) -> None:
         for running in [r for r in self._running if r.denoising.is_finished]:
             self._remove([running])
             if running.job.is_cancelled:  # a cancelled job is never decoded
-                self._end_cancelled(running.job)
+                self._end_cancelled(running.job, running.denoising.index)
                 continue
             running.job.tell(Decoding())
             try:
@@ -333,10 +327,11 @@ class Engine:
 
     def _charge(self, job: Job, stage: str, seconds: float) -> None:
         self.metrics.add("stage_seconds_total", seconds, stage=stage)
-        self._gate.charge(job.visitor, seconds)
+        self._gate.charge(job, seconds)
 
-    def _end_cancelled(self, job: Job) -> None:
+    def _end_cancelled(self, job: Job, steps: int = 0) -> None:
         self.metrics.add("jobs_total", outcome="cancelled")
+        self.metrics.add("steps_after_cancel_total", max(0, steps - (job.steps_when_cancelled or 0)))
         job.tell(Cancelled())
 
     def _fail(self, jobs: list[Job], error: Exception) -> None:

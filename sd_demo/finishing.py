@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import diffusers
 import torch
 from PIL import Image
 
-from sd_demo.decoding import decode
+from sd_demo.decoding import decode, preview
 from sd_demo.denoising import Denoising, Plan
 from sd_demo.embedded.vocabulary import unknown_words
 from sd_demo.errors import PictureWithheld
@@ -28,6 +29,10 @@ from sd_demo.receipt import Lora as ReceiptLora
 from sd_demo.receipt import Receipt
 from sd_demo.registry import ModelEntry
 from sd_demo.requests import SEED_LIMIT, AnyRequest
+
+log = logging.getLogger(__name__)
+
+PREVIEW_SHARE: Final = 0.1  # previews may take this share of a job's time
 
 
 @dataclass(eq=False)
@@ -60,6 +65,26 @@ def make_plan(request: AnyRequest, entry: ModelEntry) -> Plan:
         scheduler=request.scheduler or entry.scheduler,
         strength=getattr(request, "strength", None),
     )
+
+
+def previews(running: Running) -> tuple[Image.Image, ...]:
+    """A look at each picture of an unfinished job, where its visitor wants one and it has time for that; else none.
+
+    None of a model with a safety checker, which looks at finished pictures only.
+    """
+    denoising = running.denoising
+    is_wanted = running.job.has_previews and not denoising.is_finished and denoising.model.safety is None
+    if not is_wanted or running.preview_s > PREVIEW_SHARE * running.denoise_s:
+        return ()
+    start = time.perf_counter()
+    try:
+        return preview(denoising)
+    except Exception as error:  # the picture itself may still come out well
+        log.warning("request %s has no preview (%s)", running.job.id, type(error).__name__)
+        running.job.has_previews = False
+        return ()
+    finally:
+        running.preview_s += time.perf_counter() - start
 
 
 def finish(running: Running, outputs: Outputs) -> Done:

@@ -9,17 +9,21 @@ import math
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final
 
 from sd_demo.errors import InvalidRequest, QueueFull
 from sd_demo.limits import Limits
 from sd_demo.registry import ModelEntry
 from sd_demo.requests import PICTURE_FIELDS, AnyRequest
 
+if TYPE_CHECKING:
+    from sd_demo.job import Job
+
 HOUR_S: Final = 3600.0
 SLICE_S: Final = 60.0  # use is kept by the minute, so that a visitor costs at most 61 numbers
-MAX_VISITORS: Final = 10_000  # remembered at once; the one seen longest ago is forgotten first
+MAX_VISITORS: Final = 10_000  # and addresses, remembered at once; what was seen longest ago is forgotten first
+_ADDRESS: Final = "address "  # no visitor's name has a space
 
 
 class Gate:
@@ -52,34 +56,53 @@ class Gate:
                     name,
                 )
 
-    def check_visitor(self, visitor: str, jobs: int, wait_s: float) -> None:
-        """Raises QueueFull where `visitor`, with `jobs` waiting or running, has had a fair share for now.
+    def check_visitor(self, job: Job, others: Sequence[Job], wait_s: float) -> None:
+        """Raises QueueFull where the visitor of `job`, or its address, has had a fair share for now.
 
-        `wait_s`: seconds until one of those jobs is likely to have ended.
+        others: all jobs that wait or run; wait_s: seconds until one of them is likely to have ended.
         """
-        if self.limits.max_visitor_jobs and jobs >= self.limits.max_visitor_jobs:
+        limits = self.limits
+        theirs = sum(other.visitor == job.visitor and not other.is_cancelled for other in others)
+        if limits.max_visitor_jobs and theirs >= limits.max_visitor_jobs:
             raise QueueFull(
-                f"You have {jobs} jobs here already, and {self.limits.max_visitor_jobs} at once is the most; "
+                f"You have {theirs} jobs here already, and {limits.max_visitor_jobs} at once is the most; "
                 f"try again in about {math.ceil(wait_s)} s.",
                 wait_s,
             )
-        after = self._free_after_s(visitor)
+        most = limits.max_visitor_jobs * limits.max_visitors_per_address
+        near = sum(other.origin == job.origin and not other.is_cancelled for other in others)
+        if job.origin and most and near >= most:
+            raise QueueFull(
+                f"{near} jobs of your network address are here already, and {most} at once is the most; "
+                f"try again in about {math.ceil(wait_s)} s.",
+                wait_s,
+            )
+        after = self._free_after_s(job.visitor, limits.max_device_seconds)
         if after > 0:
             raise QueueFull(
-                f"You have used the {self.limits.max_device_seconds} s of the device that a visitor has in an hour; "
+                f"You have used the {limits.max_device_seconds} s of the device that a visitor has in an hour; "
                 f"try again in about {math.ceil(after)} s.",
                 after,
             )
+        most = limits.max_device_seconds * limits.max_visitors_per_address
+        after = self._free_after_s(_ADDRESS + job.origin, most) if job.origin else 0.0
+        if after > 0:
+            raise QueueFull(
+                f"Your network address has used the {most} s of the device that all visitors from one address have "
+                f"in an hour; try again in about {math.ceil(after)} s.",
+                after,
+            )
 
-    def charge(self, visitor: str, seconds: float) -> None:
-        """Count `seconds` of the device as used by `visitor`."""
+    def charge(self, job: Job, seconds: float) -> None:
+        """Count `seconds` of the device as used by the visitor of `job`, and by its address where that is known."""
         if not self.limits.max_device_seconds:
             return
         with self._lock:
-            used = self._used.setdefault(visitor, {})
-            self._used.move_to_end(visitor)
-            now = int(self._clock() // SLICE_S)
-            used[now] = used.get(now, 0.0) + seconds
+            for name in (job.visitor, _ADDRESS + job.origin) if job.origin else (job.visitor,):
+                used = self._used.setdefault(name, {})
+                self._used.move_to_end(name)
+                now = int(self._clock() // SLICE_S)
+                used[now] = used.get(now, 0.0) + seconds
             while len(self._used) > MAX_VISITORS:
                 self._used.popitem(last=False)
 
@@ -88,9 +111,8 @@ class Gate:
         with self._lock:
             return sum(self._recent(visitor).values())
 
-    def _free_after_s(self, visitor: str) -> float:
-        """Seconds until enough of the last hour's use is over; 0 where something is left now."""
-        most = self.limits.max_device_seconds
+    def _free_after_s(self, visitor: str, most: float) -> float:
+        """Seconds until enough of the last hour's use is over; 0 where something of `most` is left now."""
         with self._lock:
             recent = self._recent(visitor)
             left = sum(recent.values())

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from sd_demo.errors import JobCancelled, PlaygroundError
-from sd_demo.events import Cancelled, Done, Event, Failed
+from sd_demo.events import Cancelled, Done, Event, Failed, Step
 from sd_demo.logs import FIELDS
 from sd_demo.requests import AnyRequest
 
@@ -20,16 +20,20 @@ log = logging.getLogger(__name__)
 class Job:
     """Made by `Engine.submit`. Any number of threads may read its events; each sees all of them in order."""
 
-    def __init__(self, request: AnyRequest, *, visitor: str, has_previews: bool, is_kept: bool = True) -> None:
+    def __init__(
+        self, request: AnyRequest, *, visitor: str, origin: str = "", has_previews: bool, is_kept: bool = True
+    ) -> None:
         self.id = secrets.token_hex(4)
         self.request = request
         self.visitor = visitor
+        self.origin = origin
         self.has_previews = has_previews
         self.is_kept = is_kept
         self.submitted_at = time.monotonic()
         self._events: list[Event] = []
         self._changed = threading.Condition()
         self._cancel = threading.Event()
+        self.steps_when_cancelled: int | None = None
 
     def events(self) -> Iterator[Event]:
         """Every event from the first on, waiting for the next; ends after Done, Failed or Cancelled."""
@@ -44,7 +48,10 @@ class Job:
                 return
 
     def cancel(self) -> None:
-        """Ask for the job to stop; it does within one denoising step. Harmless after its end."""
+        """Ask for the job to stop: at most the step in progress is finished. Harmless after its end."""
+        with self._changed:
+            if self.steps_when_cancelled is None:
+                self.steps_when_cancelled = next((e.index for e in reversed(self._events) if isinstance(e, Step)), 0)
         self._cancel.set()
 
     @property

@@ -27,6 +27,11 @@ class Limits(BaseModel):
     max_device_seconds: int = Field(
         default=0, ge=0, description="Seconds of the device that one visitor may use in an hour; 0: any."
     )
+    max_visitors_per_address: int = Field(
+        default=0, ge=0,
+        description="Visitors whose jobs and seconds all callers of one network address share, so that a script "
+        "which calls itself a new visitor each time gains little; 0: any.",
+    )  # fmt: skip
     max_side: int = Field(default=MAX_SIDE, ge=64, le=MAX_SIDE, description="Longest side of a picture in pixels.")
     max_steps: int = Field(
         default=_most("num_inference_steps"), ge=1, le=_most("num_inference_steps"), description="Steps of a request."
@@ -47,12 +52,12 @@ class Limits(BaseModel):
 PROFILES: Final[dict[ProfileName, Limits]] = {
     "local": Limits(),
     "shared": Limits(
-        max_visitor_jobs=8, max_device_seconds=1800, max_side=768, max_steps=100, max_images=8,
-        max_prompt_characters=2000, takes_paths=False,
+        max_visitor_jobs=8, max_device_seconds=1800, max_visitors_per_address=4, max_side=768, max_steps=100,
+        max_images=8, max_prompt_characters=2000, takes_paths=False,
     ),
     "space": Limits(
-        max_visitor_jobs=4, max_device_seconds=600, max_side=768, max_steps=60, max_images=4,
-        max_prompt_characters=1000, takes_paths=False,
+        max_visitor_jobs=4, max_device_seconds=600, max_visitors_per_address=4, max_side=768, max_steps=60,
+        max_images=4, max_prompt_characters=1000, takes_paths=False,
     ),
 }  # fmt: skip
 

@@ -18,6 +18,7 @@ COUNTERS: Final = {
     "failures_total": "Failed and refused jobs by the kind of the error.",
     "stage_seconds_total": "Seconds of the device by stage: encode, denoise, preview, decode.",
     "steps_total": "Denoising steps of all jobs.",
+    "steps_after_cancel_total": "Steps that jobs still finished after they were cancelled; at most one each.",
     "unet_calls_total": "Calls of the UNet; fewer than steps where jobs shared them.",
     "images_total": "Pictures made.",
 }

@@ -98,6 +98,7 @@ class Settings(BaseModel):
     )
     max_visitor_jobs: int | None = _limit("max_visitor_jobs")
     max_device_seconds: int | None = _limit("max_device_seconds")
+    max_visitors_per_address: int | None = _limit("max_visitors_per_address")
     max_side: int | None = _limit("max_side")
     max_steps: int | None = _limit("max_steps")
     max_images: int | None = _limit("max_images")

@@ -39,7 +39,13 @@ class Jobs:
 
 
 def run_together(
-    engine: Engine, requests: Sequence[AnyRequest], *, visitor: str, jobs: Jobs | None = None, is_kept: bool = True
+    engine: Engine,
+    requests: Sequence[AnyRequest],
+    *,
+    visitor: str,
+    origin: str = "",
+    jobs: Jobs | None = None,
+    is_kept: bool = True,
 ) -> Generator[Progress, None, list[ResultImage]]:
     """Run all requests, yield their progress, and return their pictures in order.
 
@@ -56,7 +62,8 @@ def run_together(
         waiting = sum(not job.is_ended for job in jobs.jobs)
         while len(jobs.jobs) < len(requests) and waiting < window and not jobs.is_cancelled:
             try:
-                jobs.jobs.append(engine.submit(requests[len(jobs.jobs)], visitor=visitor, is_kept=is_kept))
+                asked = requests[len(jobs.jobs)]
+                jobs.jobs.append(engine.submit(asked, visitor=visitor, origin=origin, is_kept=is_kept))
             except QueueFull:
                 if not waiting:
                     raise

@@ -115,7 +115,7 @@ class FakeEngine:
 
     def __init__(self, outputs: Outputs, *, step_s: float = 0.02, settings: Settings | None = None) -> None:
         self.settings = settings or Settings()
-        self.registry = Registry()
+        self.registry = Registry.of(self.settings)
         self.outputs = outputs
         self.step_s = step_s
         self.metrics = Metrics()
@@ -155,7 +155,13 @@ class FakeEngine:
         return Estimate((values.get("num_inference_steps") or 20) * self.step_s)
 
     def submit(
-        self, request: AnyRequest, *, visitor: str = "local", has_previews: bool = False, is_kept: bool = True
+        self,
+        request: AnyRequest,
+        *,
+        visitor: str = "local",
+        origin: str = "",
+        has_previews: bool = False,
+        is_kept: bool = True,
     ) -> Job:
         self.defaults(request.model)  # an unknown name is refused here, as by the real one
         if request.prompt == "full":

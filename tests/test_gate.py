@@ -9,13 +9,20 @@ from PIL import Image
 
 from sd_demo.errors import InvalidRequest, QueueFull
 from sd_demo.gate import HOUR_S, MAX_VISITORS, Gate
+from sd_demo.job import Job
 from sd_demo.limits import PROFILES, Limits
 from sd_demo.registry import EMBEDDED, Registry
 from sd_demo.requests import AnyRequest, parse_request
 
 ENTRY = Registry().get(EMBEDDED)
 STRICT = Limits(
-    max_visitor_jobs=2, max_device_seconds=100, max_side=512, max_steps=20, max_images=2, max_prompt_characters=10
+    max_visitor_jobs=2,
+    max_device_seconds=100,
+    max_visitors_per_address=3,
+    max_side=512,
+    max_steps=20,
+    max_images=2,
+    max_prompt_characters=10,
 )
 
 
@@ -30,6 +37,10 @@ class Clock:
 
 def ask(**values: Any) -> AnyRequest:
     return parse_request("text_to_image", {"prompt": "a ball", **values})
+
+
+def job(visitor: str, origin: str = "") -> Job:
+    return Job(ask(), visitor=visitor, origin=origin, has_previews=False)
 
 
 @pytest.mark.parametrize(
@@ -66,31 +77,55 @@ def test_on_ones_own_machine_everything_a_request_can_say_goes_through() -> None
     largest = ask(height=1024, width=1024, num_inference_steps=150, num_images_per_prompt=16, prompt="x" * 4000)
     gate = Gate(PROFILES["local"])
     gate.check_request(largest, ENTRY)
-    gate.charge("a", 1e9)
-    gate.check_visitor("a", 10_000, 1.0)
+    gate.charge(job("a", "1.2.3.4"), 1e9)
+    gate.check_visitor(job("a", "1.2.3.4"), [job("a", "1.2.3.4")] * 10_000, 1.0)
 
 
 def test_a_visitor_with_enough_jobs_is_told_when_to_come_back() -> None:
     gate = Gate(STRICT)
-    gate.check_visitor("a", 1, 7.2)
-    with pytest.raises(QueueFull, match=r"try again in about 8 s\.$") as caught:
-        gate.check_visitor("a", 2, 7.2)
+    gone = job("a")
+    gone.cancel()
+    gate.check_visitor(job("a"), [job("a"), gone, job("b")], 7.2)
+    with pytest.raises(QueueFull, match=r"^You have 2 jobs .+ try again in about 8 s\.$") as caught:
+        gate.check_visitor(job("a"), [job("a"), job("b"), job("a")], 7.2)
     assert caught.value.retry_after_s == 7.2
+
+
+def test_new_names_from_one_address_gain_little() -> None:
+    gate = Gate(STRICT)
+    others = [job(f"v{k}", "1.2.3.4") for k in range(6)]
+    gate.check_visitor(job("new", "1.2.3.4"), others[:5], 7.2)
+    gate.check_visitor(job("new", "1.2.3.5"), others, 7.2)
+    gate.check_visitor(job("new"), [job(f"v{k}") for k in range(6)], 7.2)  # no address is known: nothing to go by
+    with pytest.raises(QueueFull, match=r"^6 jobs of your network address .+ 6 at once is the most; .+ 8 s\.$"):
+        gate.check_visitor(job("new", "1.2.3.4"), others, 7.2)
+
+
+def test_device_seconds_of_one_address_run_out_whatever_its_visitors_are_called() -> None:
+    gate = Gate(STRICT)
+    for k in range(5):
+        gate.charge(job(f"v{k}", "1.2.3.4"), 60.0)
+        if k < 4:
+            gate.check_visitor(job("new", "1.2.3.4"), [], 1.0)
+    with pytest.raises(QueueFull, match=r"^Your network address has used the 300 s"):
+        gate.check_visitor(job("new", "1.2.3.4"), [], 1.0)
+    gate.check_visitor(job("new", "1.2.3.5"), [], 1.0)
+    gate.check_visitor(job("new"), [], 1.0)
 
 
 def test_device_seconds_of_an_hour_run_out_for_one_visitor_and_come_back() -> None:
     clock = Clock()
     gate = Gate(STRICT, clock=clock)
-    gate.charge("a", 60.0)
+    gate.charge(job("a"), 60.0)
     clock.now += 600
-    gate.check_visitor("a", 0, 1.0)
-    gate.charge("a", 40.0)
+    gate.check_visitor(job("a"), [], 1.0)
+    gate.charge(job("a"), 40.0)
     with pytest.raises(QueueFull, match=r"^You have used the 100 s of the device") as caught:
-        gate.check_visitor("a", 0, 1.0)
-    gate.check_visitor("b", 0, 1.0)
+        gate.check_visitor(job("a"), [], 1.0)
+    gate.check_visitor(job("b"), [], 1.0)
     assert caught.value.retry_after_s <= HOUR_S
     clock.now += caught.value.retry_after_s + 60  # kept by the minute
-    gate.check_visitor("a", 0, 1.0)
+    gate.check_visitor(job("a"), [], 1.0)
     clock.now += HOUR_S + 60
     assert gate.used_s("a") == 0
 
@@ -98,6 +133,6 @@ def test_device_seconds_of_an_hour_run_out_for_one_visitor_and_come_back() -> No
 def test_forgotten_visitors_cost_no_memory() -> None:
     gate = Gate(STRICT)
     for k in range(MAX_VISITORS + 5):
-        gate.charge(str(k), 1.0)
+        gate.charge(job(str(k)), 1.0)
     assert gate.used_s("0") == 0
     assert gate.used_s(str(MAX_VISITORS)) == 1.0

@@ -102,7 +102,8 @@ def _handler(engine: Engine, kind: type[Request]) -> Callable[..., Iterator[tupl
                 for name in PICTURE_FIELDS:
                     if name in asked:
                         asked[name] = uploaded_file(asked[name], field=name)
-                job = engine.submit(parse_request(kind.task, asked), visitor=visitor.folder_name(None, request))
+                who = visitor.caller(None, request, engine.settings)
+                job = engine.submit(parse_request(kind.task, asked), **who)
                 for event in job.events():
                     if isinstance(event, events.Done):
                         yield (

@@ -119,7 +119,7 @@ def _handler(engine: Engine, here: CompareTab) -> Callable[..., Iterator[dict[An
     def make_table(
         request: gr.Request, visitor_id: Any, model: Any, x: Any, xs: Any, y: Any, ys: Any, image: Any, *held: Any
     ) -> Iterator[dict[Any, Any]]:
-        owner = visitor.folder_name(visitor_id, request)
+        who = visitor.caller(visitor_id, request, engine.settings)
         busy, idle = run.busy(here.start, here.cancel), run.idle(here.start, here.cancel)
         try:
             values = _values(list(here.controls), held) | given({"model": model})
@@ -139,7 +139,7 @@ def _handler(engine: Engine, here: CompareTab) -> Callable[..., Iterator[dict[An
                 **busy,
             }
             # A closed page closes this generator, and so that one, which cancels its jobs.
-            with closing(run_comparison(engine, comparison, visitor=owner, jobs=running)) as news:
+            with closing(run_comparison(engine, comparison, jobs=running, **who)) as news:
                 for one in news:
                     if isinstance(one, Progress):
                         words = f"{one.done} of {one.total} pictures"

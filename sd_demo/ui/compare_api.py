@@ -76,8 +76,8 @@ def _handler(engine: Engine) -> Callable[..., Iterator[tuple[Any, Any, Any]]]:
                     asked[name] = uploaded_file(asked[name], field=name)
             with_picture = Inpaint.task if "mask_image" in asked else ImageToImage.task
             comparison = plan_comparison(with_picture if "image" in asked else TextToImage.task, asked, x, y)
-            owner = visitor.folder_name(None, request)
-            with closing(run_comparison(engine, comparison, visitor=owner)) as news:
+            who = visitor.caller(None, request, engine.settings)
+            with closing(run_comparison(engine, comparison, **who)) as news:
                 for one in news:
                     if not isinstance(one, Compared):
                         yield gr.skip(), gr.skip(), gr.skip()  # a place to be closed at when the caller has gone

@@ -83,10 +83,10 @@ def page_handler(engine: Engine, tab: Tab) -> Callable[..., Iterator[dict[Any, A
     parts = tab.results
 
     def generate(request: gr.Request, visitor_id: Any, model: Any, *values: Any) -> Iterator[dict[Any, Any]]:
-        owner = visitor.folder_name(visitor_id, request)
+        who = visitor.caller(visitor_id, request, engine.settings)
         try:
             asked = tab.request(model, values)
-            job = engine.submit(asked, visitor=owner, has_previews=True)
+            job = engine.submit(asked, has_previews=True, **who)
         except PlaygroundError as error:
             yield {parts.status: status_line.failed(str(error), getattr(error, "field", None))}
             return

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypedDict
 
 import gradio as gr
 
 from sd_demo.outputs import Outputs
+from sd_demo.settings import Settings
 
 STORAGE_PREFIX: Final = "sd-demo-"
 # Gradio sends this word to every browser: it hides nothing, it only keeps settings readable after a restart.
@@ -42,6 +44,45 @@ def folder_name(value: Any, request: gr.Request | None) -> str:
     else:
         secret = secrets.token_urlsafe(24)
     return hashlib.sha256(secret.encode()).hexdigest()[:24]
+
+
+class Caller(TypedDict):
+    """Whose a job is, as `Engine.submit` takes it."""
+
+    visitor: str
+    origin: str
+
+
+def caller(value: Any, request: gr.Request | None, settings: Settings) -> Caller:
+    """The visitor, and the network address that it calls from."""
+    return {"visitor": folder_name(value, request), "origin": origin(request, settings)}
+
+
+def origin(request: gr.Request | None, settings: Settings) -> str:
+    """The network address of a request (of IPv6 the 64 bits that one subscriber has), "" where it is not known.
+
+    Behind a share link's tunnel (which comes from this machine) and a Space's proxy it is the last public address in
+    X-Forwarded-For, which the proxy added: what stands before it, the caller wrote.
+    """
+    peer = _address(getattr(getattr(request, "client", None), "host", None))
+    if peer is None:
+        return ""
+    is_hosted = settings.effective_profile == "space"
+    if peer.is_loopback or (is_hosted and not peer.is_global):
+        named = str(getattr(request, "headers", {}).get("x-forwarded-for", "")).split(",")
+        public = [address for address in map(_address, named) if address is not None and address.is_global]
+        if not public:
+            return ""
+        peer = public[-1]
+    return str(ip_network((peer, 64), strict=False)) if peer.version == 6 else str(peer)
+
+
+def _address(text: Any) -> IPv4Address | IPv6Address | None:
+    try:
+        address = ip_address(str(text).strip())
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
 
 
 def remembered_pictures(outputs: Outputs, visitor: str, names: Any) -> list[Path]:
