@@ -12,7 +12,7 @@ from sd_demo.events import ResultImage
 from sd_demo.images import fingerprint
 from sd_demo.receipt import Receipt
 from sd_demo.together import Jobs, Progress, run_together
-from sd_demo.upscale import Upscale, Upscaling, blend
+from sd_demo.upscale import FINE, Upscale, Upscaling, refined
 
 if TYPE_CHECKING:
     from sd_demo.engine import Engine
@@ -27,18 +27,21 @@ class Upscaled:
 
 
 def run_upscaling(
-    engine: Engine, upscaling: Upscaling, *, visitor: str = "local", jobs: Jobs | None = None
+    engine: Engine, upscaling: Upscaling, *, visitor: str = "local", origin: str = "", jobs: Jobs | None = None
 ) -> Generator[Progress | Upscaled]:
     """Run all tiles and yield their progress, then the end; see run_together for cancelling and errors."""
-    parts = yield from run_together(engine, upscaling.requests, visitor=visitor, jobs=jobs, is_kept=False)
-    image = blend(upscaling.tiles, [one.image for one in parts], upscaling.enlarged.size)
+    parts = yield from run_together(
+        engine, (*upscaling.requests, *upscaling.unchanged), visitor=visitor, origin=origin, jobs=jobs, is_kept=False
+    )
+    count = len(upscaling.tiles)
+    image = refined(upscaling, [one.image for one in parts[:count]], [one.image for one in parts[count:]])
     receipt = receipt_of(upscaling, [one.receipt for one in parts])
     path = engine.outputs.save(image, receipt, visitor=visitor)
     yield Upscaled(ResultImage(path, image, receipt), upscaling.enlarged)
 
 
 def receipt_of(upscaling: Upscaling, tiles: Sequence[Receipt]) -> Receipt:
-    """One receipt from those of all tiles: seconds are theirs together, the seed is the first one's."""
+    """One receipt from those of all tiles, refined ones first: their seconds together, the first one's seed."""
     source, (width, height) = upscaling.source, upscaling.enlarged.size
     first, tile = tiles[0], upscaling.tiles[0]
     done = first.done.model_copy(
@@ -58,9 +61,11 @@ def receipt_of(upscaling: Upscaling, tiles: Sequence[Receipt]) -> Receipt:
         "seed": upscaling.seed,
         "scale": upscaling.scale,
     }
-    how = f"{source.width}x{source.height} was enlarged to {width}x{height} (Lanczos), then refined"
-    if len(tiles) > 1:
-        how += f" in {len(tiles)} tiles of {tile.width}x{tile.height} that overlap; each has the next seed"
-    notes = dict.fromkeys([how + ".", *(note for one in tiles for note in one.notes)])
+    how = f"{source.width}x{source.height} was enlarged to {width}x{height} with sharp edges, then refined"
+    count = len(upscaling.tiles)
+    if count > 1:
+        how += f" in {count} tiles of {tile.width}x{tile.height} that overlap; each has the next seed"
+    finest = f"What the model changed was added as far as it is finer than about {6 * FINE * tile.width:.0f} pixels."
+    notes = dict.fromkeys([how + ".", finest, *(note for one in tiles[:count] for note in one.notes)])
     return Receipt(task=Upscale.task, asked={k: v for k, v in asked.items() if k not in ("width", "height")}, done=done,
                    notes=list(notes))  # fmt: skip

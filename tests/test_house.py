@@ -31,7 +31,6 @@ FLOORS = {
         "receipt",
         "outputs",
         "limits",
-        "gate",
         "metrics",
         "events",
         "lora_folder",
@@ -43,6 +42,7 @@ FLOORS = {
         "image_difference",
         "contact_sheet",
         "compare",
+        "enlarge",
         "upscale",
         "styles",
         "training_request",
@@ -80,6 +80,7 @@ FLOORS = {
     ),  # diffusion
     3: (
         "job",
+        "gate",
         "fair_queue",
         "finishing",
         "together",

@@ -9,17 +9,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from sd_demo.cli import main
 from sd_demo.engine import Engine
+from sd_demo.enlarge import enlarge
 from sd_demo.errors import InvalidImage, InvalidRequest, JobCancelled
 from sd_demo.outputs import Outputs
 from sd_demo.receipt import read_receipt_file
 from sd_demo.settings import Settings
 from sd_demo.together import Jobs, Progress
-from sd_demo.upscale import Tile, blend, plan_upscaling
+from sd_demo.upscale import Tile, blend, plan_upscaling, refined
 from sd_demo.upscaling import Upscaled, run_upscaling
+from tests.upscale_bar import measure
 
 NATIVE = 256
 
@@ -52,14 +54,17 @@ def test_tiles_cover_every_pixel_and_lie_inside(size: tuple[int, int]) -> None:
         covered[tile.top : tile.top + tile.height, tile.left : tile.left + tile.width] += 1
     assert covered.min() >= 1
     assert [request.seed for request in plan.requests] == [1 + k for k in range(len(plan.tiles))]
-    whole = blend(plan.tiles, [request.image for request in plan.requests], plan.enlarged.size)
-    assert np.abs(np.asarray(whole, int) - np.asarray(plan.enlarged, int)).max() <= 1
+    whole = blend(plan.tiles, [np.asarray(request.image) for request in plan.requests], plan.enlarged.size)
+    assert np.abs(whole - np.asarray(plan.enlarged)).max() <= 1
+    assert all(np.array_equal(a.image, b.image) for a, b in zip(plan.requests, plan.unchanged, strict=True))
+    same = [request.image for request in plan.requests]
+    assert np.array_equal(refined(plan, same, same), plan.enlarged), "where nothing changed, nothing is added"
 
 
 def test_between_two_tiles_that_differ_there_is_no_edge() -> None:
     tiles = [Tile(0, 0, 256, 64), Tile(192, 0, 256, 64)]
-    grey = [Image.new("RGB", (256, 64), (value,) * 3) for value in (100, 140)]
-    row = np.asarray(blend(tiles, grey, (448, 64)), dtype=int)[32, :, 0]
+    grey = [np.full((64, 256, 3), value) for value in (100, 140)]
+    row = blend(tiles, grey, (448, 64)).round()[32, :, 0]
     assert (row[0], row[-1]) == (100, 140)
     assert np.diff(row).min() >= 0
     assert np.diff(row).max() <= 2
@@ -77,14 +82,39 @@ def test_an_upscaling_is_one_file_with_one_receipt(engine: Engine) -> None:
     assert [path.name for path in engine.outputs.folder.rglob("*.png")] == [end.result.path.name]
     receipt = read_receipt_file(end.result.path)
     assert (receipt.task, receipt.done.width, receipt.done.height, receipt.done.seed) == ("upscale", 400, 300, 7)
-    assert (receipt.asked["scale"], receipt.asked["strength"], receipt.asked["prompt"]) == (2, 0.3, "a meadow")
+    assert (receipt.asked["scale"], receipt.asked["strength"], receipt.asked["prompt"]) == (2, 0.1, "a meadow")
     assert (receipt.asked["image"]["width"], receipt.asked["image"]["height"]) == (200, 150)
     assert "in 4 tiles of 256x256 that overlap" in receipt.notes[0]
-    assert receipt.done.shared_with == 3
+    assert receipt.done.shared_with == 7  # four tiles, each refined and unchanged
     assert receipt.done.encode_s + receipt.done.denoise_s + receipt.done.decode_s <= elapsed_s
     (*_, again) = run_upscaling(engine, plan_upscaling(values, native_size=NATIVE), visitor="me")
     assert isinstance(again, Upscaled)
     assert np.array_equal(np.asarray(again.result.image), np.asarray(end.result.image))
+
+
+def test_enlarging_rings_nowhere_and_made_small_again_is_the_source() -> None:
+    rng = np.random.default_rng(0)
+    blocks = np.kron(rng.integers(0, 256, (8, 8, 3)), np.ones((12, 12, 1))).astype(np.uint8)
+    small = Image.fromarray(blocks)
+    lanczos = small.resize((192, 192), Image.Resampling.LANCZOS)
+    large = enlarge(small, (192, 192))
+    again = np.asarray(large.resize(small.size, Image.Resampling.BOX), dtype=int)
+    assert np.abs(again - blocks).mean() < 0.5
+    pixels, most = (
+        np.asarray(large, dtype=int),
+        np.asarray(small.filter(ImageFilter.MaxFilter(3)).resize((192, 192), 0)),
+    )
+    assert (pixels - most).max() <= 12
+    edges = [np.abs(np.diff(np.asarray(one, dtype=float), axis=1)).max(axis=2).max() for one in (lanczos, large)]
+    assert edges[1] > edges[0]
+    assert np.array_equal(enlarge(small, small.size), small)
+
+
+def test_two_times_is_nearer_to_the_worlds_own_than_it_is_soft(engine: Engine) -> None:
+    figures = measure(engine, 1)
+    assert figures["refined"][0] >= figures["lanczos"][0] - 0.5
+    assert figures["lanczos"][1] < 0.8 < figures["refined"][1] < 1.15
+    assert figures["seam"][0] < 0.5
 
 
 def test_a_cancelled_upscaling_leaves_no_file_and_no_job(engine: Engine) -> None:

@@ -100,7 +100,7 @@ def _handler(engine: Engine, here: UpscaleTab) -> Callable[..., Iterator[dict[An
     def make_larger(
         request: gr.Request, visitor_id: Any, model: Any, image: Any, *held: Any
     ) -> Iterator[dict[Any, Any]]:
-        owner = visitor.folder_name(visitor_id, request)
+        who = visitor.caller(visitor_id, request, engine.settings)
         busy, idle = run.busy(here.start, here.cancel), run.idle(here.start, here.cancel)
         try:
             pairs = zip(here.controls, held, strict=True)
@@ -116,10 +116,10 @@ def _handler(engine: Engine, here: UpscaleTab) -> Callable[..., Iterator[dict[An
                 **busy,
             }
             # A closed page closes this generator, and so that one, which cancels its jobs.
-            with closing(run_upscaling(engine, upscaling, visitor=owner, jobs=jobs)) as news:
+            with closing(run_upscaling(engine, upscaling, jobs=jobs, **who)) as news:
                 for one in news:
                     if isinstance(one, Progress):
-                        words = f"{one.done} of {one.total} tiles"
+                        words = f"{one.done} of {one.total} runs of a tile"
                         yield {parts.status: status_line.running(words, one.done / one.total)}
                         continue
                     shown = [Shown(one.result.path, one.result.receipt, one.enlarged)]

@@ -200,7 +200,7 @@ def test_a_picture_is_made_larger_and_shown_beside_what_it_was(fresh_page: Page,
     expect(page.locator("#upscale-status")).to_contain_text("Done")
     expect(page.locator("#upscale-receipt")).to_contain_text("512x512")
     expect(page.locator("#upscale-notes")).to_contain_text(
-        "256x256 was enlarged to 512x512 (Lanczos), then refined in 9"
+        "256x256 was enlarged to 512x512 with sharp edges, then refined in 9"
     )
     expect(page.locator("#upscale-compare img").first).to_be_visible()
     page.locator("#upscale-use-as-input").click()
