@@ -44,6 +44,8 @@ class LocalHub:
     repos: dict[str, dict[str, bytes]] = field(default_factory=dict)
     fault: str | None = None
     fault_path: str = ""  # only answers about files whose path ends so are spoilt; "" spoils all
+    pause_s: float = 0.03  # between the eighths of a slow answer
+    revisions: tuple[str, ...] = ()  # further ones that it has
     is_terse: bool = False  # model info without sizes and hashes, as older mirrors answer
     licence: str = "creativeml-openrail-m"
     requests: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
@@ -125,7 +127,7 @@ class _Handler(BaseHTTPRequestHandler):
         if repo not in hub.repos:
             self._send(401, b'{"error": "Repository not found"}', {"X-Error-Code": "RepoNotFound"})
             return
-        if revision not in ("main", COMMIT):
+        if revision not in ("main", COMMIT, *hub.revisions):
             self._send(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
             return
         siblings = []
@@ -183,6 +185,6 @@ class _Handler(BaseHTTPRequestHandler):
             for start in range(0, len(content), max(1, len(content) // 8)):
                 self.wfile.write(content[start : start + max(1, len(content) // 8)])
                 self.wfile.flush()
-                time.sleep(0.03)
+                time.sleep(self.server.hub.pause_s)
         else:
             self.wfile.write(content)

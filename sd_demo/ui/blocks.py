@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import gradio as gr
 
+from sd_demo.hub.downloads import Downloads
 from sd_demo.requests import ImageToImage, Inpaint
 from sd_demo.ui import (
     api,
     compare,
     compare_api,
     door,
+    download_panel,
     examples,
     header,
     history,
@@ -91,7 +93,11 @@ class Page(gr.Blocks):
 
 
 def build(
-    engine: Engine, *, examples_folder: Path = examples.FOLDER, temporary_files: TemporaryFiles | None = None
+    engine: Engine,
+    *,
+    examples_folder: Path = examples.FOLDER,
+    temporary_files: TemporaryFiles | None = None,
+    downloads: Downloads | None = None,
 ) -> Page:
     """The whole page over a started or starting engine; temporary_files is the folder that Gradio uses, if swept."""
     page = Page(title=header.TITLE, analytics_enabled=False)
@@ -99,6 +105,8 @@ def build(
     with page:
         visitor_id = visitor.browser_state("visitor")
         top = header.build(engine)
+        is_own_machine = engine.settings.limits.takes_paths  # strangers neither fill its disk nor keep it busy
+        fetching = download_panel.build() if is_own_machine else None
         tabs: dict[str, Tab] = {}
         listed = examples.read(examples_folder)
         with gr.Tabs(elem_id="tasks", overflow_behavior="wrap") as chooser:
@@ -110,7 +118,7 @@ def build(
                 upscaling = upscale.build(engine)
             with gr.Tab(compare.TITLE, id=compare.NAME):
                 comparing = compare.build(engine)
-            if engine.settings.limits.takes_paths:  # strangers neither occupy a machine for minutes nor add files to it
+            if is_own_machine:
                 with gr.Tab(train.TITLE, id=train.NAME) as training_place:
                     train.build(training_place, engine, top)
             with gr.Tab(learn.TITLE, id=learn.NAME) as lessons:
@@ -118,7 +126,11 @@ def build(
             with gr.Tab(history.TITLE, id=history.NAME) as history_place:
                 past = history.build(engine)
         header.listen(engine, page, top)
-        model_choice.listen(engine, top, tabs)
+        arrivals = []
+        if fetching is not None:
+            downloads = downloads or Downloads(engine.settings.data_dir)
+            arrivals.append(download_panel.listen(engine, top, fetching, downloads).then)
+        model_choice.listen(engine, top, tabs, *arrivals)
         memory.listen_for_visitor(page, visitor_id)
         for tab in tabs.values():
             ran = _listen(engine, tab, top, visitor_id)

@@ -31,14 +31,15 @@ def build(engine: Engine) -> Header:
     with gr.Row(elem_classes=["header"]):
         gr.HTML(f"<h1>{TITLE}</h1>", elem_classes=["title"], js_on_load=None)
         model = gr.Dropdown(
-            choices=_choices(engine),
+            choices=choices(engine),
             value=engine.defaults(None).name,
+            allow_custom_value=engine.registry.takes_paths,  # a hub id, a folder, a checkpoint
             label="Model",
             show_label=False,
             container=False,
             elem_id="model",
             elem_classes=["model"],
-            min_width=200,
+            min_width=290,
         )
         state = gr.HTML("", elem_id="state", elem_classes=["state"], js_on_load=None)
         theme = gr.Button("◐", size="sm", elem_id="theme", elem_classes=["theme"], min_width=36)
@@ -75,7 +76,7 @@ def state_line(engine: Engine) -> str:
     return f'<p class="dot {escape(status.state)}" role="status">{" · ".join(parts)}</p>'
 
 
-def _choices(engine: Engine) -> list[tuple[str, str]]:
+def choices(engine: Engine) -> list[tuple[str, str]]:
     """(label, name) of every model, the chosen one among them."""
     chosen = engine.defaults(None)
     entries = [*([] if any(e.name == chosen.name for e in engine.registry) else [chosen]), *engine.registry]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import gradio as gr
 
 from sd_demo.embedded.vocabulary import unknown_words
+from sd_demo.errors import PlaygroundError
 from sd_demo.requests import MAX_PROMPT_CHARACTERS
 from sd_demo.ui import status_line
 from sd_demo.ui.controls import acceptable
@@ -54,7 +55,10 @@ def token_line(engine: Engine, prompt: Any, model: Any) -> str:
     parts = [f"{report.count} of {report.limit * report.chunks} tokens{chunks}"]
     if report.dropped_words:
         parts.append(f'<span class="over">not read: {_words(report.dropped_words)}</span>')
-    unknown = unknown_words(prompt) if engine.defaults(model).is_embedded else []
+    try:
+        unknown = unknown_words(prompt) if engine.defaults(model).is_embedded else []
+    except PlaygroundError:  # the name of a model that is not here
+        unknown = []
     if unknown:
         parts.append(f"not known to this model: {_words(unknown)}")
     return f'<p class="tokens">{" · ".join(parts)}</p>'
@@ -62,7 +66,10 @@ def token_line(engine: Engine, prompt: Any, model: Any) -> str:
 
 def estimate_line(engine: Engine, tab: Tab, values: tuple[Any, ...]) -> str:
     """About how long and how much memory, from what was measured here; empty while nothing is known."""
-    estimate = engine.estimate(acceptable(tab.task, tab.asked(values)))
+    try:
+        estimate = engine.estimate(acceptable(tab.task, tab.asked(values)))
+    except PlaygroundError:
+        return ""
     if estimate is None:
         return ""
     return f'<p class="tokens">about {status_line.seconds(estimate.seconds)}</p>'

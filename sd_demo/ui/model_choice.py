@@ -18,27 +18,29 @@ if TYPE_CHECKING:
 FOLLOWING = ("num_inference_steps", "guidance_scale", "scheduler", "width", "height")
 
 
-def listen(engine: Engine, top: Header, tabs: dict[str, Tab]) -> None:
-    """Wire the chooser to every tab."""
+def listen(engine: Engine, top: Header, tabs: dict[str, Tab], *others: Any) -> None:
+    """Wire the chooser to every tab; `others`: further events after which a model may have come."""
     for tab in tabs.values():
         chosen = gr.State(engine.defaults(None).name)  # one a tab: each handler needs the choice before this one
         followers = {name: tab.controls[name] for name in FOLLOWING}
-        top.model.change(
-            _follow(engine, tab, list(followers)),
-            [top.model, chosen, *followers.values()],
-            [*followers.values(), tab.results.intro],
-            preprocess=False,
-            show_progress="hidden",
-            queue=False,
-            api_visibility="private",
-        ).then(
-            lambda model: model,
-            [top.model],
-            [chosen],
-            show_progress="hidden",
-            queue=False,
-            api_visibility="private",
-        )
+        for event in (top.model.change, *others):
+            event(
+                _follow(engine, tab, list(followers)),
+                [top.model, chosen, *followers.values()],
+                [*followers.values(), tab.results.intro],
+                preprocess=False,
+                show_progress="hidden",
+                queue=False,
+                api_visibility="private",
+            ).then(
+                lambda model: model,
+                [top.model],
+                [chosen],
+                preprocess=False,
+                show_progress="hidden",
+                queue=False,
+                api_visibility="private",
+            )
 
 
 def _follow(engine: Engine, tab: Tab, names: list[str]) -> Callable[..., list[Any]]:

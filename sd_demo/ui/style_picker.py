@@ -60,6 +60,9 @@ def _choices(engine: Engine, model: Any) -> list[str]:
 def _styles(engine: Engine, model: Any) -> tuple[Style, ...]:
     try:
         is_picture_book = engine.defaults(model if isinstance(model, str) else None).is_embedded
+    except PlaygroundError:  # the name of a model that is not here
+        is_picture_book = False
+    try:
         return read_styles(engine.settings.data_dir / "styles.json", is_picture_book=is_picture_book)
     except PlaygroundError as error:
         logger.warning("%s", error)

@@ -1,0 +1,135 @@
+"""The panel of a model that is not here, in a real browser: what it costs, its licence, its download, its faults."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants
+from playwright.sync_api import BrowserContext, Page, expect
+
+from sd_demo.hub.downloads import Downloads
+from sd_demo.limits import PROFILES
+from sd_demo.outputs import Outputs
+from sd_demo.registry import Registry
+from sd_demo.settings import Settings
+from tests.fake_engine import FakeEngine
+from tests.hub_server import TOKEN, LocalHub, serve
+from tests.test_hub import REPO, write_model
+from tests.ui.conftest import make_examples, open_page
+
+pytestmark = pytest.mark.browser
+
+BEST = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[LocalHub]:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "nobody"))
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    write_model(tmp_path / "published")
+    with serve() as hub:
+        hub.add(BEST, tmp_path / "published")
+        hub.add(REPO, tmp_path / "published")
+        hub.revisions = tuple(entry.revision for entry in Registry() if entry.revision)
+        yield hub
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[FakeEngine]:
+    settings = Settings(data_dir=tmp_path / "data", lora_dir=tmp_path / "loras")
+    engine = FakeEngine(Outputs(tmp_path / "outputs"), step_s=0.01, settings=settings)
+    engine.start()
+    yield engine
+    engine.close()
+
+
+@pytest.fixture
+def page(context: BrowserContext, engine: FakeEngine, hub: LocalHub, tmp_path: Path) -> Iterator[Page]:
+    from sd_demo.ui import blocks
+
+    downloads = Downloads(engine.settings.data_dir, endpoint=hub.url)
+    built = blocks.build(engine, examples_folder=make_examples(tmp_path), downloads=downloads)  # type: ignore[arg-type]
+    _, url, _ = built.launch(server_port=None, prevent_thread_lock=True)
+    yield open_page(context, url)
+    built.close(verbose=False)
+
+
+def choose_model(page: Page, words: str) -> None:
+    box = page.locator("#model input")
+    box.fill(words)
+    box.press("Enter")
+    box.blur()
+
+
+def test_a_model_is_offered_accepted_fetched_and_then_chosen_like_any_other(page: Page, engine: FakeEngine) -> None:
+    expect(page.locator("#get-model")).to_be_hidden()
+    choose_model(page, "Stable Diffusion 1.5 (not here yet)")
+    offer = page.locator("#get-model-offer")
+    expect(offer).to_contain_text("2.9 MiB in 9 files")
+    expect(offer).to_contain_text("are free")
+    expect(offer.locator("a")).to_have_text("CreativeML OpenRAIL-M")
+    page.locator("#get-model-start").click()
+    status = page.locator("#get-model-status")
+    expect(status).to_contain_text("has to be read and accepted first")
+    page.locator("#get-model-accepts input").check()
+    page.locator("#get-model-start").click()
+    expect(page.locator("#get-model")).to_be_hidden()
+    assert engine.registry.weights(engine.registry.get("sd-1.5")) is not None
+    expect(page.locator("#text_to_image-intro, .intro").first).not_to_contain_text("not on this machine")
+    choose_model(page, "Picture-book (embedded)")
+    page.locator("#model input").click()
+    expect(page.get_by_role("option", name="Stable Diffusion 1.5", exact=True)).to_be_visible()
+
+
+def test_a_hub_id_can_be_typed_and_a_gated_one_asks_for_a_token(page: Page, engine: FakeEngine, hub: LocalHub) -> None:
+    hub.fault = "gated"
+    choose_model(page, REPO)
+    status = page.locator("#get-model-status")
+    expect(status).to_contain_text("token")
+    token = page.locator("#get-model-token input")
+    expect(token).to_be_visible()
+    assert token.get_attribute("type") == "password"
+    hub.fault = None
+    token.fill(TOKEN)
+    page.locator("#get-model-start").click()
+    page.locator("#get-model-accepts input").check()
+    page.locator("#get-model-start").click()
+    expect(page.locator("#get-model")).to_be_hidden()
+    assert engine.registry.get(REPO).source == REPO
+    kept = [path for path in engine.settings.data_dir.rglob("*") if path.is_file()]
+    assert not [path for path in kept if TOKEN.encode() in path.read_bytes()]
+
+
+def test_a_download_is_stopped_and_goes_on(page: Page, engine: FakeEngine, hub: LocalHub) -> None:
+    choose_model(page, REPO)
+    page.locator("#get-model-accepts input").check()
+    hub.fault, hub.fault_path, hub.pause_s = "slow", "fp16.safetensors", 1.0
+    page.locator("#get-model-start").click()
+    status = page.locator("#get-model-status")
+    expect(status).to_contain_text(" of 2.9 MiB")
+    page.locator("#get-model-cancel").click()
+    expect(status).to_contain_text("What has come is kept")
+    expect(page.locator("#get-model-start")).to_have_text("Go on")
+    hub.fault = None
+    page.locator("#get-model-start").click()
+    expect(page.locator("#get-model")).to_be_hidden()
+    assert engine.registry.get(REPO).source == REPO
+
+
+def test_a_hub_that_cannot_be_reached_is_said(page: Page, hub: LocalHub) -> None:
+    hub.fault = "broken"
+    choose_model(page, REPO)
+    expect(page.locator("#get-model-status")).to_contain_text("The hub is in trouble (500); try again in some minutes.")
+    expect(page.locator("#get-model-start")).to_be_enabled()
+
+
+def test_strangers_have_no_panel(tmp_path: Path) -> None:
+    from sd_demo.ui import blocks
+
+    settings = Settings(profile="shared", data_dir=tmp_path)
+    assert not PROFILES["shared"].takes_paths
+    built = blocks.build(FakeEngine(Outputs(tmp_path), settings=settings), examples_folder=tmp_path)  # type: ignore[arg-type]
+    assert not [block for block in built.blocks.values() if str(block.elem_id).startswith("get-model")]
