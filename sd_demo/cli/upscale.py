@@ -60,7 +60,7 @@ def _run(options: dict[str, Any], settings: Settings) -> ResultImage:
             if not isinstance(news, Progress):
                 return news.result
             if is_watched:
-                print(f"\r\x1b[K{news.done} of {news.total} runs of a tile", end="", file=sys.stderr, flush=True)
+                print(f"\r\x1b[K{news.done // 2} of {news.total // 2} tiles", end="", file=sys.stderr, flush=True)
     finally:
         engine.close(generate.STOP_S)
         if is_watched:

@@ -119,7 +119,7 @@ def _handler(engine: Engine, here: UpscaleTab) -> Callable[..., Iterator[dict[An
             with closing(run_upscaling(engine, upscaling, jobs=jobs, **who)) as news:
                 for one in news:
                     if isinstance(one, Progress):
-                        words = f"{one.done} of {one.total} runs of a tile"
+                        words = f"{one.done // 2} of {one.total // 2} tiles"
                         yield {parts.status: status_line.running(words, one.done / one.total)}
                         continue
                     shown = [Shown(one.result.path, one.result.receipt, one.enlarged)]
