@@ -17,7 +17,7 @@ engine = Engine(Settings(output_dir="outputs"))
 engine.start()
 shown = world.sample(numpy.random.default_rng(3))
 values = {"image": world.draw(shown, 256), "prompt": world.caption(shown, numpy.random.default_rng(0)), "seed": 1}
-upscaling = plan_upscaling({**values, "scale": 2}, native_size=engine.defaults().native_size)
+upscaling = plan_upscaling({**values, "scale": 2}, entry=engine.defaults())
 for news in run_upscaling(engine, upscaling):
     if isinstance(news, Upscaled):
         print(news.result.path)

@@ -242,7 +242,7 @@ ARCHITECTURES: Final[dict[str, Architecture]] = {
         pipeline="StableDiffusionLatentUpscalePipeline",
         published_as="stabilityai/sd-x2-latent-upscaler",
         unet=_UNET_X2,
-        schedulers=(("scheduler", ("EulerDiscreteScheduler", _BETAS)),),
+        schedulers=(("scheduler", ("EulerDiscreteScheduler", _BETAS | {"prediction_type": "original_sample"})),),
     ),
     "safety-checker": Architecture("", "CompVis/stable-diffusion-safety-checker", vision=_VISION_L),
     "clip-vit-base-patch32": Architecture("", "openai/clip-vit-base-patch32", text_encoder=_TEXT_B, vision=_VISION_B),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
-from sd_demo.requests import MAX_SIDE, MIN_SIDE, AnyRequest, ImageToImage, Inpaint
+from sd_demo.requests import MAX_SIDE, MIN_SIDE, AnyRequest, ImageToImage, Inpaint, SuperResolution
 
 FEATHER = 3  # pixels inside the mask over which the original fades out, so that no seam shows
 COMFORT = 1.5  # a picture up to this many times the model's own size is worked on as it is
@@ -26,7 +26,7 @@ class Canvas:
     height: int
     padded_width: int
     padded_height: int
-    image: Image.Image | None = None  # RGB at the padded size
+    image: Image.Image | None = None  # RGB at the padded size; where that is made from a smaller picture, at its size
     mask: Image.Image | None = None  # L at the padded size; the padding is kept (black)
     original: Image.Image | None = None  # RGB, an inpainting's input as it came
     original_mask: Image.Image | None = None
@@ -73,6 +73,14 @@ def plan(request: AnyRequest, *, native_size: int, multiple: int) -> Canvas:
     return Canvas(
         width, height, *padded, image=image, mask=ground, original=source, original_mask=request.mask_image, notes=notes
     )
+
+
+def plan_larger(request: SuperResolution, *, factor: int, multiple: int) -> Canvas:
+    """The canvas of a picture that becomes `factor` times as long; it works in blocks of `multiple` of its pixels."""
+    width, height = request.image.size
+    padded = _up(width, multiple), _up(height, multiple)
+    large = width * factor, height * factor
+    return Canvas(*large, padded[0] * factor, padded[1] * factor, image=_pad(request.image, padded))
 
 
 def working_size(

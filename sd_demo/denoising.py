@@ -30,6 +30,7 @@ class Plan:
     guidance_scale: float
     scheduler: str
     strength: float | None = None
+    noise_level: int | None = None
 
     @property
     def effective_strength(self) -> float | None:
@@ -55,12 +56,10 @@ class Denoising:
         self.most_shared = 0
         self.most_parts = 1  # in which a UNet call ran, where the memory was too small for the whole
         n = len(plan.seeds)
-        has_guidance_input = model.unet.config.time_cond_proj_dim is not None
-        self.has_two_rows = plan.guidance_scale > 1 and not has_guidance_input
+        self.has_two_rows = plan.guidance_scale > 1 and not self._is_distilled
         rows = [embeds.negative_prompt_embeds, embeds.prompt_embeds] if self.has_two_rows else [embeds.prompt_embeds]
-        self.embeds = torch.cat([e.expand(n, -1, -1) for e in rows])  # [rows, 77 k, D]
-        self.guidance_cond = self._guidance_embedding(n) if has_guidance_input else None
-        self.extra_channels: torch.Tensor | None = None  # [n, 5, h, w]: mask and masked picture of a 9-channel UNet
+        self.conditions = self._conditions(torch.cat([e.expand(n, -1, -1) for e in rows]))
+        self.extra_channels: torch.Tensor | None = None  # [n, c, h, w]: what the UNet sees beside the latents
         self.mask: torch.Tensor | None = None  # [n, 1, h, w], for blending with a 4-channel UNet
         self.image_latents: torch.Tensor | None = None
         self.noise: torch.Tensor | None = None
@@ -68,18 +67,17 @@ class Denoising:
         self._prediction: torch.Tensor | None = None
         with torch.inference_mode():
             self.latents = self._start(n)
-        # diffusers passes `eta` and `generator` only to the schedulers that take them.
-        self._step_extras = self.pipe.prepare_extra_step_kwargs(self.generators, 0.0)
+        self._step_extras = self._extras()
 
     @property
     def key(self) -> tuple[Any, ...]:
         """Denoisings of one key share a UNet call."""
-        return (id(self.model), self.latents.shape[1:], self.embeds.shape[1], self.guidance_cond is None)
+        return (id(self.model), self.latents.shape[1:], self.conditions["encoder_hidden_states"].shape[1])
 
     @property
     def rows(self) -> int:
         """Rows that this brings to the UNet call: one an image, two with guidance."""
-        return int(self.embeds.shape[0])
+        return int(self.conditions["encoder_hidden_states"].shape[0])
 
     @property
     def total(self) -> int:
@@ -97,6 +95,11 @@ class Denoising:
         if self.extra_channels is not None:
             scaled = torch.cat([scaled, self.extra_channels], dim=1)
         return torch.cat([scaled] * 2) if self.has_two_rows else scaled
+
+    @property
+    def time(self) -> torch.Tensor:
+        """This step's place in the schedule as the UNet reads it, a single number."""
+        return self.timesteps[self.index].float()
 
     def take(self, predictions: torch.Tensor) -> None:
         """Finish this step with the UNet's answer for `rows_in()`."""
@@ -120,12 +123,27 @@ class Denoising:
         """
         if self._prediction is None or self._input is None:
             return self.latents
+        if self.scheduler.config.prediction_type in ("sample", "original_sample"):
+            return self._prediction
         t = self.timesteps[self.index - 1]
         abar = self.scheduler.alphas_cumprod[int(t)].to(self.latents)
         x = self._input
         if self.scheduler.config.prediction_type == "v_prediction":
             return abar.sqrt() * x - (1 - abar).sqrt() * self._prediction
         return (x - (1 - abar).sqrt() * self._prediction) / abar.sqrt()
+
+    @property
+    def _is_distilled(self) -> bool:
+        """The UNet takes the guidance scale as an input, in place of a second row."""
+        return self.model.unet.config.time_cond_proj_dim is not None
+
+    def _conditions(self, embeds: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What the UNet gets beside latents and time, each of `rows` rows; embeds: [rows, 77 k, D]."""
+        distilled = {"timestep_cond": self._guidance_embedding(len(embeds))} if self._is_distilled else {}
+        return {"encoder_hidden_states": embeds, **distilled}
+
+    def _extras(self) -> dict[str, Any]:
+        return self.pipe.prepare_extra_step_kwargs(self.generators, 0.0)  # only what this scheduler takes
 
     def _start(self, n: int) -> torch.Tensor:
         pipe, plan, canvas, model = self.pipe, self.plan, self.canvas, self.model
@@ -144,8 +162,7 @@ class Denoising:
         if canvas.mask is None:
             return pipe.prepare_latents(self._encode(pixels), first, n, 1, dtype, device, self.generators)
         is_nine_channels = model.unet.config.in_channels == 9
-        needs_image = not is_nine_channels or strength != 1.0
-        image_latents = self._encode(pixels) if needs_image else None
+        image_latents = self._encode(pixels) if not is_nine_channels or strength != 1.0 else None
         latents, noise, *_ = pipe.prepare_latents(
             n, model.vae.config.latent_channels, height, width, dtype, device, self.generators,
             image=image_latents, timestep=first, is_strength_max=strength == 1.0, return_noise=True,
@@ -158,8 +175,7 @@ class Denoising:
             )
             self.extra_channels = torch.cat([mask, masked], dim=1)
             return latents
-        # diffusers encodes the masked picture here too and does not use it: only its draw from the
-        # generators matters, for ancestral schedulers.
+        # diffusers encodes the unused masked picture too: only its draw from the generators matters (ancestral ones).
         for generator in self.generators:
             torch.randn(latents.shape[1:], generator=generator)
         scaled = torch.nn.functional.interpolate(mask_pixels, size=latents.shape[-2:])
@@ -199,11 +215,9 @@ def advance(denoisings: Sequence[Denoising]) -> list[Exception | None]:
     """
     unet = denoisings[0].model.unet
     rows = [d.rows_in() for d in denoisings]
-    timesteps = torch.cat([d.timesteps[d.index].float().expand(d.rows) for d in denoisings])
-    conditions = [d.guidance_cond for d in denoisings if d.guidance_cond is not None]
-    embeds = torch.cat([d.embeds for d in denoisings])
-    condition = torch.cat(conditions) if conditions else None
-    parts = _predict(unet, torch.cat(rows), timesteps.to(rows[0].device), embeds, condition)
+    times = torch.cat([d.time.expand(d.rows) for d in denoisings])
+    conditions = {name: torch.cat([d.conditions[name] for d in denoisings]) for name in denoisings[0].conditions}
+    parts = _predict(unet, torch.cat(rows), times.to(rows[0].device), conditions)
     predictions = torch.cat(parts)
     failures: list[Exception | None] = []
     for denoising, prediction in zip(denoisings, predictions.split([d.rows for d in denoisings]), strict=True):
@@ -218,11 +232,11 @@ def advance(denoisings: Sequence[Denoising]) -> list[Exception | None]:
 
 
 def _predict(
-    unet: Any, rows: torch.Tensor, timesteps: torch.Tensor, embeds: torch.Tensor, condition: torch.Tensor | None
+    unet: Any, rows: torch.Tensor, times: torch.Tensor, conditions: dict[str, torch.Tensor]
 ) -> list[torch.Tensor]:
-    """The UNet's answers for rows [B, 4 or 9, h, w], in as few parts as the memory allows."""
+    """The UNet's answers for rows [B, c, h, w], in as few parts as the memory allows."""
     try:
-        return [unet(rows, timesteps, encoder_hidden_states=embeds, timestep_cond=condition, return_dict=False)[0]]
+        return [unet(rows, times, **conditions, return_dict=False)[0]]
     except torch.OutOfMemoryError:
         if len(rows) == 1:
             raise
@@ -230,7 +244,7 @@ def _predict(
         torch.cuda.empty_cache()
     half = len(rows) // 2
     first, second = (
-        _predict(unet, rows[part], timesteps[part], embeds[part], None if condition is None else condition[part])
+        _predict(unet, rows[part], times[part], {name: value[part] for name, value in conditions.items()})
         for part in (slice(half), slice(half, None))
     )
     return first + second

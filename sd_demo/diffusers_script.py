@@ -50,7 +50,7 @@ def diffusers_script(restored: Restored, receipt: Receipt, registry: Registry, f
     pictures = _pictures(restored, receipt, entry, files)
     texts = {name: repr(values.get(name, "")) for name in ("prompt", "negative_prompt")}
     encoding: list[str] = []
-    if done.prompt_chunks > 1 or not all(_is_plain(values.get(name, "")) for name in texts):
+    if done.prompt_chunks > 1 or not all(is_plain(values.get(name, "")) for name in texts):
         encoding = [
             "# Words in brackets weigh more or less, and a prompt may be longer than the text encoder.",
             "words = PromptEncoder(pipe.tokenizer, pipe.text_encoder).encode(",
@@ -65,18 +65,19 @@ def diffusers_script(restored: Restored, receipt: Receipt, registry: Registry, f
         "guidance_scale": values["guidance_scale"],
         "generator": f'torch.Generator("cpu").manual_seed({values["seed"]})',
     }
-    loading = [
-        f"pipe = {pipeline}.{_load(entry, done.dtype)}",
+    loaded = [
+        f"pipe = {pipeline}.{loading(entry, done.dtype)}",
         f'pipe = pipe.to("{done.device}")',
         f"pipe.scheduler = {scheduler}.from_config({_listed('pipe.scheduler.config', overrides)})",
-        *_lora_lines(values.get("loras", [])),
+        *lora_lines(values.get("loras", [])),
     ]
     call = ["result = pipe(", *(f"    {name}={value}," for name, value in arguments.items()), ").images[0]"]
-    body = [*loading, *pictures.before, *encoding, *call, *pictures.after, f'result.save("{OUTPUT}")']
-    return "\n".join([*_imports("\n".join(body), {pipeline, scheduler}), "", *body, ""])
+    body = [*loaded, *pictures.before, *encoding, *call, *pictures.after, f'result.save("{OUTPUT}")']
+    return "\n".join([*imports("\n".join(body), {pipeline, scheduler}), "", *body, ""])
 
 
-def _imports(body: str, of_diffusers: set[str]) -> list[str]:
+def imports(body: str, of_diffusers: set[str]) -> list[str]:
+    """The lines that a script of this `body` begins with."""
     modules = [name for name in ("Image", "ImageFilter", "ImageOps") if f"{name}." in body]
     return [
         *(["import numpy as np"] if "np." in body else []),
@@ -85,10 +86,13 @@ def _imports(body: str, of_diffusers: set[str]) -> list[str]:
         *([f"from PIL import {', '.join(modules)}"] if modules else []),
         *(["", "from sd_demo.known_models import EMBEDDED_FOLDER"] if "EMBEDDED_FOLDER" in body else []),
         *(["from sd_demo.prompts import PromptEncoder"] if "PromptEncoder(" in body else []),
+        *(["from sd_demo.registry import Registry"] if "Registry(" in body else []),
+        *(["from sd_demo.upscale import joined, plan_upscaling"] if "plan_upscaling(" in body else []),
     ]
 
 
-def _load(entry: ModelEntry, dtype: str) -> str:
+def loading(entry: ModelEntry, dtype: str) -> str:
+    """The call that loads the model. Raises InvalidRequest for one that lies in no files."""
     if entry.source.startswith(RANDOM):
         raise InvalidRequest("A model of random weights is made in memory; there are no files for diffusers to load.")
     if entry.source.endswith(SUFFIX):
@@ -153,13 +157,15 @@ def _listed(first: str, named: Mapping[str, Any]) -> str:
     return ", ".join([first, *(f"{name}={value!r}" for name, value in named.items())])
 
 
-def _is_plain(prompt: str) -> bool:
+def is_plain(prompt: str) -> bool:
+    """Whether diffusers reads `prompt` as this program does: without weights and breaks."""
     sections = parse_prompt(prompt)
     parts = [part for section in sections for part in section]
     return len(sections) == 1 and all(p.weight == 1 for p in parts) and "".join(p.text for p in parts) == prompt
 
 
-def _lora_lines(loras: list[dict[str, Any]]) -> list[str]:
+def lora_lines(loras: list[dict[str, Any]]) -> list[str]:
+    """The lines that put `loras` on the pipeline."""
     lines = []
     for k, lora in enumerate(loras):
         path = Path(lora["name"]) if lora["name"].endswith(SUFFIX) else Path(LORA_FOLDER, lora["name"] + SUFFIX)

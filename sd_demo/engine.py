@@ -13,8 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sd_demo.canvas import plan as plan_canvas
-from sd_demo.denoising import Denoising, advance
+from sd_demo.denoising import advance
 from sd_demo.errors import DeviceFailure, ModelUnavailable, PlaygroundError, QueueFull
 from sd_demo.events import Cancelled, Decoding, Encoding, Failed, Loading, Queued, Step
 from sd_demo.fair_queue import FairQueue
@@ -32,6 +31,7 @@ from sd_demo.registry import ModelEntry, Registry, check_task, default_model, wh
 from sd_demo.requests import MAX_PROMPT_CHARACTERS, AnyRequest, LoraChoice
 from sd_demo.settings import Settings, writable_folder
 from sd_demo.speed import Estimate, Speed
+from sd_demo.super_resolution import begin
 from sd_demo.turns import Turns
 
 log = logging.getLogger(__name__)
@@ -240,13 +240,12 @@ class Engine:
             job.tell(Encoding())
             start = time.perf_counter()
             plan = make_plan(job.request, model.entry)
-            canvas = plan_canvas(job.request, native_size=model.entry.native_size, multiple=model.latent_pixels)
             embeds = model.prompts.encode(
                 job.request.prompt, job.request.negative_prompt,
                 device=model.placement.device, dtype=model.placement.dtype,
                 key=tuple((worn.sha256, worn.choice.weight) for worn in model.loras),
             )  # fmt: skip
-            denoising = Denoising(model, plan, canvas, embeds)
+            denoising = begin(model, plan, job.request, embeds)
             running = Running(job, denoising, embeds, ranker, encode_s=time.perf_counter() - start)
             self._charge(job, "encode", running.encode_s)
             with self._wake:

@@ -64,6 +64,7 @@ def make_plan(request: AnyRequest, entry: ModelEntry) -> Plan:
         guidance_scale=request.guidance_scale or entry.guidance_scale,
         scheduler=request.scheduler or entry.scheduler,
         strength=getattr(request, "strength", None),
+        noise_level=getattr(request, "noise_level", None),
     )
 
 

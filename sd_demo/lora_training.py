@@ -74,6 +74,7 @@ class LoraTraining:
         self._may_run.set()
         self._losses: deque[float] = deque(maxlen=MEAN_OF)
         self._steps = 0
+        self._withheld = 0
         self._thread = threading.Thread(target=self._work, name="lora-training", daemon=True)
 
     def start(self) -> None:
@@ -210,7 +211,11 @@ class LoraTraining:
             prompts = self.request.sample_prompts or (self._pictures[0].caption,)
             with self._turns:
                 images = trainer.draw(prompts)
-            self._tell(SamplePictures(self._steps, prompts, images))
+                checker = trainer.model.safety
+                flags = checker.flags(images) if checker else [False] * len(images)
+            self._withheld += sum(flags)
+            pairs = [pair for pair, flag in zip(zip(prompts, images, strict=True), flags, strict=True) if not flag]
+            self._tell(SamplePictures(self._steps, tuple(p for p, _ in pairs), tuple(image for _, image in pairs)))
 
     def _wait_for_leave(self) -> None:
         """Where a pause is waited through and a cancel is noticed. Raises JobCancelled."""
@@ -231,6 +236,8 @@ class LoraTraining:
         small = [p.name for p in self._pictures if min(p.image.size) < side]
         if small:
             yield f"Smaller than {side} pixels and enlarged: {', '.join(small)}."
+        if self._withheld:
+            yield f"The model's safety checker withheld {self._withheld} of the sample pictures."
         cut = [p.name for p in self._pictures if trainer.is_cut(p.caption)]
         if cut:
             yield f"Captions longer than the text encoder reads, used as far as it does: {', '.join(cut)}."

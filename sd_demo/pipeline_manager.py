@@ -19,7 +19,9 @@ import torch
 from diffusers import (
     StableDiffusionImg2ImgPipeline,
     StableDiffusionInpaintPipeline,
+    StableDiffusionLatentUpscalePipeline,
     StableDiffusionPipeline,
+    StableDiffusionUpscalePipeline,
 )
 
 from sd_demo import random_model
@@ -30,10 +32,10 @@ from sd_demo.known_models import RANDOM
 from sd_demo.lora import take_off
 from sd_demo.model_files import NETWORKS
 from sd_demo.placement import Placement, choose_device, choose_dtype, place
-from sd_demo.prompts import PromptEncoder
+from sd_demo.prompts import PooledPromptEncoder, PromptEncoder
 from sd_demo.ranking import Ranker, clip_for, load_ranker
 from sd_demo.registry import ModelEntry, Registry, what_suits
-from sd_demo.requests import LoraChoice
+from sd_demo.requests import LoraChoice, SuperResolution
 from sd_demo.safety import SafetyChecker, read_safety_checker
 from sd_demo.settings import Settings
 from sd_demo.worn_loras import WornLora, are_worn, put_loras_on
@@ -86,7 +88,11 @@ class LoadedModel:
 
     def pipeline(self, task: str, scheduler: Any) -> Any:
         """The diffusers pipeline of `task` over these very weights, with its own `scheduler`."""
-        return _PIPELINES[task](**{**self.components, "scheduler": scheduler}, requires_safety_checker=False)
+        parts = {**self.components, "scheduler": scheduler}
+        if task == SuperResolution.task:
+            is_x4 = "low_res_scheduler" in parts
+            return (StableDiffusionUpscalePipeline if is_x4 else StableDiffusionLatentUpscalePipeline)(**parts)
+        return _PIPELINES[task](**parts, requires_safety_checker=False)
 
 
 class PipelineManager:
@@ -207,7 +213,8 @@ class PipelineManager:
         if path is not None and path.is_file():
             entry = entry.model_copy(update=what_suits(components["unet"].config))
         placement = place(components["unet"], self._settings, device, dtype)
-        prompts = PromptEncoder(components["tokenizer"], components["text_encoder"])
+        reader = PooledPromptEncoder if entry.upscale_factor == 2 else PromptEncoder
+        prompts = reader(components["tokenizer"], components["text_encoder"])
         is_checked = self._settings.safety_checker
         safety = read_safety_checker(path, dtype, device) if path is not None and is_checked else None
         return LoadedModel(entry, components, placement, prompts, model_hash, safety=safety)

@@ -125,10 +125,13 @@ def _fastest_attention(layer: Attention, tokens: int, device: torch.device, dtyp
 def _largest_attention(unet: Any) -> tuple[Attention, int]:
     """The self-attention over the most tokens, and that number of tokens at the model's own size."""
     side = unet.config.sample_size if isinstance(unet.config.sample_size, int) else unet.config.sample_size[0]
-    for level, block in enumerate(unet.down_blocks):
-        if hasattr(block, "attentions"):
-            return block.attentions[0].transformer_blocks[0].attn1, (side >> level) ** 2
-    return unet.mid_block.attentions[0].transformer_blocks[0].attn1, (side >> (len(unet.down_blocks) - 1)) ** 2
+    deepest = len(unet.down_blocks) - 1
+    for level, block in enumerate([*unet.down_blocks, unet.mid_block]):
+        for layer in block.modules():
+            # Where the width of its keys is the prompt's, it attends to the prompt alone.
+            if isinstance(layer, Attention) and layer.to_k.in_features == layer.query_dim:
+                return layer, (side >> min(level, deepest)) ** 2
+    raise LookupError("The UNet has no self-attention.")
 
 
 @torch.inference_mode()

@@ -183,11 +183,30 @@ class PromptEncoder:
         mask = None
         if getattr(encoder.config, "use_attention_mask", False):
             mask = torch.tensor([[1] * (self._length - padding) + [0] * padding], device=device)  # [1, L]
-        embeds = encoder(torch.tensor([ids], device=device), attention_mask=mask)[0]  # [1, L, D]
+        embeds = self._read(torch.tensor([ids], device=device), mask)
         if all(weight == 1 for weight in chunk.weights):
             return embeds
         weights = torch.tensor([1.0, *chunk.weights, 1.0, *[1.0] * padding], device=embeds.device)  # [L]
         return _weighted(embeds, weights)
+
+    def _read(self, ids: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """What the UNet gets of token ids [1, L]: the text encoder's last features, [1, L, D]."""
+        return self._text_encoder(ids, attention_mask=mask)[0]
+
+
+class PooledPromptEncoder(PromptEncoder):
+    """For the x2 latent upscaler: one chunk, features before the last norm, and as the last row the pooled ones."""
+
+    def __init__(self, tokenizer: Any, text_encoder: Any) -> None:
+        super().__init__(tokenizer, text_encoder, is_chunking=False)
+
+    def _encode_chunk(self, chunk: _Chunk, device: Any) -> torch.Tensor:
+        # The pooled row has no words to weigh; weights are passed over, as diffusers' pipeline of this model does.
+        return super()._encode_chunk(_Chunk(chunk.ids, (1.0,) * len(chunk.ids)), device)
+
+    def _read(self, ids: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        read = self._text_encoder(ids, attention_mask=mask, output_hidden_states=True)
+        return torch.cat([read.hidden_states[-1], read.pooler_output[:, None]], dim=1)  # [1, L + 1, D]
 
 
 def _checked(chunks: list[_Chunk], field: str) -> list[_Chunk]:

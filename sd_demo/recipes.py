@@ -16,6 +16,8 @@ from sd_demo.errors import InvalidRequest
 from sd_demo.receipt import Receipt
 from sd_demo.registry import Registry
 from sd_demo.restored import Restored
+from sd_demo.upscale import Upscale
+from sd_demo.upscale_script import upscale_script
 
 INPUTS: Final[Mapping[str, str]] = MappingProxyType({"image": "input.png", "mask_image": "mask.png"})
 DEVICES: Final = ("cpu", "cuda", "mps")
@@ -45,7 +47,8 @@ def recipes(restored: Restored, registry: Registry, *, files: Mapping[str, str] 
         raise InvalidRequest("The receipt holds values that this program would not run, so there is no code for it.")
     note = "".join(f"# {files[name]}: the {name} that this was made from\n" for name in restored.pictures)
     return Recipes(
-        note + diffusers_script(restored, receipt, registry, files),
+        note
+        + (upscale_script if restored.task == Upscale.task else diffusers_script)(restored, receipt, registry, files),
         note + client_call(restored, files, url),
         note + command_line(restored, receipt, files),
     )
@@ -53,9 +56,11 @@ def recipes(restored: Restored, registry: Registry, *, files: Mapping[str, str] 
 
 def command_line(restored: Restored, receipt: Receipt, files: Mapping[str, str]) -> str:
     """For a POSIX shell. Device and precision are named, because another machine would choose others."""
-    words = ["python", "-m", "sd_demo", "generate"]
-    given = {**_told(restored), **{name: files[name] for name in restored.pictures}}
-    prompt = given.pop("prompt", "")
+    is_upscale = restored.task == Upscale.task
+    words = ["python", "-m", "sd_demo", *(["upscale", files["image"]] if is_upscale else ["generate"])]
+    pictures = {} if is_upscale else {name: files[name] for name in restored.pictures}
+    given = {**_told(restored), **pictures}
+    prompt = "" if is_upscale else given.pop("prompt", "")
     loras = given.pop("loras", [])
     given |= {"device": receipt.done.device, "dtype": receipt.done.dtype}
     if receipt.done.dtype != "float32":  # in float32 all give the same picture
@@ -64,7 +69,8 @@ def command_line(restored: Restored, receipt: Receipt, files: Mapping[str, str])
         words += _flag(f"--{name.replace('_', '-')}", str(value))
     for lora in loras:
         words += _flag("--lora", f"{lora['name']}:{lora['weight']!r}")
-    return shlex.join([*words, *(["--"] if prompt.startswith("-") else []), prompt])
+    last = [] if is_upscale else [*(["--"] if prompt.startswith("-") else []), prompt]
+    return shlex.join([*words, *last])
 
 
 def client_call(restored: Restored, files: Mapping[str, str], url: str) -> str:
@@ -88,13 +94,15 @@ def client_call(restored: Restored, files: Mapping[str, str], url: str) -> str:
 def _is_whole(restored: Restored) -> bool:
     """Whether the receipt gave every value that the code names, each within its bounds."""
     names = {"prompt", "num_inference_steps", "guidance_scale", "scheduler", "seed", "model"}
-    names |= {"strength"} if restored.pictures else {"width", "height"}
+    names |= (
+        {"width", "height"} if not restored.pictures else {"scale"} if restored.task == Upscale.task else {"strength"}
+    )
     return names <= set(restored.values) and all(restored.pictures.values())
 
 
 def _told(restored: Restored) -> dict[str, Any]:
     """The values without those that say what is so anyway."""
-    plain = {"negative_prompt": "", "num_images_per_prompt": 1, "keep_best": None}
+    plain = {"negative_prompt": "", "num_images_per_prompt": 1, "keep_best": None, "loras": []}
     return {name: value for name, value in restored.values.items() if plain.get(name) != value}
 
 

@@ -14,6 +14,8 @@ from sd_demo.known_models import (
     EMBEDDED,
     EMBEDDED_FOLDER,
     ENTRIES,
+    OF_X2,
+    OF_X4,
     RANDOM,
     STABLE_DIFFUSION,
     TOKENIZER,
@@ -21,7 +23,7 @@ from sd_demo.known_models import (
     ModelEntry,
 )
 from sd_demo.model_files import HUB_ID, INDEX, MANIFEST, downloaded, in_hub_cache, missing_in, repo_folder
-from sd_demo.requests import TaskName
+from sd_demo.requests import Inpaint, SuperResolution, TaskName
 from sd_demo.settings import Settings
 
 __all__ = [
@@ -181,10 +183,15 @@ def _entry_of_folder(folder: Path, name: str, title: str) -> ModelEntry:
 
 
 def what_suits(unet: Mapping[str, Any]) -> dict[str, Any]:
-    """What a UNet's config tells of the model: its size, whether it inpaints only or was distilled to few steps."""
-    suits: dict[str, Any] = {"native_size": 8 * int(unet["sample_size"])} if unet.get("sample_size") else {}
+    """What a UNet's config tells of the model: its size, what it can do, whether it was distilled to few steps."""
+    side = int(unet.get("sample_size") or 0)
+    if unet.get("in_channels") == 7:  # latents beside the small picture, whose pixels are the size of latents
+        return OF_X4 | ({"native_size": 4 * side} if side else {})
+    suits: dict[str, Any] = {"native_size": 8 * side} if side else {}
+    if unet.get("in_channels") == 8 and unet.get("out_channels") == 5:
+        return OF_X2 | suits
     if unet.get("in_channels") == 9:
-        suits["tasks"] = ("inpaint",)
+        suits["tasks"] = (Inpaint.task,)
     if unet.get("time_cond_proj_dim") is not None:  # latent consistency, https://arxiv.org/abs/2310.04378
         suits |= {"num_inference_steps": 4, "guidance_scale": 8.5, "scheduler": "lcm"}
     return suits
@@ -195,7 +202,11 @@ def check_task(entry: ModelEntry, task: TaskName) -> None:
 
     A 9-channel UNet needs a picture and a mask at every step; a made-up mask would be inpainting under another name.
     """
-    if task not in entry.tasks:
-        raise InvalidRequest(
-            f"{entry.title} only repaints parts of pictures; choose another model, or use Inpaint with it.", "model"
-        )
+    if task in entry.tasks:
+        return
+    only, tab = "draws and repaints", "another tab"
+    if entry.tasks == (Inpaint.task,):
+        only, tab = "repaints parts of pictures", "Inpaint"
+    elif SuperResolution.task in entry.tasks:
+        only, tab = "makes pictures larger", "Upscale"
+    raise InvalidRequest(f"{entry.title} only {only}; choose another model, or use {tab} with it.", "model")

@@ -32,7 +32,8 @@ SchedulerName = Literal[
     "lcm",
 ]
 SCHEDULER_NAMES: Final[tuple[str, ...]] = get_args(SchedulerName)
-TaskName = Literal["text_to_image", "image_to_image", "inpaint"]
+DrawingTask = Literal["text_to_image", "image_to_image", "inpaint"]
+TaskName = Literal[DrawingTask, "super_resolution"]
 
 SEED_LIMIT: Final = 2**32  # what every program of the field can hold, a browser's numbers included
 MIN_SIDE: Final = 64
@@ -94,7 +95,7 @@ class LoraChoice(BaseModel):
 
 
 class Request(BaseModel):
-    """What all three tasks share."""
+    """What all tasks share."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", arbitrary_types_allowed=True)
     task: ClassVar[TaskName]
@@ -197,8 +198,20 @@ class Inpaint(Request):
         return self
 
 
+class SuperResolution(Request):
+    """A picture made larger by a model that does nothing else; `upscale` asks for it, tile by tile."""
+
+    task: ClassVar[TaskName] = "super_resolution"
+
+    image: Picture = Field(description="The picture to make larger.")
+    noise_level: Annotated[int, Number] = Field(
+        default=20, ge=0, le=350, description="Noise that an x4 upscaling model gets over the small picture: more "
+        "makes it freer with details. Other models take none.",
+    )  # fmt: skip
+
+
 Kind = TypeVar("Kind", bound=Request)
-AnyRequest = TextToImage | ImageToImage | Inpaint
+AnyRequest = TextToImage | ImageToImage | Inpaint | SuperResolution
 REQUESTS: Final[dict[str, type[TextToImage] | type[ImageToImage] | type[Inpaint]]] = {
     c.task: c for c in (TextToImage, ImageToImage, Inpaint)
 }

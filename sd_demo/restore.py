@@ -14,8 +14,9 @@ from sd_demo.images import FORMATS, MAX_BYTES
 from sd_demo.parameters_text import find_parameters, from_parameters
 from sd_demo.receipt import JSON_KEY, Receipt, read_receipt
 from sd_demo.registry import Registry
-from sd_demo.requests import PICTURE_FIELDS, REQUESTS, TextToImage
+from sd_demo.requests import PICTURE_FIELDS, TextToImage
 from sd_demo.restored import Reading, Restored, listed, short
+from sd_demo.upscale import KINDS
 
 
 def restore(source: Path | bytes, *, registry: Registry, lora_dir: Path) -> Restored:
@@ -51,9 +52,9 @@ def from_receipt(receipt: Receipt, *, registry: Registry, lora_dir: Path) -> Res
 
     Raises InvalidImage where the receipt is of a task that no request repeats.
     """
-    if receipt.task not in REQUESTS:
+    if receipt.task not in KINDS:
         raise InvalidImage(f"This picture was made by {short(receipt.task)}, which settings cannot be taken from.")
-    kind, done = REQUESTS[receipt.task], receipt.done
+    kind, done = KINDS[receipt.task], receipt.done
     reading = Reading(receipt.task)
     chosen = {
         "num_inference_steps": done.num_inference_steps,

@@ -16,7 +16,8 @@ from sd_demo.errors import InvalidRequest, ModelUnavailable
 from sd_demo.lora_folder import find_lora
 from sd_demo.receipt import Receipt
 from sd_demo.registry import Registry
-from sd_demo.requests import REQUESTS, AnyRequest, describe_bounds, parse_request
+from sd_demo.requests import Request, describe_bounds, parse
+from sd_demo.upscale import KINDS
 
 _LONGEST_LIST: Final = 12
 
@@ -35,9 +36,9 @@ class Restored:
     cannot: tuple[str, ...]
     receipt: Receipt | None = None
 
-    def request(self, **pictures: Any) -> AnyRequest:
+    def request(self, **pictures: Any) -> Request:
         """The request again, with its `pictures` given. Raises InvalidRequest where one is missing."""
-        return parse_request(self.task, {**self.values, **pictures})
+        return parse(KINDS[self.task], {**self.values, **pictures})
 
 
 @dataclass
@@ -52,7 +53,7 @@ class Reading:
         """Keep `value` if the field `name` of the task takes it, else say that it is lost."""
         if value is None:
             return
-        kind = REQUESTS[self.task]
+        kind = KINDS[self.task]
         declared = kind.model_fields[name]
         bounded: Any = Annotated[declared.annotation, Field(), *declared.metadata]
         adapter: TypeAdapter[Any] = TypeAdapter(bounded, config=ConfigDict(strict=True))

@@ -36,7 +36,10 @@ class TrainingStep:
 
 @dataclass(frozen=True)
 class SamplePictures:
-    """How the model draws the sample prompts after `index` steps; 0 is before the training."""
+    """How the model draws the sample prompts after `index` steps; 0 is before the training.
+
+    What the model's safety checker flags is left out, with its prompt.
+    """
 
     index: int
     prompts: tuple[str, ...]

@@ -12,7 +12,7 @@ from sd_demo.events import ResultImage
 from sd_demo.images import fingerprint
 from sd_demo.receipt import Receipt
 from sd_demo.together import Jobs, Progress, run_together
-from sd_demo.upscale import FINE, Upscale, Upscaling, refined
+from sd_demo.upscale import FINE, Upscale, Upscaling, joined
 
 if TYPE_CHECKING:
     from sd_demo.engine import Engine
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Upscaled:
-    """The end: the picture with its file and receipt, and what it was before refining (RGB, the same size)."""
+    """The end: the picture with its file and receipt, and what it was before the model (RGB, the same size)."""
 
     result: ResultImage
     enlarged: Image.Image
@@ -34,7 +34,7 @@ def run_upscaling(
         engine, (*upscaling.requests, *upscaling.unchanged), visitor=visitor, origin=origin, jobs=jobs, is_kept=False
     )
     count = len(upscaling.tiles)
-    image = refined(upscaling, [one.image for one in parts[:count]], [one.image for one in parts[count:]])
+    image = joined(upscaling, [one.image for one in parts[:count]], [one.image for one in parts[count:]])
     receipt = receipt_of(upscaling, [one.receipt for one in parts])
     path = engine.outputs.save(image, receipt, visitor=visitor)
     yield Upscaled(ResultImage(path, image, receipt), upscaling.enlarged)
@@ -61,11 +61,15 @@ def receipt_of(upscaling: Upscaling, tiles: Sequence[Receipt]) -> Receipt:
         "seed": upscaling.seed,
         "scale": upscaling.scale,
     }
+    is_refined, count = upscaling.factor == 1, len(upscaling.tiles)
     how = f"{source.width}x{source.height} was enlarged to {width}x{height} with sharp edges, then refined"
-    count = len(upscaling.tiles)
+    finest = f"What the model changed was added as far as it is finer than about {6 * FINE * tile.width:.0f} pixels."
+    if not is_refined:
+        how = f"{done.model} made {upscaling.made[0]}x{upscaling.made[1]} of {source.width}x{source.height}"
+        finest = f"That was then made smaller, to {width}x{height}." if upscaling.made != (width, height) else ""
     if count > 1:
         how += f" in {count} tiles of {tile.width}x{tile.height} that overlap; each has the next seed"
-    finest = f"What the model changed was added as far as it is finer than about {6 * FINE * tile.width:.0f} pixels."
     notes = dict.fromkeys([how + ".", finest, *(note for one in tiles[:count] for note in one.notes)])
+    notes.pop("", None)
     return Receipt(task=Upscale.task, asked={k: v for k, v in asked.items() if k not in ("width", "height")}, done=done,
                    notes=list(notes))  # fmt: skip

@@ -67,6 +67,7 @@ FLOORS = {
         "prompts",
         "prompt_chunks",
         "diffusers_script",
+        "upscale_script",
         "recipes",
         "safety",
         "pipeline_manager",
@@ -75,6 +76,7 @@ FLOORS = {
         "lora_checkpoint",
         "lora_training",
         "denoising",
+        "super_resolution",
         "decoding",
         "learn",
     ),  # diffusion

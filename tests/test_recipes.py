@@ -26,6 +26,7 @@ from sd_demo.registry import Registry
 from sd_demo.requests import parse_request
 from sd_demo.restore import from_receipt
 from sd_demo.settings import Settings
+from sd_demo.upscale import plan_upscaling
 from tests.receipts import make_receipt
 
 ROOT = Path(__file__).parents[1]
@@ -113,6 +114,38 @@ def test_script_and_command_line_run_in_a_shell(engine: Any, tmp_path: Path) -> 
     (path,) = (tmp_path / "here").glob("*.png")
     for again in (tmp_path / "picture.png", path):
         assert psnr(Image.open(again), made.image) >= 50
+
+
+LARGER: dict[str, dict[str, Any]] = {
+    "refined": {"image": photo((80, 64)), "scale": 2.0, "prompt": "a house", "strength": 0.3, "seed": 4},
+    "in tiles": {"image": photo((160, 64)), "scale": 2.0, "num_inference_steps": 20},
+    "x4": {"image": photo((20, 16)), "scale": 4.0, "model": "x4-upscaler", "num_inference_steps": 2, "noise_level": 9},
+    "x2": {"image": photo((96, 64)), "scale": 1.5, "model": "x2-latent-upscaler", "num_inference_steps": 2},
+}
+
+
+@pytest.mark.parametrize("case", LARGER)
+def test_each_text_of_a_larger_picture_gives_its_pixels(
+    case: str, engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from sd_demo.cli import main
+    from sd_demo.random_model import save
+    from sd_demo.upscaling import Upscaled, run_upscaling
+
+    monkeypatch.chdir(tmp_path)
+    values = dict(LARGER[case])
+    if "model" in values:
+        values["model"] = str(save(values["model"], tmp_path / values["model"], "tiny"))
+    values["image"].save("input.png")
+    plan = plan_upscaling(values, entry=engine.defaults(values.get("model")))
+    made = next(one.result for one in run_upscaling(engine, plan) if isinstance(one, Upscaled))
+    texts = texts_of(made.receipt)
+    exec(compile(texts.diffusers, "script", "exec"), {})  # the script is what is tested
+    assert psnr(Image.open("picture.png"), made.image) >= 50
+    assert main([*shlex.split(texts.command.splitlines()[-1])[3:], "--output", "here"]) == 0
+    assert psnr(Image.open(capsys.readouterr().out.strip()), made.image) >= 50
+    assert 'api_name="/upscale"' in texts.client
+    ast.parse(texts.client)
 
 
 PROMPTS = st.text(alphabet=st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=60)

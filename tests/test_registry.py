@@ -51,11 +51,11 @@ def test_the_embedded_model_is_there_and_needs_no_download(registry: Registry) -
 
 def test_the_built_in_models_are_pinned_and_under_their_licence(registry: Registry) -> None:
     downloads = [entry for entry in registry if not entry.is_embedded]
-    assert [entry.name for entry in downloads] == ["sd-1.5", "sd-1.4", "sd-1.5-inpainting"]
+    assert [entry.name for entry in downloads] == ["sd-1.5", "sd-1.4", "sd-1.5-inpainting", "x4-upscaler"]
     for entry in downloads:
         assert re.fullmatch(r"[0-9a-f]{40}", entry.revision or "")
-        assert entry.licence == "CreativeML OpenRAIL-M"
-        assert entry.download_mib > 2000
+        assert entry.licence == ("CreativeML Open RAIL++-M" if entry.upscale_factor > 1 else "CreativeML OpenRAIL-M")
+        assert entry.download_mib > 1500
         assert registry.weights(entry) is None
 
 

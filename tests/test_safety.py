@@ -18,9 +18,12 @@ from sd_demo import random_model, safety
 from sd_demo.engine import Engine
 from sd_demo.errors import ModelUnavailable, NonFiniteImage, PictureWithheld
 from sd_demo.events import Step
+from sd_demo.lora_training import LoraTraining
 from sd_demo.requests import parse_request
 from sd_demo.safety import read_safety_checker
 from sd_demo.settings import Settings
+from sd_demo.training_events import SamplePictures
+from sd_demo.training_request import parse_training
 
 WAIT_S = 120
 ALWAYS, NEVER = -2.0, 2.0  # thresholds of a cosine
@@ -150,3 +153,18 @@ def test_a_model_without_one_has_none(tmp_path: Path) -> None:
     folder = random_model.save("sd-1.5", tmp_path / "plain", "tiny")
     assert read_safety_checker(folder, torch.float32, torch.device("cpu")) is None
     assert read_safety_checker(tmp_path / "file.safetensors", torch.float32, torch.device("cpu")) is None
+
+
+def test_flagged_samples_of_a_training_are_told_and_not_shown(model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for k in range(4):
+        Image.new("RGB", (64, 64), (60 * k, 90, 120)).save(folder / f"{k}.png")
+    small = {"resolution": 64, "steps": 2, "rank": 2, "sample_every": 1, "trigger": "thing"}
+    small |= {"model": str(with_threshold(model, tmp_path / "model", ALWAYS))}
+    asked = parse_training({**small, "images": folder, "output": tmp_path / "thing.safetensors"})
+    training = LoraTraining(asked, Settings(device="cpu", dtype="float32", output_dir=tmp_path / "out"))
+    training.start()
+    samples = [event for event in training.events() if isinstance(event, SamplePictures)]
+    assert [(one.index, one.prompts, one.images) for one in samples] == [(0, (), ()), (1, (), ()), (2, (), ())]
+    assert any("withheld 3 of the sample pictures" in note for note in training.result().notes)

@@ -17,13 +17,15 @@ from sd_demo.enlarge import enlarge
 from sd_demo.errors import InvalidImage, InvalidRequest, JobCancelled
 from sd_demo.outputs import Outputs
 from sd_demo.receipt import read_receipt_file
+from sd_demo.registry import Registry
 from sd_demo.settings import Settings
 from sd_demo.together import Jobs, Progress
-from sd_demo.upscale import Tile, blend, plan_upscaling, refined
+from sd_demo.upscale import Tile, blend, joined, plan_upscaling
 from sd_demo.upscaling import Upscaled, run_upscaling
 from tests.upscale_bar import measure
 
-NATIVE = 256
+ENTRY = Registry().get("picture-book")
+NATIVE = ENTRY.native_size
 
 
 def picture(width: int = 160, height: int = 128) -> Image.Image:
@@ -43,7 +45,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
 
 @pytest.mark.parametrize("size", [(64, 64), (160, 128), (300, 97), (257, 256), (511, 700)])
 def test_tiles_cover_every_pixel_and_lie_inside(size: tuple[int, int]) -> None:
-    plan = plan_upscaling({"image": picture(*size), "scale": 1.5, "seed": 1}, native_size=NATIVE)
+    plan = plan_upscaling({"image": picture(*size), "scale": 1.5, "seed": 1}, entry=ENTRY)
     width, height = plan.enlarged.size
     assert (width, height) == tuple(round(side * 1.5) for side in size)
     covered = np.zeros((height, width), dtype=int)
@@ -58,7 +60,7 @@ def test_tiles_cover_every_pixel_and_lie_inside(size: tuple[int, int]) -> None:
     assert np.abs(whole - np.asarray(plan.enlarged)).max() <= 1
     assert all(np.array_equal(a.image, b.image) for a, b in zip(plan.requests, plan.unchanged, strict=True))
     same = [request.image for request in plan.requests]
-    assert np.array_equal(refined(plan, same, same), plan.enlarged), "where nothing changed, nothing is added"
+    assert np.array_equal(joined(plan, same, same), plan.enlarged), "where nothing changed, nothing is added"
 
 
 def test_between_two_tiles_that_differ_there_is_no_edge() -> None:
@@ -72,7 +74,7 @@ def test_between_two_tiles_that_differ_there_is_no_edge() -> None:
 
 def test_an_upscaling_is_one_file_with_one_receipt(engine: Engine) -> None:
     values = {"image": picture(200, 150), "scale": 2, "prompt": "a meadow", "num_inference_steps": 4, "seed": 7}
-    plan = plan_upscaling(values, native_size=NATIVE)
+    plan = plan_upscaling(values, entry=ENTRY)
     start = time.perf_counter()
     *progress, end = run_upscaling(engine, plan, visitor="me")
     elapsed_s = time.perf_counter() - start
@@ -87,7 +89,7 @@ def test_an_upscaling_is_one_file_with_one_receipt(engine: Engine) -> None:
     assert "in 4 tiles of 256x256 that overlap" in receipt.notes[0]
     assert receipt.done.shared_with == 7  # four tiles, each refined and unchanged
     assert receipt.done.encode_s + receipt.done.denoise_s + receipt.done.decode_s <= elapsed_s
-    (*_, again) = run_upscaling(engine, plan_upscaling(values, native_size=NATIVE), visitor="me")
+    (*_, again) = run_upscaling(engine, plan_upscaling(values, entry=ENTRY), visitor="me")
     assert isinstance(again, Upscaled)
     assert np.array_equal(np.asarray(again.result.image), np.asarray(end.result.image))
 
@@ -120,7 +122,7 @@ def test_two_times_is_nearer_to_the_worlds_own_than_it_is_soft(engine: Engine) -
 def test_a_cancelled_upscaling_leaves_no_file_and_no_job(engine: Engine) -> None:
     before = set(engine.outputs.folder.rglob("*.png"))
     jobs = Jobs()
-    plan = plan_upscaling({"image": picture(256, 256), "scale": 2, "num_inference_steps": 50}, native_size=NATIVE)
+    plan = plan_upscaling({"image": picture(256, 256), "scale": 2, "num_inference_steps": 50}, entry=ENTRY)
     running = run_upscaling(engine, plan, jobs=jobs)
     next(running)
     jobs.cancel()
@@ -151,7 +153,7 @@ def test_a_cancelled_upscaling_leaves_no_file_and_no_job(engine: Engine) -> None
 )
 def test_bad_values_get_one_sentence(values: dict[str, Any], words: str) -> None:
     with pytest.raises((InvalidRequest, InvalidImage)) as caught:
-        plan_upscaling({"image": picture(), **values}, native_size=NATIVE)
+        plan_upscaling({"image": picture(), **values}, entry=ENTRY)
     assert words in str(caught.value)
     assert str(caught.value).count(".") <= 3
 

@@ -34,7 +34,7 @@ def measure(engine: Engine, count: int) -> dict[str, list[float]]:
         picture = world.sample(rng)
         prompt = world.caption(picture, rng)
         small, truth = world.draw(picture, SIZE // 2), world.draw(picture, SIZE)
-        plan = plan_upscaling({"image": small, "prompt": prompt, "seed": k}, native_size=SIZE // 2)
+        plan = plan_upscaling({"image": small, "prompt": prompt, "seed": k}, entry=engine.defaults())
         *_, end = run_upscaling(engine, plan)
         assert isinstance(end, Upscaled)
         lanczos = small.resize((SIZE, SIZE), Image.Resampling.LANCZOS)

@@ -15,7 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import (
+    StableDiffusionLatentUpscalePipeline,
+    StableDiffusionPipeline,
+    StableDiffusionUpscalePipeline,
+)
 from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError, safe_open
 from transformers.utils import logging as transformers_logging
@@ -46,10 +50,17 @@ def read_model(path: Path, dtype: torch.dtype, tokenizers: Sequence[Path] = ()) 
 
 
 def assemble(parts: dict[str, Any], name: str) -> dict[str, Any]:
-    """All components of a StableDiffusionPipeline made of `parts`. Raises ModelUnavailable where they do not fit."""
-    channels = parts["unet"].config.in_channels
-    if channels not in (4, 9):
-        raise ModelUnavailable(f"{name} takes {channels} channels; text-to-image models take 4, inpainting ones 9.")
+    """All components of the pipeline that `parts` make. Raises ModelUnavailable where they do not fit together.
+
+    Four channels draw, nine inpaint; seven and a second scheduler, or eight and five out, make pictures larger.
+    """
+    config = parts["unet"].config
+    channels = config.in_channels
+    is_x4, is_x2 = channels == 7 and "low_res_scheduler" in parts, channels == 8 and config.out_channels == 5
+    if not (channels in (4, 9) or is_x4 or is_x2):
+        raise ModelUnavailable(
+            f"{name} takes {channels} channels; text-to-image models take 4, inpainting ones 9, upscaling ones 7 or 8."
+        )
     known, width = parts["text_encoder"].config.vocab_size, parts["text_encoder"].config.hidden_size
     if len(parts["tokenizer"]) > known:
         raise ModelUnavailable(f"{name} has a tokenizer of {len(parts['tokenizer'])} tokens and weights for {known}.")
@@ -57,6 +68,10 @@ def assemble(parts: dict[str, Any], name: str) -> dict[str, Any]:
         raise ModelUnavailable(f"{name} has a text encoder of width {width}, which does not fit its UNet.")
     with _quiet():
         # The pipeline's constructor mends the configs of early models, as from_pretrained does.
+        if is_x4:
+            return dict(StableDiffusionUpscalePipeline(**parts).components)
+        if is_x2:
+            return dict(StableDiffusionLatentUpscalePipeline(**parts).components)
         pipe = StableDiffusionPipeline(
             **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
         )

@@ -19,6 +19,8 @@ FAMILY: Final = (
     "StableDiffusionImg2ImgPipeline",
     "StableDiffusionInpaintPipeline",
     "LatentConsistencyModelPipeline",
+    "StableDiffusionUpscalePipeline",
+    "StableDiffusionLatentUpscalePipeline",
 )
 
 
@@ -39,8 +41,10 @@ def read_folder(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
         )
         check_keys(f"{folder.name}/{name}", report["missing_keys"], report["unexpected_keys"])
     parts["tokenizer"] = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-    kind = getattr(diffusers, index["scheduler"][1])
-    parts["scheduler"] = kind.from_pretrained(folder / "scheduler", local_files_only=True)
+    for name in ("scheduler", "low_res_scheduler"):
+        if name in index:
+            kind = getattr(diffusers, index[name][1])
+            parts[name] = kind.from_pretrained(folder / name, local_files_only=True)
     return parts
 
 

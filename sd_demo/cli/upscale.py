@@ -1,6 +1,7 @@
-"""`upscale`: a picture made larger, with edges of its own: enlarged, then refined in tiles by image to image.
+"""`upscale`: a picture made larger: enlarged with sharp edges, then refined in tiles by image to image.
 
-At most four megapixels. A prompt that says what the picture shows helps; without one the model goes by what it sees.
+Or made larger by a model that was trained for that, such as --model x4-upscaler. At most four megapixels. A prompt that
+says what the picture shows helps; without one the model goes by what it sees.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from sd_demo.cli import generate
 from sd_demo.cli.parser import Parser, fields_of, flag
 from sd_demo.errors import PlaygroundError
-from sd_demo.requests import MAX_SIDE
+from sd_demo.known_models import EMBEDDED
+from sd_demo.registry import Registry
 from sd_demo.settings import Settings
 from sd_demo.upscale import NOT_TAKEN, Upscale, plan_upscaling
 
@@ -27,8 +29,11 @@ def run(arguments: list[str]) -> int:
     options = vars(parser().parse_args(arguments))
     is_json = options.pop("json")
     place = [f"{flag(name)}={options.pop(name)}" for name in generate.PLACE_FIELDS if name in options]
-    asked = plan_upscaling(options, native_size=MAX_SIDE)  # its errors are told before a model is loaded
-    settings = generate.checked(Settings.read(place), asked.requests[0])
+    settings = Settings.read(place)
+    # Errors are told before a model is loaded.
+    named = Registry.of(settings).get(options.get("model") or settings.model or EMBEDDED)
+    asked = plan_upscaling(options, entry=named)
+    settings = generate.checked(settings, asked.requests[0])
     with contextlib.redirect_stdout(sys.stderr):
         done = _run(options, settings)
     if is_json:
@@ -55,12 +60,15 @@ def _run(options: dict[str, Any], settings: Settings) -> ResultImage:
     engine = generate.make_engine(settings)
     is_watched = sys.stderr.isatty()
     try:
-        upscaling = plan_upscaling(options, native_size=engine.defaults(None).native_size)
+        upscaling = plan_upscaling(options, entry=engine.defaults(None))
+        tiles = len(upscaling.tiles)
         for news in run_upscaling(engine, upscaling):
             if not isinstance(news, Progress):
                 return news.result
             if is_watched:
-                print(f"\r\x1b[K{news.done // 2} of {news.total // 2} tiles", end="", file=sys.stderr, flush=True)
+                print(
+                    f"\r\x1b[K{news.done * tiles // news.total} of {tiles} tiles", end="", file=sys.stderr, flush=True
+                )
     finally:
         engine.close(generate.STOP_S)
         if is_watched:

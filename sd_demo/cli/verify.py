@@ -13,7 +13,7 @@ import math
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from PIL import Image
 
@@ -24,10 +24,14 @@ from sd_demo.events import ResultImage
 from sd_demo.images import read_picture
 from sd_demo.receipt import Receipt, read_receipt_file
 from sd_demo.registry import Registry
-from sd_demo.requests import PICTURE_FIELDS, REQUESTS
+from sd_demo.requests import PICTURE_FIELDS, REQUESTS, parse_request
 from sd_demo.restored import Restored
 from sd_demo.settings import Settings
+from sd_demo.upscale import Upscale, plan_upscaling
 from sd_demo.verify import PLACE, compare, find_pictures, places, what_made
+
+if TYPE_CHECKING:
+    from sd_demo.engine import Engine
 
 SAME: Final = 0
 DIFFERENT: Final = 1
@@ -86,10 +90,21 @@ def _make_again(
             settings = Settings.read([f"{flag(name)}={value}" for name, value in wanted.items()])
             engine = generate.make_engine(settings.model_copy(update={"model": request.model}))
             try:
-                return engine.submit(request).result().images[0]
+                return _made(engine, restored, pictures)
             finally:
                 engine.close(generate.STOP_S)
         except InvalidRequest as error:
             if error.field not in place:
                 raise
     raise AssertionError("the last place asks for nothing, so nothing of it can be missing")
+
+
+def _made(engine: Engine, restored: Restored, pictures: dict[str, Image.Image]) -> ResultImage:
+    if restored.task != Upscale.task:
+        request = parse_request(restored.task, {**restored.values, **pictures})
+        return engine.submit(request).result().images[0]
+    from sd_demo.upscaling import Upscaled, run_upscaling  # here, so that bad input is answered without torch
+
+    values = {**restored.values, **pictures}
+    plan = plan_upscaling(values, entry=engine.defaults(restored.values.get("model")))
+    return next(one.result for one in run_upscaling(engine, plan) if isinstance(one, Upscaled))

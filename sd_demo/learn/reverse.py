@@ -84,7 +84,7 @@ def _step(denoising: Denoising) -> Frame:
     rows = denoising.rows_in()
     given = rows[:1]
     predictions = denoising.model.unet(
-        rows, t.float().expand(len(rows)).to(rows.device), encoder_hidden_states=denoising.embeds, return_dict=False
+        rows, t.float().expand(len(rows)).to(rows.device), **denoising.conditions, return_dict=False
     )[0]
     denoising.take(predictions)
     alpha_bar = denoising.scheduler.alphas_cumprod[int(t)].to(given)

@@ -130,7 +130,8 @@ def build(
         if fetching is not None:
             downloads = downloads or Downloads(engine.settings.data_dir)
             arrivals.append(download_panel.listen(engine, top, fetching, downloads).then)
-        model_choice.listen(engine, top, tabs, *arrivals)
+        restorable: dict[str, Tab | upscale.UpscaleTab] = {**tabs, upscale.NAME: upscaling}
+        model_choice.listen(engine, top, restorable, *arrivals)
         memory.listen_for_visitor(page, visitor_id)
         for tab in tabs.values():
             ran = _listen(engine, tab, top, visitor_id)
@@ -145,7 +146,7 @@ def build(
             passing_on.offer(tab.results, places, chooser)
         upscale.listen(engine, upscaling, top, places, chooser, visitor_id)
         compare.listen(engine, comparing, top, places, chooser, visitor_id)
-        history.listen(engine, past, history_place, top, tabs, places, chooser, visitor_id)
+        history.listen(engine, past, history_place, top, restorable, places, chooser, visitor_id)
         api.add(engine)
         compare_api.add(engine)
         upscale_api.add(engine)

@@ -14,14 +14,12 @@ from sd_demo.registry import ModelEntry
 from sd_demo.requests import (
     MAX_LORAS,
     PICTURE_FIELDS,
-    REQUESTS,
     SCHEDULER_NAMES,
-    Request,
     TextToImage,
     bounds,
     parse_request,
 )
-from sd_demo.upscale import Upscale
+from sd_demo.upscale import KINDS, Upscale, guidance_for
 
 SCHEDULER_TITLES: Final = {
     "ddim": "DDIM",
@@ -55,6 +53,7 @@ LOOKS: Final = {
     "negative_prompt": Look("Negative prompt", "text", placeholder="what should not be there"),
     "scale": Look("Scale", "slider", step=0.1),
     "strength": Look("Strength", "slider", step=0.01),
+    "noise_level": Look("Noise level", "slider", step=1),
     "num_inference_steps": Look("Steps", "slider", step=1),
     "guidance_scale": Look("Guidance", "slider", step=0.1),
     "width": Look("Width", "slider", step=8),
@@ -65,7 +64,6 @@ LOOKS: Final = {
     "scheduler": Look("Scheduler", "choice"),
     "loras": Look("LoRAs", "names"),
 }
-KINDS: Final[dict[str, type[Request]]] = {**REQUESTS, Upscale.task: Upscale}
 OF_THE_MODEL: Final = ("num_inference_steps", "guidance_scale", "scheduler")  # follow the chosen model
 
 
@@ -83,6 +81,8 @@ def default_value(task: str, name: str, entry: ModelEntry) -> Any:
     default = KINDS[task].model_fields[name].default
     if LOOKS[name].widget == "names":
         return list(default)
+    if task == Upscale.task and name == "guidance_scale":
+        return guidance_for(entry)
     if default is None and name in OF_THE_MODEL:
         return getattr(entry, name)
     if name in ("width", "height") and task == TextToImage.task:

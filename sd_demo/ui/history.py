@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from sd_demo.ui.header import Header
 from sd_demo.ui.results import Results, Shown
 from sd_demo.ui.run import Tab
 from sd_demo.ui.settings_back import SettingsBack
+from sd_demo.ui.upscale import UpscaleTab
 
 if TYPE_CHECKING:
     from sd_demo.engine import Engine
@@ -102,7 +104,7 @@ def listen(
     here: HistoryTab,
     place: gr.Tab,
     top: Header,
-    tabs: dict[str, Tab],
+    tabs: Mapping[str, Tab | UpscaleTab],
     places: passing_on.Places,
     chooser: gr.Tabs,
     visitor_id: gr.BrowserState,

@@ -5,8 +5,9 @@ from __future__ import annotations
 from html import escape
 
 from sd_demo.embedded.vocabulary import vocabulary
-from sd_demo.registry import ModelEntry
-from sd_demo.requests import TextToImage
+from sd_demo.errors import InvalidRequest
+from sd_demo.registry import ModelEntry, check_task
+from sd_demo.requests import REQUESTS, TextToImage
 
 FIRST_STEP = {
     "image_to_image": "Choose a picture, say what it should become, and press Generate.",
@@ -20,6 +21,11 @@ def html(task: str, entry: ModelEntry, *, is_here: bool) -> str:
     """One short text, as HTML. `is_here`: the model's weights are on this machine."""
     if not is_here:
         return _of_absent(entry)
+    try:
+        if task in REQUESTS:
+            check_task(entry, REQUESTS[task].task)
+    except InvalidRequest as error:
+        return f"<p>{escape(str(error))}</p>"
     if task != TextToImage.task:
         return f"<p>{escape(FIRST_STEP[task])}</p>"
     if not entry.is_embedded:

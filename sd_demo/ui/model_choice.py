@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -11,6 +11,7 @@ from sd_demo.errors import PlaygroundError
 from sd_demo.ui import controls, introduction
 from sd_demo.ui.header import Header
 from sd_demo.ui.run import Tab
+from sd_demo.ui.upscale import UpscaleTab
 
 if TYPE_CHECKING:
     from sd_demo.engine import Engine
@@ -18,14 +19,14 @@ if TYPE_CHECKING:
 FOLLOWING = ("num_inference_steps", "guidance_scale", "scheduler", "width", "height")
 
 
-def listen(engine: Engine, top: Header, tabs: dict[str, Tab], *others: Any) -> None:
+def listen(engine: Engine, top: Header, tabs: Mapping[str, Tab | UpscaleTab], *others: Any) -> None:
     """Wire the chooser to every tab; `others`: further events after which a model may have come."""
-    for tab in tabs.values():
+    for task, tab in tabs.items():
         chosen = gr.State(engine.defaults(None).name)  # one a tab: each handler needs the choice before this one
-        followers = {name: tab.controls[name] for name in FOLLOWING}
+        followers = {name: tab.controls[name] for name in FOLLOWING if name in tab.controls}
         for event in (top.model.change, *others):
             event(
-                _follow(engine, tab, list(followers)),
+                _follow(engine, task, list(followers)),
                 [top.model, chosen, *followers.values()],
                 [*followers.values(), tab.results.intro],
                 preprocess=False,
@@ -43,7 +44,7 @@ def listen(engine: Engine, top: Header, tabs: dict[str, Tab], *others: Any) -> N
             )
 
 
-def _follow(engine: Engine, tab: Tab, names: list[str]) -> Callable[..., list[Any]]:
+def _follow(engine: Engine, task: str, names: list[str]) -> Callable[..., list[Any]]:
     def follow(model: Any, before: Any, *held: Any) -> list[Any]:
         try:
             old, new = engine.defaults(before), engine.defaults(model)
@@ -51,8 +52,8 @@ def _follow(engine: Engine, tab: Tab, names: list[str]) -> Callable[..., list[An
             return [gr.skip()] * (len(names) + 1)
         updates: list[Any] = []
         for name, value in zip(names, held, strict=True):
-            is_untouched = value == controls.default_value(tab.task, name, old)
-            updates.append(controls.default_value(tab.task, name, new) if is_untouched else gr.skip())
-        return [*updates, introduction.html(tab.task, new, is_here=engine.registry.weights(new) is not None)]
+            is_untouched = value == controls.default_value(task, name, old)
+            updates.append(controls.default_value(task, name, new) if is_untouched else gr.skip())
+        return [*updates, introduction.html(task, new, is_here=engine.registry.weights(new) is not None)]
 
     return follow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any, Final
@@ -11,7 +12,7 @@ import gradio as gr
 from sd_demo.errors import InvalidImage, PlaygroundError
 from sd_demo.restore import restore
 from sd_demo.restored import Restored
-from sd_demo.ui import controls, status_line
+from sd_demo.ui import controls, status_line, upscale
 from sd_demo.ui.header import Header
 from sd_demo.ui.run import Tab
 from sd_demo.ui.uploads import uploaded_file
@@ -20,7 +21,12 @@ if TYPE_CHECKING:
     from sd_demo.engine import Engine
 
 NAME: Final = "settings-back"
-TITLES: Final = {"text_to_image": "Text to image", "image_to_image": "Image to image", "inpaint": "Inpaint"}
+TITLES: Final = {
+    "text_to_image": "Text to image",
+    "image_to_image": "Image to image",
+    "inpaint": "Inpaint",
+    upscale.NAME: upscale.TITLE,
+}
 _PRIVATE: Final[dict[str, Any]] = {"show_progress": "hidden", "api_visibility": "private"}
 
 
@@ -53,7 +59,9 @@ def build() -> SettingsBack:
     return SettingsBack(drop, report, apply, gr.State(None))
 
 
-def listen(engine: Engine, back: SettingsBack, top: Header, tabs: dict[str, Tab], chooser: gr.Tabs) -> None:
+def listen(
+    engine: Engine, back: SettingsBack, top: Header, tabs: Mapping[str, Tab | upscale.UpscaleTab], chooser: gr.Tabs
+) -> None:
     """Wire the drop zone and the button."""
 
     def read(file: Any) -> dict[Any, Any]:

@@ -11,7 +11,7 @@ import gradio as gr
 
 from sd_demo.errors import JobCancelled, PlaygroundError
 from sd_demo.together import Jobs, Progress
-from sd_demo.ui import controls, introduction, lora_picker, passing_on, results, run, status_line, visitor
+from sd_demo.ui import controls, copy_as_code, introduction, lora_picker, passing_on, results, run, status_line, visitor
 from sd_demo.ui.header import Header
 from sd_demo.ui.results import Results, Shown
 from sd_demo.ui.uploads import given, uploaded_file
@@ -66,8 +66,9 @@ def build(engine: Engine) -> UpscaleTab:
                 cancel = gr.Button("Cancel", interactive=False, elem_id=f"{NAME}-cancel", scale=1, min_width=100)
         with gr.Column(elem_classes=["area-show"]):
             shown = results.build(NAME, introduction.html(NAME, entry, is_here=True))
+            copy_as_code.build(engine, NAME, shown)
         with gr.Column(elem_classes=["area-settings"]), gr.Accordion("More", open=False, elem_classes=["more"]):
-            made |= make("negative_prompt", "num_inference_steps", "guidance_scale", "scheduler", "seed")
+            made |= make("negative_prompt", "num_inference_steps", "guidance_scale", "scheduler", "noise_level", "seed")
             made |= lora_picker.build(engine, NAME)
     return UpscaleTab(made, image, start, cancel, shown, gr.State(None))
 
@@ -106,7 +107,7 @@ def _handler(engine: Engine, here: UpscaleTab) -> Callable[..., Iterator[dict[An
             pairs = zip(here.controls, held, strict=True)
             values = given({name: controls.request_value(NAME, name, value) for name, value in pairs})
             values |= given({"model": model, "image": uploaded_file(image, field="image")})
-            upscaling = plan_upscaling(values, native_size=engine.defaults(values.get("model")).native_size)
+            upscaling = plan_upscaling(values, entry=engine.defaults(values.get("model")))
             jobs = Jobs()
             yield {
                 parts.status: status_line.running("Sending …"),
@@ -119,7 +120,8 @@ def _handler(engine: Engine, here: UpscaleTab) -> Callable[..., Iterator[dict[An
             with closing(run_upscaling(engine, upscaling, jobs=jobs, **who)) as news:
                 for one in news:
                     if isinstance(one, Progress):
-                        words = f"{one.done // 2} of {one.total // 2} tiles"
+                        tiles = len(upscaling.tiles)  # refining runs each twice
+                        words = f"{one.done * tiles // one.total} of {tiles} tiles"
                         yield {parts.status: status_line.running(words, one.done / one.total)}
                         continue
                     shown = [Shown(one.result.path, one.result.receipt, one.enlarged)]

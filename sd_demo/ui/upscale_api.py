@@ -30,7 +30,7 @@ def add(engine: Engine) -> None:
             gr.JSON(visible=False, label="Its receipt, in a list"),
         ],
         api_name=Upscale.task,
-        api_description="A picture made larger, refined in tiles; at most four megapixels.",
+        api_description="A picture made larger, in tiles that overlap; at most four megapixels.",
         preprocess=False,
         concurrency_limit=None,
     )
@@ -50,10 +50,9 @@ def _handler(engine: Engine) -> Callable[..., Iterator[tuple[Any, Any]]]:
             if "image" in asked:
                 asked["image"] = uploaded_file(asked["image"], field="image")
             model = asked.get("model")
-            native_size = engine.defaults(model if isinstance(model, str) else None).native_size
-            upscaling = plan_upscaling(asked, native_size=native_size)
-            owner = visitor.folder_name(None, request)
-            with closing(run_upscaling(engine, upscaling, visitor=owner)) as news:
+            upscaling = plan_upscaling(asked, entry=engine.defaults(model if isinstance(model, str) else None))
+            who = visitor.caller(None, request, engine.settings)
+            with closing(run_upscaling(engine, upscaling, **who)) as news:
                 for one in news:
                     if not isinstance(one, Upscaled):
                         yield gr.skip(), gr.skip()  # a place to be closed at when the caller has gone

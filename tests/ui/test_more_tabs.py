@@ -203,6 +203,7 @@ def test_a_picture_is_made_larger_and_shown_beside_what_it_was(fresh_page: Page,
         "256x256 was enlarged to 512x512 with sharp edges, then refined in 9"
     )
     expect(page.locator("#upscale-compare img").first).to_be_visible()
+    expect(page.locator("#upscale-code")).to_contain_text("Copy as code")
     page.locator("#upscale-use-as-input").click()
     expect(page.locator("#image_to_image-image img")).to_be_visible()
 
