@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 
 from sd_demo.denoising import Denoising
 from sd_demo.errors import NonFiniteImage
+from sd_demo.residence import Residence
 
 TILE = 32  # latents of a side, where a picture is decoded in parts
 PREVIEW_SIDE = 32  # latents of a side; previews of larger pictures are decoded from averaged latents
@@ -32,21 +34,17 @@ def decode(denoising: Denoising) -> Decoded:
     (https://huggingface.co/madebyollin/sdxl-vae-fp16-fix tells why); one for which the device's memory is too small
     in overlapping tiles. Raises NonFiniteImage where the latents are not finite, or the float32 picture is not either.
     """
-    vae, retries, images = denoising.model.vae, [], []
+    vae, residence = denoising.model.vae, denoising.model.residence
+    retries: list[str] = []
+    images = []
     if not torch.isfinite(denoising.latents).all():
         raise NonFiniteImage(
             "The model answered NaN or infinity, not a picture; try another seed or scheduler, or --dtype float32."
         )
     scaled = denoising.latents / vae.config.scaling_factor
     for latents in scaled.split(1):
-        try:
-            pixels = vae.decode(latents.to(vae.dtype), return_dict=False)[0]
-        except torch.OutOfMemoryError:
-            pixels = _decode_in_tiles(vae, latents)
-            retries.append("decoded in tiles, because the memory was too small for the whole")
-        if not torch.isfinite(pixels).all() and vae.dtype != torch.float32:
-            pixels = _decode_in_float32(vae, latents)
-            retries.append("decoded again in float32, because the half-precision picture was not finite")
+        pixels, said = residence.run("vae", partial(_decoded, vae, latents, residence))
+        retries += said
         if not torch.isfinite(pixels).all():
             raise NonFiniteImage("The picture could not be decoded, also not in float32; try another seed.")
         images.append(denoising.canvas.restore(to_picture(pixels)))
@@ -61,7 +59,7 @@ def preview(denoising: Denoising) -> tuple[Image.Image, ...]:
     shrink = -(-max(latents.shape[-2:]) // PREVIEW_SIDE)
     if shrink > 1:
         latents = torch.nn.functional.avg_pool2d(latents, shrink, ceil_mode=True)
-    pixels = vae.decode(latents.to(vae.dtype), return_dict=False)[0]
+    pixels = denoising.model.residence.run("vae", lambda: vae.decode(latents.to(vae.dtype), return_dict=False)[0])
     size = (max(1, canvas.width // shrink), max(1, canvas.height // shrink))
     return tuple(to_picture(torch.nan_to_num(p)[None]).crop((0, 0, *size)) for p in pixels)
 
@@ -72,13 +70,29 @@ def to_picture(pixels: torch.Tensor) -> Image.Image:
     return Image.fromarray(values.astype(np.uint8))
 
 
-def _decode_in_float32(vae: Any, latents: torch.Tensor) -> torch.Tensor:
-    before = vae.dtype
-    vae.to(torch.float32)
+def _decoded(vae: Any, latents: torch.Tensor, residence: Residence) -> tuple[torch.Tensor, list[str]]:
+    """The pixels [1, 3, H, W] of latents [1, 4, h, w], and what had to be tried again."""
+    retries = []
     try:
-        return vae.decode(latents.float(), return_dict=False)[0]
+        pixels = vae.decode(latents.to(vae.dtype), return_dict=False)[0]
+    except torch.OutOfMemoryError:
+        pixels = _decode_in_tiles(vae, latents)
+        retries.append("decoded in tiles, because the memory was too small for the whole")
+    if not torch.isfinite(pixels).all() and vae.dtype != torch.float32:
+        pixels = _decode_in_float32(vae, latents, residence)
+        retries.append("decoded again in float32, because the half-precision picture was not finite")
+    return pixels, retries
+
+
+def _decode_in_float32(vae: Any, latents: torch.Tensor, residence: Residence) -> torch.Tensor:
+    before = vae.dtype
+    with residence.changing():
+        vae.to(torch.float32)
+    try:
+        return residence.run("vae", lambda: vae.decode(latents.float(), return_dict=False)[0])
     finally:
-        vae.to(before)
+        with residence.changing():
+            vae.to(before)
 
 
 def _decode_in_tiles(vae: Any, latents: torch.Tensor) -> torch.Tensor:

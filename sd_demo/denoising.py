@@ -9,35 +9,15 @@ in float32 the latents equal theirs for the same generators (tests/test_denoisin
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from sd_demo.canvas import Canvas
 from sd_demo.pipeline_manager import LoadedModel
+from sd_demo.plan import Plan
 from sd_demo.prompts import PromptEmbeds
 from sd_demo.schedulers import make_scheduler
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A request with every choice made: what "the model's default" and "random" came to."""
-
-    task: str
-    seeds: tuple[int, ...]  # one per image
-    num_inference_steps: int
-    guidance_scale: float
-    scheduler: str
-    strength: float | None = None
-    noise_level: int | None = None
-
-    @property
-    def effective_strength(self) -> float | None:
-        """`strength`, raised where strength x steps would leave no step at all."""
-        if self.strength is None or int(self.num_inference_steps * self.strength) >= 1:
-            return self.strength
-        return 1 / self.num_inference_steps
 
 
 class Denoising:
@@ -53,6 +33,7 @@ class Denoising:
         self.scheduler = make_scheduler(plan.scheduler, model.scheduler_config)
         self.pipe = model.pipeline(plan.task, self.scheduler)
         self.index = 0
+        self.first_rung = model.residence.rung
         self.most_shared = 0
         self.most_parts = 1  # in which a UNet call ran, where the memory was too small for the whole
         n = len(plan.seeds)
@@ -186,7 +167,8 @@ class Denoising:
     def _encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """[1, 3, H, W] to one sample of its latents per image, [n, 4, h, w]; the VAE runs once."""
         vae, placement = self.model.vae, self.model.placement
-        posterior = vae.encode(pixels.to(placement.device, vae.dtype)).latent_dist
+        there = pixels.to(placement.device, vae.dtype)
+        posterior = self.model.residence.run("vae", lambda: vae.encode(there).latent_dist)
         samples = [posterior.sample(generator) for generator in self.generators]
         return torch.cat(samples).to(placement.dtype) * vae.config.scaling_factor
 
@@ -213,11 +195,12 @@ def advance(denoisings: Sequence[Denoising]) -> list[Exception | None]:
     Raises what the UNet raises, with nothing moved yet. What one request's own scheduler raises is returned
     in its place, so that the others have their step.
     """
-    unet = denoisings[0].model.unet
+    model = denoisings[0].model
     rows = [d.rows_in() for d in denoisings]
     times = torch.cat([d.time.expand(d.rows) for d in denoisings])
     conditions = {name: torch.cat([d.conditions[name] for d in denoisings]) for name in denoisings[0].conditions}
-    parts = _predict(unet, torch.cat(rows), times.to(rows[0].device), conditions)
+    every = torch.cat(rows), times.to(rows[0].device), conditions
+    parts = model.residence.run("unet", lambda: _predict(model.unet, *every))
     predictions = torch.cat(parts)
     failures: list[Exception | None] = []
     for denoising, prediction in zip(denoisings, predictions.split([d.rows for d in denoisings]), strict=True):

@@ -157,7 +157,8 @@ def _try_attention(attention: str, settings: Settings, registry: Registry, model
         with torch.inference_mode():
             for _ in range(2):
                 start = time.perf_counter()
-                is_finite = bool(torch.isfinite(unet(x, 500, words, return_dict=False)[0]).all())
+                answer = loaded.residence.run("unet", lambda: unet(x, 500, words, return_dict=False)[0])
+                is_finite = bool(torch.isfinite(answer).all())
                 milliseconds.append(1e3 * (time.perf_counter() - start))
     except Exception as error:  # a broken package may raise anything
         return {"name": attention, "runs": False, "error": _first_line(error)}

@@ -26,6 +26,7 @@ from sd_demo.metrics import Metrics
 from sd_demo.outputs import Outputs
 from sd_demo.pipeline_manager import LoadedModel, PipelineManager
 from sd_demo.placement import choose_device
+from sd_demo.preflight import estimate
 from sd_demo.prompts import TokenReport
 from sd_demo.registry import ModelEntry, Registry, check_task, default_model, what_is_missing
 from sd_demo.requests import MAX_PROMPT_CHARACTERS, AnyRequest, LoraChoice
@@ -156,9 +157,9 @@ class Engine:
         model = self._manager.current
         return model.prompts.report(prompt[:MAX_PROMPT_CHARACTERS]) if model else None
 
-    def estimate(self, values: dict[str, Any]) -> Estimate | None:
-        """Seconds for a request of these values, from what was measured here; None before the first one."""
-        return self._speed.estimate(values, self.defaults(values.get("model")))
+    def estimate(self, values: dict[str, Any]) -> Estimate:
+        """What a request of these values will take: seconds, from what was measured here, and memory."""
+        return estimate(values, self.defaults(values.get("model")), self._speed, self._manager.current, self.settings)
 
     def defaults(self, model: str | None = None) -> ModelEntry:
         """The entry of `model` (default: the one of this engine), which holds what suits it best."""

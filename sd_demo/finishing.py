@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from sd_demo.decoding import decode, preview
-from sd_demo.denoising import Denoising, Plan
+from sd_demo.denoising import Denoising
 from sd_demo.embedded.vocabulary import unknown_words
 from sd_demo.errors import PictureWithheld
 from sd_demo.events import Done, ResultImage
@@ -22,6 +22,7 @@ from sd_demo.images import fingerprint
 from sd_demo.job import Job
 from sd_demo.outputs import Outputs
 from sd_demo.pipeline_manager import LoadedModel
+from sd_demo.plan import Plan
 from sd_demo.prompts import PromptEmbeds
 from sd_demo.ranking import Ranker
 from sd_demo.receipt import Done as ReceiptDone
@@ -75,7 +76,7 @@ def previews(running: Running) -> tuple[Image.Image, ...]:
     """
     denoising = running.denoising
     is_wanted = running.job.has_previews and not denoising.is_finished and denoising.model.safety is None
-    if not is_wanted or running.preview_s > PREVIEW_SHARE * running.denoise_s:
+    if denoising.model.residence.is_crowded or not is_wanted or running.preview_s > PREVIEW_SHARE * running.denoise_s:
         return ()
     start = time.perf_counter()
     try:
@@ -95,7 +96,7 @@ def finish(running: Running, outputs: Outputs) -> Done:
     """
     start = time.perf_counter()
     decoded = decode(running.denoising)
-    retries = [*_in_parts(running.denoising), *decoded.retries]
+    retries = [*_with_less(running.denoising), *decoded.retries]
     flags = _flags(running, decoded.images)
     chosen = _chosen(running, {k: image for k, image in enumerate(decoded.images) if not flags[k]})
     running.decode_s = time.perf_counter() - start
@@ -108,16 +109,22 @@ def finish(running: Running, outputs: Outputs) -> Done:
     return Done(tuple(results))
 
 
-def _in_parts(denoising: Denoising) -> list[str]:
-    if denoising.most_parts == 1:
-        return []
-    return [f"the UNet ran in {denoising.most_parts} parts, because the memory was too small for all rows at once"]
+def _with_less(denoising: Denoising) -> list[str]:
+    """What ran otherwise, because the memory was too small."""
+    said, rung = [], denoising.model.residence.rung
+    if denoising.most_parts > 1:
+        said.append(
+            f"the UNet ran in {denoising.most_parts} parts, because the memory was too small for all rows at once"
+        )
+    if rung != denoising.first_rung:
+        words = rung.replace("_", " ")
+        said.append(f"memory ran out, so that from there on the networks were on the device {words}")
+    return said
 
 
 def _flags(running: Running, images: Sequence[Image.Image]) -> list[bool]:
     """Which pictures must not be saved or shown. Raises PictureWithheld where that is all of them."""
-    checker = running.denoising.model.safety
-    flags = checker.flags(images) if checker else [False] * len(images)
+    flags = running.denoising.model.flags(images)
     if all(flags):
         what = "the picture" if len(flags) == 1 else f"all {len(flags)} pictures"
         raise PictureWithheld(
@@ -181,6 +188,7 @@ def make_receipt(
         clip=Path(running.ranker.source).name if running.ranker else None,
         clip_score=None if score is None else round(score, 4),
         is_safety_checked=model.safety is not None,
+        memory=model.residence.rung,
         encode_s=round(running.encode_s, 4),
         denoise_s=round(running.denoise_s, 4),
         decode_s=round(running.decode_s, 4),

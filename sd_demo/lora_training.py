@@ -64,7 +64,8 @@ class LoraTraining:
         entry = registry.get(request.model or EMBEDDED)
         self.request = request.with_defaults(is_embedded=entry.is_embedded, native_size=entry.native_size)
         self._pictures: list[TrainingPicture] = read_pictures(self.request)
-        self._settings = settings.model_copy(update={"dtype": request.dtype}) if request.dtype != "auto" else settings
+        dtype = {} if request.dtype == "auto" else {"dtype": request.dtype}
+        self._settings = settings.model_copy(update={**dtype, "memory": "resident"})  # it needs them all at once
         self._manager = PipelineManager(self._settings, registry)
         self._entry, self._turns = entry, turns or nullcontext()
         self._events: list[TrainingEvent] = []
@@ -211,8 +212,7 @@ class LoraTraining:
             prompts = self.request.sample_prompts or (self._pictures[0].caption,)
             with self._turns:
                 images = trainer.draw(prompts)
-                checker = trainer.model.safety
-                flags = checker.flags(images) if checker else [False] * len(images)
+                flags = trainer.model.flags(images)
             self._withheld += sum(flags)
             pairs = [pair for pair, flag in zip(zip(prompts, images, strict=True), flags, strict=True) if not flag]
             self._tell(SamplePictures(self._steps, tuple(p for p, _ in pairs), tuple(image for _, image in pairs)))

@@ -12,6 +12,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +24,7 @@ from diffusers import (
     StableDiffusionPipeline,
     StableDiffusionUpscalePipeline,
 )
+from PIL import Image
 
 from sd_demo import random_model
 from sd_demo.checkpoints import assemble, hash_of, read_model, weights_of
@@ -30,12 +32,14 @@ from sd_demo.errors import ModelUnavailable, OutOfMemory, PlaygroundError
 from sd_demo.host_memory import give_back
 from sd_demo.known_models import RANDOM
 from sd_demo.lora import take_off
-from sd_demo.model_files import NETWORKS
+from sd_demo.memory_need import MemoryNeed, Shape, free_mib
 from sd_demo.placement import Placement, choose_device, choose_dtype, place
-from sd_demo.prompts import PooledPromptEncoder, PromptEncoder
+from sd_demo.pooled_prompts import PooledPromptEncoder
+from sd_demo.prompts import PromptEncoder
 from sd_demo.ranking import Ranker, clip_for, load_ranker
 from sd_demo.registry import ModelEntry, Registry, what_suits
 from sd_demo.requests import LoraChoice, SuperResolution
+from sd_demo.residence import Residence, Rung, every_network
 from sd_demo.safety import SafetyChecker, read_safety_checker
 from sd_demo.settings import Settings
 from sd_demo.worn_loras import WornLora, are_worn, put_loras_on
@@ -58,6 +62,8 @@ class LoadedModel:
     placement: Placement
     prompts: PromptEncoder
     model_hash: str
+    residence: Residence
+    need: MemoryNeed
     loras: tuple[WornLora, ...] = ()
     safety: SafetyChecker | None = None
 
@@ -85,6 +91,12 @@ class LoadedModel:
         modules = [c for c in self.components.values() if isinstance(c, torch.nn.Module)]
         modules += [self.safety.network] if self.safety else []
         return sum(p.numel() * p.element_size() for m in modules for p in m.parameters()) / 2**20
+
+    def flags(self, images: Sequence[Image.Image]) -> list[bool]:
+        """Which pictures the model's safety checker takes for unsafe; none where it ships no checker."""
+        if self.safety is None:
+            return [False] * len(images)
+        return self.residence.run("safety_checker", partial(self.safety.flags, images))
 
     def pipeline(self, task: str, scheduler: Any) -> Any:
         """The diffusers pipeline of `task` over these very weights, with its own `scheduler`."""
@@ -134,10 +146,11 @@ class PipelineManager:
         if are_worn(model.loras, loras):
             return model
         pipe = model.pipeline("text_to_image", model.components["scheduler"])
-        if model.loras:
-            take_off(pipe)
-            self._models[name] = model = replace(model, loras=())
-        self._models[name] = model = replace(model, loras=put_loras_on(pipe, loras, self._settings.lora_dir))
+        with model.residence.changing():
+            if model.loras:
+                take_off(pipe)
+                self._models[name] = model = replace(model, loras=())
+            self._models[name] = model = replace(model, loras=put_loras_on(pipe, loras, self._settings.lora_dir))
         return model
 
     def _model(self, name: str, on_load: Callable[[], None]) -> LoadedModel:
@@ -208,13 +221,25 @@ class PipelineManager:
         else:
             model_hash = hash_of(path)
             components = read_model(path, dtype, self._registry.tokenizers())
-        for name in NETWORKS:
-            components[name].to(device)
         if path is not None and path.is_file():
             entry = entry.model_copy(update=what_suits(components["unet"].config))
-        placement = place(components["unet"], self._settings, device, dtype)
-        reader = PooledPromptEncoder if entry.upscale_factor == 2 else PromptEncoder
-        prompts = reader(components["tokenizer"], components["text_encoder"])
         is_checked = self._settings.safety_checker
-        safety = read_safety_checker(path, dtype, device) if path is not None and is_checked else None
-        return LoadedModel(entry, components, placement, prompts, model_hash, safety=safety)
+        safety = read_safety_checker(path, dtype, device) if is_checked and path else None
+        networks = every_network(components) | ({"safety_checker": safety.network} if safety else {})
+        need = MemoryNeed.of(networks, dtype)
+        residence = Residence(networks, device, self._rung(entry, need, device))
+        placement = residence.run("unet", lambda: place(components["unet"], self._settings, device, dtype))
+        reader = PooledPromptEncoder if entry.upscale_factor == 2 else PromptEncoder
+        prompts = reader(components["tokenizer"], components["text_encoder"], residence=residence)
+        return LoadedModel(entry, components, placement, prompts, model_hash, residence, need, safety=safety)
+
+    def _rung(self, entry: ModelEntry, need: MemoryNeed, device: torch.device) -> Rung:
+        """Which networks stay: as the settings say, else as what is free can hold for one picture at the model's size.
+
+        The embedded model is smaller than what other rungs save, and a CPU's memory is where networks rest anyway.
+        """
+        if self._settings.memory != "auto" and not entry.is_embedded:
+            return self._settings.memory
+        free = None if device.type == "cpu" else free_mib(device, self._settings.memory_limit_mib)
+        usual = Shape(2, entry.native_size, entry.native_size)
+        return "resident" if free is None or entry.is_embedded else need.rung_for(usual, free)

@@ -19,6 +19,7 @@ import torch
 from sd_demo.errors import InvalidRequest
 from sd_demo.prompt_chunks import NO_WORD, Token, split_tokens, tokens_of
 from sd_demo.prompt_grammar import parse_prompt
+from sd_demo.residence import Residence
 
 MAX_CHUNKS: Final = 64  # 4,800 tokens of CLIP: beyond, "BREAK BREAK …" would take memory by the gigabyte
 MAX_WEIGHT: Final = 1e9  # 200 nested brackets; the squares of greater ones leave float32
@@ -53,7 +54,7 @@ class _Tokens(NamedTuple):
         return [token for section in self.sections for token in section]
 
 
-class _Chunk(NamedTuple):
+class Chunk(NamedTuple):
     """What one call of the text encoder reads, without begin, end and padding. Hashable: the cache's key."""
 
     ids: tuple[int, ...] = ()
@@ -70,10 +71,20 @@ class PromptEncoder:
     is_chunking: off, a prompt is cut at one chunk as diffusers does, the lost words are named, and BREAK only parts
         words.
     cache_entries: chunks remembered; 64 of Stable Diffusion 1's are 15 MB in float32.
+    residence: what brings the text encoder to the device, where it does not stay there.
     """
 
-    def __init__(self, tokenizer: Any, text_encoder: Any, *, is_chunking: bool = True, cache_entries: int = 64) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        text_encoder: Any,
+        *,
+        is_chunking: bool = True,
+        cache_entries: int = 64,
+        residence: Residence | None = None,
+    ) -> None:
         self.is_chunking = is_chunking
+        self._residence = residence
         self._tokenizer = tokenizer
         self._text_encoder = text_encoder
         self._length: int = min(tokenizer.model_max_length, text_encoder.config.max_position_embeddings)
@@ -102,8 +113,8 @@ class PromptEncoder:
         negative_chunks = _checked(self._chunks(negative_tokens), "negative_prompt")
         count = max(len(chunks), len(negative_chunks))
 
-        def joined(chunks: list[_Chunk]) -> torch.Tensor:
-            padded = chunks + [_Chunk()] * (count - len(chunks))
+        def joined(chunks: list[Chunk]) -> torch.Tensor:
+            padded = chunks + [Chunk()] * (count - len(chunks))
             return torch.cat([self._encoded(chunk, device, dtype, key) for chunk in padded], dim=1)
 
         return PromptEmbeds(
@@ -144,7 +155,7 @@ class PromptEncoder:
             words,
         )
 
-    def _chunks(self, tokens: _Tokens) -> list[_Chunk]:
+    def _chunks(self, tokens: _Tokens) -> list[Chunk]:
         if self.is_chunking:
             sections = tokens.sections
             if len(sections) > 1 and not sections[-1]:  # a BREAK at the very end has nothing to begin
@@ -152,7 +163,7 @@ class PromptEncoder:
             runs = [run for section in sections for run in split_tokens(section, self.limit)]
         else:
             runs = [tokens.all[: self.limit]]
-        return [_Chunk(tuple(token.id for token in run), tuple(token.weight for token in run)) for run in runs]
+        return [Chunk(tuple(token.id for token in run), tuple(token.weight for token in run)) for run in runs]
 
     def _dropped_words(self, tokens: _Tokens) -> tuple[str, ...]:
         """The words of which any token is lost: half a word is not what was asked for."""
@@ -161,7 +172,7 @@ class PromptEncoder:
         lost = dict.fromkeys(token.word for token in tokens.all[self.limit :] if token.word != NO_WORD)
         return tuple(tokens.words[word] for word in lost)
 
-    def _encoded(self, chunk: _Chunk, device: Any, dtype: torch.dtype, key: Hashable) -> torch.Tensor:
+    def _encoded(self, chunk: Chunk, device: Any, dtype: torch.dtype, key: Hashable) -> torch.Tensor:
         """The embeddings of one chunk, [1, L, D], remembered."""
         cache_key = (chunk, str(device), dtype, key)
         with self._cache_lock:
@@ -175,7 +186,7 @@ class PromptEncoder:
                 self._cache.popitem(last=False)
         return embeds
 
-    def _encode_chunk(self, chunk: _Chunk, device: Any) -> torch.Tensor:
+    def _encode_chunk(self, chunk: Chunk, device: Any) -> torch.Tensor:
         """One chunk at a time: in a larger batch the same words would come out a last bit different."""
         tokenizer, encoder = self._tokenizer, self._text_encoder
         padding = self._length - 2 - len(chunk.ids)
@@ -183,7 +194,12 @@ class PromptEncoder:
         mask = None
         if getattr(encoder.config, "use_attention_mask", False):
             mask = torch.tensor([[1] * (self._length - padding) + [0] * padding], device=device)  # [1, L]
-        embeds = self._read(torch.tensor([ids], device=device), mask)
+        row = torch.tensor([ids], device=device)
+        embeds = (
+            self._residence.run("text_encoder", lambda: self._read(row, mask))
+            if self._residence
+            else self._read(row, mask)
+        )
         if all(weight == 1 for weight in chunk.weights):
             return embeds
         weights = torch.tensor([1.0, *chunk.weights, 1.0, *[1.0] * padding], device=embeds.device)  # [L]
@@ -191,25 +207,16 @@ class PromptEncoder:
 
     def _read(self, ids: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """What the UNet gets of token ids [1, L]: the text encoder's last features, [1, L, D]."""
-        return self._text_encoder(ids, attention_mask=mask)[0]
+        return self._ask(ids, attention_mask=mask)[0]
+
+    def _ask(self, ids: torch.Tensor, **options: Any) -> Any:
+        """The text encoder's answer, wherever it has to come from."""
+        if self._residence is None:
+            return self._text_encoder(ids, **options)
+        return self._residence.run("text_encoder", lambda: self._text_encoder(ids, **options))
 
 
-class PooledPromptEncoder(PromptEncoder):
-    """For the x2 latent upscaler: one chunk, features before the last norm, and as the last row the pooled ones."""
-
-    def __init__(self, tokenizer: Any, text_encoder: Any) -> None:
-        super().__init__(tokenizer, text_encoder, is_chunking=False)
-
-    def _encode_chunk(self, chunk: _Chunk, device: Any) -> torch.Tensor:
-        # The pooled row has no words to weigh; weights are passed over, as diffusers' pipeline of this model does.
-        return super()._encode_chunk(_Chunk(chunk.ids, (1.0,) * len(chunk.ids)), device)
-
-    def _read(self, ids: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        read = self._text_encoder(ids, attention_mask=mask, output_hidden_states=True)
-        return torch.cat([read.hidden_states[-1], read.pooler_output[:, None]], dim=1)  # [1, L + 1, D]
-
-
-def _checked(chunks: list[_Chunk], field: str) -> list[_Chunk]:
+def _checked(chunks: list[Chunk], field: str) -> list[Chunk]:
     """`chunks`, unless they are too many or a weight is out of bounds."""
     if len(chunks) > MAX_CHUNKS:
         raise InvalidRequest(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 import zlib
 from collections.abc import Iterator
 from itertools import islice, product
@@ -28,6 +29,7 @@ from sd_demo.architectures import ARCHITECTURES, MAX_TOKENS, Architecture
 from sd_demo.errors import InvalidRequest, OutputFailed
 
 Scale = Literal["full", "tiny"]
+_ONE_AT_A_TIME: Final = threading.Lock()
 IMAGE_PROCESSOR: Final = {  # CLIP's own preprocessing; its mean and deviation of RGB over its training pictures
     "image_processor_type": "CLIPImageProcessor",
     "crop_size": {"height": 224, "width": 224},
@@ -62,20 +64,7 @@ def build(like: str, scale: Scale = "full", seed: int = 0, dtype: torch.dtype | 
     """
     made = architecture(like, scale)
     drawn = torch.float16 if scale == "full" else torch.float32
-    parts: dict[str, Any] = {}
-    if made.unet:
-        parts["unet"] = _empty(diffusers.UNet2DConditionModel, made.unet)
-    if made.vae:
-        parts["vae"] = _empty(diffusers.AutoencoderKL, made.vae)
-    if made.text_encoder and not made.vision:
-        with init_empty_weights():
-            parts["text_encoder"] = CLIPTextModel(CLIPTextConfig(**made.text_encoder))
-    if made.vision:
-        both = CLIPConfig(
-            text_config=made.text_encoder or {}, vision_config=made.vision, projection_dim=made.vision["projection_dim"]
-        )
-        with init_empty_weights():
-            parts["model"] = CLIPModel(both) if made.text_encoder else StableDiffusionSafetyChecker(both)
+    parts: dict[str, Any] = dict(outline(made))
     for name, part in parts.items():
         _fill(part, drawn, dtype or drawn, f"{seed}/{name}")
     if made.text_encoder:
@@ -83,6 +72,24 @@ def build(like: str, scale: Scale = "full", seed: int = 0, dtype: torch.dtype | 
     for name, (kind, config) in made.schedulers:
         parts[name] = getattr(diffusers, kind).from_config(config)
     return parts
+
+
+def outline(made: Architecture) -> dict[str, torch.nn.Module]:
+    """The networks of an architecture without weights: their parameters are on the device "meta"."""
+    # What makes modules empty is a patch of PyTorch's own class, which two threads would leave behind.
+    with _ONE_AT_A_TIME, init_empty_weights():
+        parts: dict[str, Any] = {}
+        if made.unet:
+            parts["unet"] = diffusers.UNet2DConditionModel.from_config(made.unet)
+        if made.vae:
+            parts["vae"] = diffusers.AutoencoderKL.from_config(made.vae)
+        if made.text_encoder and not made.vision:
+            parts["text_encoder"] = CLIPTextModel(CLIPTextConfig(**made.text_encoder))
+        if made.vision:
+            width = made.vision["projection_dim"]
+            both = CLIPConfig(text_config=made.text_encoder or {}, vision_config=made.vision, projection_dim=width)
+            parts["model"] = CLIPModel(both) if made.text_encoder else StableDiffusionSafetyChecker(both)
+        return parts
 
 
 def save(like: str, folder: Path, scale: Scale = "full", seed: int = 0) -> Path:
@@ -130,11 +137,6 @@ def _merges() -> Iterator[tuple[str, str]]:
             start, last = "".join(letters[:-1]), letters[-1]
             yield start, last
             yield start, f"{last}</w>"
-
-
-def _empty(kind: Any, config: dict[str, Any]) -> Any:
-    with init_empty_weights():
-        return kind.from_config(config)
 
 
 def _fill(module: torch.nn.Module, drawn: torch.dtype, dtype: torch.dtype, seed: str) -> None:

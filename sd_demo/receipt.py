@@ -75,6 +75,7 @@ class Done(BaseModel):
     clip: str | None = Field(default=None, description="the CLIP that ranked the pictures of the request")
     clip_score: float | None = Field(default=None, description="cosine of picture and prompt as that CLIP sees them")
     is_safety_checked: bool = Field(default=False, description="whether the model's safety checker let it through")
+    memory: str = Field(default="resident", description="which networks stayed on the device: a rung of the ladder")
     shared_with: int = Field(default=0, description="most other requests that shared a UNet call")
     prompt_chunks: int = Field(default=1, description="times the text encoder's length that the longer prompt filled")
     dropped_words: list[str] = []

@@ -29,8 +29,10 @@ PROCESSOR: Final = "feature_extractor"
 class SafetyChecker:
     """One checker on its device."""
 
-    def __init__(self, network: StableDiffusionSafetyChecker, processor: CLIPImageProcessorPil) -> None:
-        self.network, self._processor = network.eval(), processor
+    def __init__(
+        self, network: StableDiffusionSafetyChecker, processor: CLIPImageProcessorPil, device: torch.device
+    ) -> None:
+        self.network, self._processor, self._device = network.eval(), processor, device
         self._is_finite = True
         network.visual_projection.register_forward_hook(self._note)
         # It announces that it paints flagged pictures black, which nothing here makes use of.
@@ -42,9 +44,8 @@ class SafetyChecker:
 
         Raises NonFiniteImage where the network answers NaN, which would count as safe.
         """
-        weight = self.network.visual_projection.weight
         pixels = self._processor(list(images), return_tensors="pt")["pixel_values"]
-        pixels = pixels.to(device=weight.device, dtype=weight.dtype)
+        pixels = pixels.to(device=self._device, dtype=self.network.visual_projection.weight.dtype)
         _, flagged = self.network(clip_input=pixels, images=np.zeros((len(images), 1, 1, 3)))
         if not self._is_finite:
             raise NonFiniteImage("The safety checker could not judge the picture; start with --dtype float32.")
@@ -55,7 +56,7 @@ class SafetyChecker:
 
 
 def read_safety_checker(model: Path, dtype: torch.dtype, device: torch.device) -> SafetyChecker | None:
-    """The checker that comes with the model at `model`; None where it ships none.
+    """The checker that comes with the model at `model`, to be run on `device`; None where it ships none.
 
     Raises ModelUnavailable where its folder promises one that is not there or not whole.
     """
@@ -79,4 +80,4 @@ def read_safety_checker(model: Path, dtype: torch.dtype, device: torch.device) -
     )
     check_keys(f"{model.name}/{FOLDER}", report["missing_keys"], report["unexpected_keys"])
     processor = CLIPImageProcessorPil.from_pretrained(model / PROCESSOR, local_files_only=True)
-    return SafetyChecker(network.to(device), processor)
+    return SafetyChecker(network, processor, device)

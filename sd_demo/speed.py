@@ -1,4 +1,4 @@
-"""How long things take on this host, learned from what was run; the estimate beside Generate."""
+"""How long things take on this host, learned from what was run; what the page tells before Generate."""
 
 from __future__ import annotations
 
@@ -13,9 +13,21 @@ WEIGHT = 0.3  # of the newest measurement in the running mean
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a request is expected to take on this host."""
+    """What a request is expected to take on this host; None where nothing is known of that.
 
-    seconds: float
+    room_mib: what this process may hold on the device. smaller: fields that make the request fit; {} where it does
+    fit, or nothing helps.
+    """
+
+    seconds: float | None = None
+    peak_mib: float | None = None
+    room_mib: float | None = None
+    smaller: dict[str, int] | None = None
+
+    @property
+    def fits(self) -> bool:
+        """True where the memory is enough, or nobody knows."""
+        return self.peak_mib is None or self.room_mib is None or self.peak_mib <= self.room_mib
 
 
 class _Denoising(Protocol):
@@ -58,8 +70,8 @@ class Speed:
         """Seconds until `jobs` waiting jobs are through, taken one after another."""
         return max(1.0, jobs * (self._job_s or 1.0))
 
-    def estimate(self, values: dict[str, Any], entry: ModelEntry) -> Estimate | None:
-        """Seconds for a request with these field values; None before anything was measured."""
+    def seconds(self, values: dict[str, Any], entry: ModelEntry) -> float | None:
+        """For a request with these field values; None before anything was measured."""
         if self._per_row_pixel is None:
             return None
         height = values.get("height") or entry.native_size
@@ -68,7 +80,7 @@ class Speed:
         guidance = values.get("guidance_scale") or entry.guidance_scale
         rows = (values.get("num_images_per_prompt") or 1) * (2 if guidance > 1 else 1)
         share = values.get("strength") or 1.0
-        return Estimate(self._per_row_pixel * rows * (height / 8) * (width / 8) * steps * share)
+        return float(self._per_row_pixel * rows * (height / 8) * (width / 8) * steps * share)
 
 
 def _mean(before: float | None, value: float) -> float:

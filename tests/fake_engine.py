@@ -23,6 +23,7 @@ from sd_demo.receipt import Done, Receipt
 from sd_demo.registry import EMBEDDED, ModelEntry, Registry
 from sd_demo.requests import PICTURE_FIELDS, AnyRequest, ImageToImage, Inpaint
 from sd_demo.settings import Settings
+from sd_demo.speed import Estimate
 from sd_demo.turns import Turns
 
 
@@ -59,13 +60,6 @@ class TokenReport:
     limit: int
     chunks: int
     dropped_words: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """As sd_demo.engine.Estimate."""
-
-    seconds: float
 
 
 @dataclass
@@ -151,8 +145,11 @@ class FakeEngine:
         words = prompt.split()
         return TokenReport(len(words), 75, 1, tuple(words[75:]))
 
-    def estimate(self, values: dict[str, Any]) -> Estimate | None:
-        return Estimate((values.get("num_inference_steps") or 20) * self.step_s)
+    def estimate(self, values: dict[str, Any]) -> Estimate:
+        seconds = (values.get("num_inference_steps") or 20) * self.step_s
+        count = values.get("num_images_per_prompt") or 1
+        smaller = {"num_images_per_prompt": 8} if count > 8 else {}
+        return Estimate(seconds, peak_mib=100.0 * count, room_mib=800.0, smaller=smaller)
 
     def submit(
         self,

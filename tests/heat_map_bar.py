@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from PIL import Image, ImageFilter
 
-from sd_demo.denoising import Plan
 from sd_demo.embedded.drawing import COLOURS
 from sd_demo.learn.attention import Watch, word_maps
 from sd_demo.learn.classroom import Classroom
 from sd_demo.learn.reverse import trace
+from sd_demo.plan import Plan
 from sd_demo.settings import Settings
 
 SCENES = ("in a meadow", "in the snow", "in the desert", "on a farm", "in the forest")  # none of them red or blue

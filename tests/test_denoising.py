@@ -14,8 +14,9 @@ from diffusers import UNet2DConditionModel
 from PIL import Image, ImageDraw
 
 from sd_demo.canvas import plan as plan_canvas
-from sd_demo.denoising import Denoising, Plan, advance
+from sd_demo.denoising import Denoising, advance
 from sd_demo.pipeline_manager import LoadedModel
+from sd_demo.plan import Plan
 from sd_demo.requests import parse_request
 from sd_demo.schedulers import make_scheduler
 

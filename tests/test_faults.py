@@ -20,6 +20,7 @@ from sd_demo import decoding as decoding_module
 from sd_demo import denoising as denoising_module
 from sd_demo import engine as engine_module
 from sd_demo import finishing as finishing_module
+from sd_demo import super_resolution as begin_module
 from sd_demo.engine import Engine
 from sd_demo.errors import DeviceFailure, InvalidRequest, NonFiniteImage, OutOfMemory, OutputFailed, QueueFull
 from sd_demo.events import Done, Failed
@@ -77,11 +78,11 @@ def unforeseen() -> Exception:
 POINTS: dict[str, Callable[[LoadedModel], tuple[Any, str]]] = {
     "model": lambda _: (PipelineManager, "get"),
     "plan": lambda _: (engine_module, "make_plan"),
-    "canvas": lambda _: (engine_module, "plan_canvas"),
+    "canvas": lambda _: (begin_module, "plan_canvas"),
     "prompt": lambda _: (PromptEncoder, "encode"),
     "tokens": lambda _: (PromptEncoder, "_tokenize"),
     "text encoder": lambda model: (model.components["text_encoder"], "forward"),
-    "denoising": lambda _: (engine_module, "Denoising"),
+    "denoising": lambda _: (begin_module, "Denoising"),
     "scheduler": lambda _: (denoising_module, "make_scheduler"),
     "vae encode": lambda model: (model.vae, "encode"),
     "step": lambda _: (engine_module, "advance"),

@@ -31,6 +31,7 @@ FLOORS = {
         "receipt",
         "outputs",
         "limits",
+        "plan",
         "metrics",
         "events",
         "lora_folder",
@@ -51,6 +52,7 @@ FLOORS = {
     ),  # data, no torch
     1: (
         "placement",
+        "residence",
         "health",
         "schedulers",
         "checkpoints",
@@ -65,6 +67,8 @@ FLOORS = {
     ),  # one concern each
     2: (
         "prompts",
+        "pooled_prompts",
+        "memory_need",
         "prompt_chunks",
         "diffusers_script",
         "upscale_script",
@@ -89,6 +93,7 @@ FLOORS = {
         "comparing",
         "upscaling",
         "speed",
+        "preflight",
         "turns",
         "doctor",
         "engine",

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from sd_demo.decoding import decode
-from sd_demo.denoising import Denoising, Plan, advance
+from sd_demo.denoising import Denoising, advance
 from sd_demo.embedded import world
 from sd_demo.learn import scripts
 from sd_demo.learn.attention import Watch, heat_picture, word_maps
@@ -20,6 +20,7 @@ from sd_demo.learn.reverse import Frame, guided, trace
 from sd_demo.learn.round_trip import round_trip
 from sd_demo.learn.schedules import paths
 from sd_demo.pipeline_manager import LoadedModel
+from sd_demo.plan import Plan
 from sd_demo.settings import Settings
 
 PROMPT = "a red ball next to a lighthouse"

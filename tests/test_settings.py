@@ -51,6 +51,7 @@ def test_each_field_has_a_flag_a_variable_and_a_help(name: str) -> None:
         "log_format": "json",
         "log_prompts": "true",
         "safety_checker": "false",
+        "memory": "one_at_a_time",
     }
     value = good.get(name, "4")
     switches = {"share": flag, "log_prompts": flag, "safety_checker": "--no-safety-checker"}
@@ -63,7 +64,7 @@ def test_each_field_has_a_flag_a_variable_and_a_help(name: str) -> None:
     ("name", "value"),
     [
         ("port", "abc"), ("port", "-1"), ("port", "65536"), ("port", "78.6"), ("share", "maybe"), ("device", "tpu"),
-        ("dtype", "float8"), ("attention", "flash"), ("max_queue", "0"), ("max_rows", "1"),
+        ("dtype", "float8"), ("attention", "flash"), ("memory", "4"), ("max_queue", "0"), ("max_rows", "1"),
         ("profile", "public"), ("max_side", "63"), ("max_steps", "0"), ("max_images", "17"), ("max_visitor_jobs", "-1"),
         ("auth", "nobody"), ("auth", ":secret"), ("auth", "me:"),
     ],

@@ -9,9 +9,10 @@ import torch
 from PIL import Image
 
 from sd_demo.canvas import Canvas
-from sd_demo.denoising import Denoising, Plan
+from sd_demo.denoising import Denoising
 from sd_demo.learn.attention import Watch, watching
 from sd_demo.learn.classroom import Classroom, decode, latents_picture
+from sd_demo.plan import Plan
 
 
 @dataclass(frozen=True, eq=False)

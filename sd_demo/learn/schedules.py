@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 from PIL import Image
 
-from sd_demo.denoising import Plan
 from sd_demo.learn.classroom import Classroom
 from sd_demo.learn.reverse import Frame, trace
+from sd_demo.plan import Plan
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from sd_demo.denoising import Plan
+from sd_demo.plan import Plan
 from sd_demo.schedulers import diffusers_class
 
 _HEAD: Final = """import torch

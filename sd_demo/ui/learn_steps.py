@@ -17,8 +17,8 @@ from sd_demo.ui.lesson import ClassroomOf
 if TYPE_CHECKING:
     from PIL import Image
 
-    from sd_demo.denoising import Plan
     from sd_demo.learn.reverse import Frame
+    from sd_demo.plan import Plan
 
 FIRST_PROMPT: Final = "a red ball and a blue house on the beach"
 STEPS: Final = 20
@@ -38,7 +38,7 @@ class Run:
 
 def plan_of(prompt: Any, seed: Any, *, scheduler: str = "ddim") -> tuple[str, Plan]:
     """The checked prompt and the plan of a lesson's run. Raises InvalidRequest."""
-    from sd_demo.denoising import Plan
+    from sd_demo.plan import Plan
 
     asked = parse_request("text_to_image", {"prompt": prompt, "seed": whole(seed, 0, SEED_LIMIT - 1, "The seed")})
     if not asked.prompt.strip():

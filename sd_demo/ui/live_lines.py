@@ -11,8 +11,8 @@ import gradio as gr
 from sd_demo.embedded.vocabulary import unknown_words
 from sd_demo.errors import PlaygroundError
 from sd_demo.requests import MAX_PROMPT_CHARACTERS
-from sd_demo.ui import status_line
-from sd_demo.ui.controls import acceptable
+from sd_demo.speed import Estimate
+from sd_demo.ui import controls, status_line
 from sd_demo.ui.run import Tab
 
 if TYPE_CHECKING:
@@ -35,13 +35,23 @@ def listen(engine: Engine, tab: Tab, model: gr.Dropdown, ran: Any) -> None:
     def tokens(prompt: Any, model: Any) -> str:
         return token_line(engine, prompt, model)
 
-    def cost(*values: Any) -> str:
-        return estimate_line(engine, tab, values)
+    held = list(tab.controls.values())
+
+    def cost(model: Any, *values: Any) -> tuple[str, Any]:
+        expected = estimate(engine, tab, model, values)
+        fields = expected.smaller or {}
+        return cost_line(expected), gr.update(visible=bool(fields), value=f"Use {_in_words(fields)}" if fields else "")
+
+    def take_smaller(model: Any, *values: Any) -> dict[Any, Any]:
+        fields = estimate(engine, tab, model, values).smaller or {}
+        taken = {tab.controls[name]: controls.held_value(tab.task, name, value) for name, value in fields.items()}
+        return taken or {tab.smaller: gr.skip()}
 
     tab.controls["prompt"].change(tokens, [tab.controls["prompt"], model], [tab.token_line], **_QUIET)
     costly = [tab.controls[name] for name in COSTLY if name in tab.controls]
-    for event in (*(control.change for control in costly), ran.then):
-        event(cost, list(tab.controls.values()), [tab.estimate], **_QUIET)
+    for event in (*(control.change for control in costly), model.change, ran.then):
+        event(cost, [model, *held], [tab.estimate, tab.smaller], **_QUIET)
+    tab.smaller.click(take_smaller, [model, *held], [tab.smaller, *costly], **_QUIET)
 
 
 def token_line(engine: Engine, prompt: Any, model: Any) -> str:
@@ -64,15 +74,36 @@ def token_line(engine: Engine, prompt: Any, model: Any) -> str:
     return f'<p class="tokens">{" · ".join(parts)}</p>'
 
 
-def estimate_line(engine: Engine, tab: Tab, values: tuple[Any, ...]) -> str:
-    """About how long and how much memory, from what was measured here; empty while nothing is known."""
+def estimate(engine: Engine, tab: Tab, model: Any, values: tuple[Any, ...]) -> Estimate:
+    """What the request that stands in the controls will take, as far as that is known."""
     try:
-        estimate = engine.estimate(acceptable(tab.task, tab.asked(values)))
-    except PlaygroundError:
-        return ""
-    if estimate is None:
-        return ""
-    return f'<p class="tokens">about {status_line.seconds(estimate.seconds)}</p>'
+        asked = controls.acceptable(tab.task, tab.asked(values))
+        return engine.estimate({**asked, "model": model if isinstance(model, str) else None})
+    except PlaygroundError:  # such as the name of a model that is not here
+        return Estimate()
+
+
+def cost_line(expected: Estimate) -> str:
+    """About how much memory and how long; empty while neither is known, and in red what will not fit."""
+    memory = "" if expected.peak_mib is None else _gigabytes(expected.peak_mib)
+    if not expected.fits:
+        room = _gigabytes(expected.room_mib or 0)
+        return f'<p class="tokens"><span class="over">needs about {memory}, and {room} are free</span></p>'
+    time = "" if expected.seconds is None else status_line.seconds(expected.seconds)
+    words = " and ".join(word for word in (memory, time) if word)
+    return f'<p class="tokens">about {words}</p>' if words else ""
+
+
+def _gigabytes(mib: float) -> str:
+    return f"{mib / 1024:.1f} GB" if mib >= 100 else f"{mib:.0f} MB"
+
+
+def _in_words(fields: dict[str, int]) -> str:
+    """As "4 images" or "1 image of 512x512"."""
+    size = f"{fields['width']}x{fields['height']}" if "width" in fields else ""
+    count = fields.get("num_images_per_prompt", 0)
+    images = "1 image" if count == 1 else f"{count} images"
+    return f"{images} of {size}" if size else images
 
 
 def _words(words: Sequence[str]) -> str:

@@ -47,6 +47,7 @@ class Tab:
     cancel: gr.Button
     token_line: gr.HTML
     estimate: gr.HTML
+    smaller: gr.Button  # takes what fits, where the request does not
     random_seed: gr.Button
     reuse_seed: gr.Button
     settings: gr.BrowserState  # {field: value}

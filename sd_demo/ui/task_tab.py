@@ -40,6 +40,7 @@ def build(engine: Engine, task: str, build_inputs: BuildInputs | None = None) ->
                     CANCEL, interactive=False, elem_id=f"{task}-cancel", elem_classes=["cancel"], scale=1, min_width=100
                 )
             estimate = gr.HTML("", elem_id=f"{task}-estimate", elem_classes=["estimate"], js_on_load=None)
+            smaller = gr.Button("", visible=False, size="sm", elem_id=f"{task}-smaller")
         with gr.Column(elem_classes=["area-show"]):
             is_here = engine.registry.weights(entry) is not None
             shown = results.build(task, introduction.html(task, entry, is_here=is_here))
@@ -55,6 +56,7 @@ def build(engine: Engine, task: str, build_inputs: BuildInputs | None = None) ->
         cancel=cancel,
         token_line=token_line,
         estimate=estimate,
+        smaller=smaller,
         random_seed=random_seed,
         reuse_seed=reuse_seed,
         settings=visitor.browser_state(f"settings-{task}"),

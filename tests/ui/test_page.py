@@ -216,6 +216,18 @@ def test_an_example_fills_everything_and_runs(page: Page, served: Served) -> Non
     assert served.engine.jobs[-1].request.seed == 7
 
 
+def test_what_does_not_fit_is_red_with_one_click_to_what_does(fresh_page: Page) -> None:
+    page = fresh_page
+    images, cost = page.locator(f"#{TASK}-num_images_per_prompt input"), page.locator(f"#{TASK}-estimate")
+    images.fill("12")
+    images.press("Tab")
+    expect(cost.locator(".over")).to_have_text("needs about 1.2 GB, and 0.8 GB are free")
+    page.get_by_role("button", name="Use 8 images").click()
+    expect(images).to_have_value("8")
+    expect(cost).to_contain_text("about 0.8 GB and")
+    expect(page.locator(f"#{TASK}-smaller")).to_be_hidden()
+
+
 def test_the_first_screen_needs_no_scrolling(fresh_page: Page) -> None:
     page = fresh_page
     heights = page.evaluate(

@@ -1,0 +1,102 @@
+"""How much memory a request takes on its device, told before it runs, and the rung of the ladder that follows.
+
+Activations grow in proportion to rows and area. The factors were measured by counting every live tensor of a call
+(`python -m tests.memory_factors`): Stable Diffusion 1.5's UNet holds at most 26 numbers at once for each row, latent
+and channel of its first level, the picture-book's 15; both decoders 6 for each pixel and channel of their last level.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+
+from sd_demo.residence import RUNGS, Rung
+
+UNET_FACTOR: Final = 26.0
+VAE_FACTOR: Final = 6.0
+TILE: Final = 32  # latents of a side of what decoding holds at once, where the whole is too large
+ROOM: Final = 0.9  # part of the free memory that a plan may count on
+LARGEST_LAYER: Final = 0.05  # of all weights, what one layer has at most
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a request holds at once: rows of one UNet call, and the padded size in pixels."""
+
+    rows: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class MemoryNeed:
+    """What one model takes, in MiB: its networks' weights by name, and activations by row and area."""
+
+    weights: dict[str, float]
+    unet_per_row: float  # for each latent
+    decode: float  # for each pixel
+    latent_pixels: int
+
+    @classmethod
+    def of(cls, networks: dict[str, Any], dtype: torch.dtype) -> MemoryNeed:
+        """Of a model's networks, "unet" and "vae" among them, in the precision `dtype`."""
+        unet, vae = (networks[name].config for name in ("unet", "vae"))
+        size = dtype.itemsize / 2**20
+        return cls(
+            {name: _weights_mib(network) for name, network in networks.items()},
+            UNET_FACTOR * unet.block_out_channels[0] * size,
+            VAE_FACTOR * vae.block_out_channels[0] * size,
+            2 ** (len(vae.block_out_channels) - 1),
+        )
+
+    def peak_mib(self, shape: Shape, rung: Rung = "resident") -> float:
+        """The most that is held at once, weights included."""
+        is_whole = rung == RUNGS[0]
+        side = self.latent_pixels
+        rows = shape.rows if is_whole else 1
+        drawing = self.unet_per_row * rows * (shape.height / side) * (shape.width / side)
+        tile = (TILE * side) ** 2
+        decoding = self.decode * (shape.height * shape.width if is_whole else min(tile, shape.height * shape.width))
+        everything = sum(self.weights.values())
+        if rung == "layer_by_layer":
+            return LARGEST_LAYER * everything + max(drawing, decoding)
+        if rung == "one_at_a_time":
+            others = [mib for name, mib in self.weights.items() if name not in ("unet", "vae")]
+            return max(self.weights["unet"] + drawing, self.weights["vae"] + decoding, *others, 0.0)
+        away = 0.0 if is_whole else self.weights.get("text_encoder", 0.0)
+        return everything - away + max(drawing, decoding)
+
+    def least_mib(self, shape: Shape) -> float:
+        """What it takes on the last rung, a row and a tile at a time."""
+        return self.peak_mib(shape, RUNGS[-1])
+
+    def rung_for(self, shape: Shape, free_mib: float) -> Rung:
+        """The first rung on which `shape` fits into the free memory (that of the weights included); else the last."""
+        fitting = (rung for rung in RUNGS if self.peak_mib(shape, rung) <= ROOM * free_mib)
+        return next(fitting, RUNGS[-1])
+
+
+def free_mib(device: torch.device, limit_mib: int = 0) -> float | None:
+    """MiB that are free on the device for this process, at most `limit_mib` (0: any); None where nobody knows."""
+    free: float | None = None
+    if device.type == "cuda":
+        ours = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        free = (torch.cuda.mem_get_info(device)[0] + ours) / 2**20
+    elif device.type == "cpu":
+        free = _available_host_mib()
+    return min(free, limit_mib) if free is not None and limit_mib else free
+
+
+def _available_host_mib() -> float | None:
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            line = next(line for line in file if line.startswith("MemAvailable:"))
+        return int(line.split()[1]) / 1024
+    except (OSError, StopIteration, ValueError):
+        return None
+
+
+def _weights_mib(network: Any) -> float:
+    return sum(p.numel() * p.element_size() for p in network.parameters()) / 2**20

@@ -1,0 +1,123 @@
+"""Where the networks of a model are while they are not needed: the memory ladder, and the way down it.
+
+On a device with room all networks stay. With less, the text encoder leaves after it has read the prompt; then each
+network comes for its turn alone; then layers come one at a time, which is slow and runs nearly anywhere. A network that
+runs out of memory on one rung is run again on the next, and the receipt says where that ended.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final, Literal, TypeVar, get_args
+
+import torch
+from accelerate import cpu_offload
+from accelerate.hooks import remove_hook_from_module
+
+log = logging.getLogger(__name__)
+
+Rung = Literal["resident", "text_encoder_away", "one_at_a_time", "layer_by_layer"]
+RUNGS: Final[tuple[Rung, ...]] = get_args(Rung)
+HOME: Final = torch.device("cpu")
+Answer = TypeVar("Answer")
+
+
+class Residence:
+    """Of one model's networks ("unet", "vae", "text_encoder" and whatever else is given), on `device`.
+
+    Not for several threads at once: the engine's worker alone runs them.
+    """
+
+    def __init__(self, networks: Mapping[str, torch.nn.Module], device: torch.device, rung: Rung = "resident") -> None:
+        self._networks, self._device = dict(networks), device
+        self._rung: Rung = rung
+        self._has_hooks = False
+        self._can_step_down = device.type != HOME.type  # else nothing would be saved
+        self.settle()
+
+    @property
+    def rung(self) -> Rung:
+        """Where on the ladder it stands."""
+        return self._rung
+
+    @property
+    def is_crowded(self) -> bool:
+        """Bringing a network costs time, so that nothing is run that is not needed."""
+        return self._rung in ("one_at_a_time", "layer_by_layer")
+
+    def run(self, name: str, call: Callable[[], Answer]) -> Answer:
+        """The answer of `call`, which runs the network `name`, brought to the device first.
+
+        Where the device's memory is too small, the next rung is tried. Raises OutOfMemoryError where there is none.
+        """
+        while True:
+            try:
+                self._bring(name)
+                return call()
+            except torch.OutOfMemoryError:
+                if not self.step_down():
+                    raise
+
+    def step_down(self) -> bool:
+        """Take the next rung; False where this is the last, or the device has no memory of its own."""
+        after = RUNGS.index(self._rung) + 1
+        if not self._can_step_down or after == len(RUNGS):
+            return False
+        self.release()
+        self._rung = RUNGS[after]
+        log.warning("memory is short; from here on the networks are %s", self._rung.replace("_", " "))
+        self.settle()
+        return True
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """The networks as ordinary modules that may be changed, for the length of a with block."""
+        if self._rung == "layer_by_layer":
+            self.release()
+        try:
+            yield
+        finally:
+            if self._rung == "layer_by_layer":
+                self.settle()
+
+    def settle(self) -> None:
+        """Put every network where this rung has it at rest."""
+        for name, network in self._networks.items():
+            if self._rung == "layer_by_layer":
+                cpu_offload(network, self._device, offload_buffers=len(network._parameters) > 0)
+                self._has_hooks = True
+            else:
+                network.to(self._device if self._stays(name) else HOME)
+        _empty_cache()
+
+    def release(self) -> None:
+        """Bring all networks home; `settle` follows."""
+        for network in self._networks.values():
+            if self._has_hooks:
+                remove_hook_from_module(network, recurse=True)
+            network.to(HOME)
+        self._has_hooks = False
+        _empty_cache()
+
+    def _stays(self, name: str) -> bool:
+        return self._rung == "resident" or (self._rung == "text_encoder_away" and name != "text_encoder")
+
+    def _bring(self, name: str) -> None:
+        if self._rung in ("resident", "layer_by_layer"):
+            return
+        for other, network in self._networks.items():
+            if other != name and not self._stays(other):
+                network.to(HOME)
+        self._networks[name].to(self._device)
+
+
+def _empty_cache() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def every_network(components: Mapping[str, Any]) -> dict[str, torch.nn.Module]:
+    """Those of a pipeline's components that hold weights."""
+    return {name: part for name, part in components.items() if isinstance(part, torch.nn.Module)}

@@ -1,0 +1,74 @@
+"""The factors of sd_demo/memory_need.py, measured: `python -m tests.memory_factors`, a minute.
+
+Counts the bytes of every tensor that lives at the same time during a call, on the CPU in float32 with the attention
+that keeps no scores. Weights are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import weakref
+from typing import Any
+
+import torch
+from diffusers.models.attention_processor import AttnProcessor2_0
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from sd_demo import random_model
+from sd_demo.checkpoints import read_model
+from sd_demo.known_models import EMBEDDED, EMBEDDED_FOLDER
+
+
+class Living(TorchDispatchMode):
+    """The bytes that live now, and the most that did."""
+
+    def __init__(self, *before: torch.nn.Module) -> None:
+        super().__init__()
+        self.now = self.most = 0
+        self._known = {p.untyped_storage().data_ptr() for network in before for p in network.parameters()}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                if storage.data_ptr() not in self._known:
+                    self._known.add(storage.data_ptr())
+                    self.now += storage.nbytes()
+                    self.most = max(self.most, self.now)
+                    weakref.finalize(storage, self._forget, storage.data_ptr(), storage.nbytes())
+        return made
+
+    def _forget(self, pointer: int, size: int) -> None:
+        self._known.discard(pointer)
+        self.now -= size
+
+
+def factors(parts: dict[str, Any], side: int, rows: int = 2) -> dict[str, float]:
+    """Numbers that live at once: for each row, latent and first channel; for each pixel and last channel."""
+    unet, vae = parts["unet"], parts["vae"]
+    unet.set_attn_processor(AttnProcessor2_0())
+    words = torch.zeros(rows, 77, unet.config.cross_attention_dim)
+    with torch.inference_mode(), Living(unet, vae) as living:
+        unet(torch.zeros(rows, 4, side, side), torch.ones(rows), encoder_hidden_states=words)
+    drawing = living.most / 4 / (rows * side * side * unet.config.block_out_channels[0])
+    with torch.inference_mode(), Living(unet, vae) as living:
+        vae.decode(torch.zeros(1, 4, side, side))
+    pixels = (side * 2 ** (len(vae.config.block_out_channels) - 1)) ** 2
+    return {"unet": drawing, "vae": living.most / 4 / (pixels * vae.config.block_out_channels[0])}
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
+    found = {
+        EMBEDDED: factors(read_model(EMBEDDED_FOLDER, torch.float32), 32),
+        "sd-1.5": factors(random_model.build("sd-1.5", "full", dtype=torch.float32), 32),
+    }
+    sys.stdout.write(json.dumps(found) + "\n")
+
+
+if __name__ == "__main__":
+    main()

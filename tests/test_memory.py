@@ -1,0 +1,186 @@
+"""The memory ladder: every rung gives the same picture, a run that is out of memory goes on, and it is told before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from sd_demo import memory_need
+from sd_demo.architectures import ARCHITECTURES
+from sd_demo.engine import Engine
+from sd_demo.memory_need import MemoryNeed, Shape
+from sd_demo.outputs import Outputs
+from sd_demo.random_model import outline
+from sd_demo.requests import parse_request
+from sd_demo.residence import RUNGS, Residence
+from sd_demo.settings import Settings
+
+MODEL = "random:sd-1.5:tiny"
+ASKED = {"prompt": "a house", "negative_prompt": "rain", "num_inference_steps": 3, "seed": 4, "scheduler": "euler_a"}
+NETWORKS = ("unet", "vae", "text_encoder", "safety_checker")
+
+
+def engine_on(rung: str, folder: Path, **settings: Any) -> Engine:
+    engine = Engine(
+        Settings(device="cpu", dtype="float32", attention="sdpa", model=MODEL, memory=rung, **settings),  # type: ignore[arg-type]
+        outputs=Outputs(folder),
+    )
+    engine.start()
+    return engine
+
+
+def made(engine: Engine, task: str = "text_to_image", **values: Any) -> Any:
+    return engine.submit(parse_request(task, {**ASKED, **values})).result(120).images[0]
+
+
+@pytest.fixture(scope="module")
+def resident(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    engine = engine_on("resident", tmp_path_factory.mktemp("resident"))
+    yield engine
+    engine.close()
+
+
+@pytest.mark.parametrize("rung", RUNGS[1:])
+def test_every_rung_gives_the_same_pictures(rung: str, resident: Engine, tmp_path: Path) -> None:
+    picture = {"image": Image.linear_gradient("L").resize((96, 64)), "strength": 0.7}
+    engine = engine_on(rung, tmp_path)
+    try:
+        for task, values in (("text_to_image", {}), ("image_to_image", picture)):
+            here, there = (made(one, task, **values) for one in (resident, engine))
+            assert here.image.tobytes() == there.image.tobytes()
+            assert (here.receipt.done.memory, there.receipt.done.memory) == ("resident", rung)
+            assert not there.receipt.done.retries
+    finally:
+        engine.close()
+
+
+def test_out_of_memory_in_mid_flight_goes_down_the_ladder_and_on(
+    resident: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = made(resident)
+    engine = engine_on("resident", tmp_path)
+    try:
+        made(engine, num_inference_steps=1)
+        model = engine._manager.current
+        assert model is not None
+        residence, calls = model.residence, [0]
+        monkeypatch.setattr(residence, "_can_step_down", True)  # as on a device with memory of its own
+        forward = model.unet.forward
+
+        def short(*args: Any, **kwargs: Any) -> Any:
+            calls[0] += 1
+            if calls[0] > 1 and residence.rung != "layer_by_layer":
+                raise torch.OutOfMemoryError("out of memory")
+            return forward(*args, **kwargs)
+
+        monkeypatch.setattr(model.unet, "forward", short)
+        told = made(engine)
+        assert told.image.tobytes() == expected.image.tobytes()
+        assert told.receipt.done.memory == "layer_by_layer"
+        assert any("memory ran out" in note for note in told.receipt.notes)
+        monkeypatch.setattr(model.unet, "forward", forward)
+        assert not made(engine).receipt.done.retries, "the next one starts where that ended"
+    finally:
+        engine.close()
+
+
+class Network(torch.nn.Module):
+    """Where it was sent, in place of going there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.place = "nowhere"
+
+    def to(self, place: torch.device) -> Network:  # type: ignore[override]
+        self.place = place.type
+        return self
+
+
+@pytest.mark.parametrize(
+    ("rung", "at_rest", "in_turn"),
+    [
+        ("resident", "cuda cuda cuda cuda", "cuda cuda cuda cuda"),
+        ("text_encoder_away", "cuda cuda cpu cuda", "cuda cuda cpu cuda"),
+        ("one_at_a_time", "cpu cpu cpu cpu", "cuda cpu cpu cpu"),
+    ],
+)
+def test_networks_are_where_the_rung_has_them(rung: Any, at_rest: str, in_turn: str) -> None:
+    networks = {name: Network() for name in NETWORKS}
+
+    def places() -> str:
+        return " ".join(network.place for network in networks.values())
+
+    residence = Residence(networks, torch.device("cuda"), rung)
+    assert places() == at_rest
+    residence.run("text_encoder", lambda: None)
+    assert networks["text_encoder"].place == "cuda"
+    assert residence.run("unet", places) == in_turn
+
+
+def test_a_ladder_has_an_end_and_a_cpu_has_none() -> None:
+    networks = {name: Network() for name in NETWORKS}
+    rungs: list[str] = []
+
+    def never(residence: Residence) -> None:
+        rungs.append(residence.rung)
+        raise torch.OutOfMemoryError
+
+    for device, expected in (("cuda", [*RUNGS]), ("cpu", ["resident"])):
+        rungs.clear()
+        residence = Residence(networks, torch.device(device))
+        with pytest.raises(torch.OutOfMemoryError):
+            residence.run("unet", lambda residence=residence: never(residence))
+        assert rungs == expected
+
+
+@pytest.fixture(scope="module")
+def need() -> MemoryNeed:
+    """Of Stable Diffusion 1.5 in float16, whose weights need not be there to be counted."""
+    networks = outline(ARCHITECTURES["sd-1.5"])
+    for network in networks.values():
+        network.to(torch.float16)
+    return MemoryNeed.of(networks, torch.float16)
+
+
+def test_stable_diffusion_fits_where_it_is_said_to(need: MemoryNeed) -> None:
+    usual, large = Shape(2, 512, 512), Shape(8, 1024, 1024)
+    assert 2000 < sum(need.weights.values()) < 2100
+    assert 2300 < need.peak_mib(usual) < 2600
+    peaks = [need.peak_mib(large, rung) for rung in RUNGS]
+    assert peaks == sorted(peaks, reverse=True)
+    assert [need.rung_for(usual, free) for free in (8000, 2600, 2100, 1000)] == list(RUNGS)
+    assert need.rung_for(large, 8000) == "resident"
+    assert need.rung_for(large, 100) == RUNGS[-1], "the last one is tried in any case"
+
+
+def test_what_will_not_fit_is_told_with_something_smaller(resident: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    made(resident)
+    usual = resident.estimate({})
+    assert usual.fits
+    assert (usual.smaller, usual.seconds is not None) == ({}, True)
+    assert usual.peak_mib is not None
+    many = {"num_images_per_prompt": 16, "width": 128, "height": 128}
+    assert (resident.estimate(many).peak_mib or 0) > usual.peak_mib
+    limited = resident.settings.model_copy(update={"memory_limit_mib": int(usual.peak_mib) + 1})
+    monkeypatch.setattr(resident, "settings", limited)
+    assert resident.estimate({}).fits
+    short = resident.estimate(many)
+    assert not short.fits
+    assert short.smaller
+    assert resident.estimate({**many, **short.smaller}).fits
+    wide = resident.estimate({"width": 1024, "height": 512})
+    assert not wide.fits
+    assert set(wide.smaller or {}) == {"num_images_per_prompt", "width", "height"}
+    assert (wide.smaller or {})["width"] == pytest.approx(2 * (wide.smaller or {})["height"], rel=0.15)
+    assert resident.estimate({"width": 1024, "height": 512, **(wide.smaller or {})}).fits
+
+
+def test_of_a_model_that_is_not_in_memory_nothing_is_claimed(resident: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert resident.estimate({"model": "picture-book"}).peak_mib is None
+    monkeypatch.setattr(memory_need, "_available_host_mib", lambda: None)
+    assert resident.estimate({}).fits
