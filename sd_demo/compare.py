@@ -95,6 +95,8 @@ def plan_comparison(task: str, values: dict[str, Any], x: str, y: str = "") -> C
         )
     if values.get("num_images_per_prompt") not in (None, 1):
         raise InvalidRequest("compare makes one picture for each cell; leave num_images_per_prompt at 1.")
+    if values.get("grid") not in (None, ""):
+        raise InvalidRequest("compare lays its pictures out as x and y say; leave grid out.", "grid")
     base = {**values, "seed": secrets.randbelow(SEED_LIMIT) if values.get("seed") is None else values["seed"]}
     rows: list[dict[str, Any]] = [base] if down is None else [_varied(task, base, down, v, "y") for v in down.values]
     requests = [parse_request(task, _varied(task, row, across, value, "x")) for row in rows for value in across.values]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from PIL import Image, ImageDraw, ImageFont
 
 from sd_demo.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from sd_demo.events import ResultImage
 
 MAX_SHEET_PIXELS: Final = 25_000_000  # larger ones are made of smaller cells, as most viewers refuse them
 GAP: Final = 6
@@ -63,6 +66,15 @@ def contact_sheet(
         if k < len(captions):
             write(captions[k], (x, y + height), width)
     return sheet
+
+
+def sheet_of(images: Sequence[ResultImage], rows: int | None, columns: int | None) -> Image.Image:
+    """The pictures of one request as one, each above its seed and, where it was ranked, its score."""
+    done = [one.receipt.done for one in images]
+    scores = ["" if one.clip_score is None else f" · {one.clip_score:.3f}" for one in done]
+    captions = [f"seed {one.seed}{score}" for one, score in zip(done, scores, strict=True)]
+    title = str(images[0].receipt.asked.get("prompt", ""))
+    return contact_sheet([one.image for one in images], rows=rows, columns=columns, captions=captions, title=title)
 
 
 def layout(count: int, rows: int | None, columns: int | None) -> tuple[int, int]:

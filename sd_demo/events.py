@@ -60,9 +60,10 @@ class ResultImage:
 
 @dataclass(frozen=True)
 class Done:
-    """The end: all pictures of the request, in order."""
+    """The end: all pictures of the request, in order; `sheet` is the file that shows all, where one was asked for."""
 
     images: tuple[ResultImage, ...]
+    sheet: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import diffusers
 import torch
 from PIL import Image
 
+from sd_demo.contact_sheet import sheet_of
 from sd_demo.decoding import decode, preview
 from sd_demo.denoising import Denoising
 from sd_demo.embedded.vocabulary import unknown_words
@@ -106,7 +107,14 @@ def finish(running: Running, outputs: Outputs) -> Done:
         receipt = make_receipt(running, index, image, retries, withheld=sum(flags), rank=rank, score=score)
         path = outputs.save(image, receipt, visitor=running.job.visitor) if running.job.is_kept else Path()
         results.append(ResultImage(path, image, receipt))
-    return Done(tuple(results))
+    return Done(tuple(results), _sheet(running.job, results, outputs))
+
+
+def _sheet(job: Job, results: Sequence[ResultImage], outputs: Outputs) -> Path | None:
+    if not job.request.grid or not job.is_kept:
+        return None
+    sheet = sheet_of(results, *job.request.rows_and_columns)
+    return outputs.save_sheet(sheet, [one.receipt for one in results], visitor=job.visitor)
 
 
 def _with_less(denoising: Denoising) -> list[str]:

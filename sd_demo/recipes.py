@@ -102,7 +102,7 @@ def _is_whole(restored: Restored) -> bool:
 
 def _told(restored: Restored) -> dict[str, Any]:
     """The values without those that say what is so anyway."""
-    plain = {"negative_prompt": "", "num_images_per_prompt": 1, "keep_best": None, "loras": []}
+    plain = {"negative_prompt": "", "num_images_per_prompt": 1, "keep_best": None, "grid": None, "loras": []}
     return {name: value for name, value in restored.values.items() if plain.get(name) != value}
 
 

@@ -8,12 +8,14 @@ The models are frozen and strict: 7.5 is no number of steps, "20" is no number, 
 from __future__ import annotations
 
 import math
+import re
 from os import PathLike
 from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar, get_args
 
 from PIL import Image
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from sd_demo.contact_sheet import layout
 from sd_demo.errors import InvalidImage, InvalidRequest
 from sd_demo.images import read_mask, read_picture
 
@@ -40,6 +42,7 @@ MIN_SIDE: Final = 64
 MAX_SIDE: Final = 1024
 MAX_PROMPT_CHARACTERS: Final = 4000
 MAX_LORAS: Final = 8
+_GRID: Final = re.compile(r"auto|[1-9][0-9]?x[1-9][0-9]?", re.ASCII)
 
 
 def _finite(value: Any) -> Any:
@@ -55,6 +58,16 @@ def _text(value: Any) -> Any:
     if isinstance(value, str) and "\x00" in value:
         raise ValueError("must not contain NUL characters")
     return value
+
+
+def _grid_text(value: Any) -> Any:
+    """None, "auto" or ROWSxCOLUMNS; text without anything in it is None."""
+    text = value.strip().lower().replace("×", "x") if isinstance(value, str) else value
+    if text in (None, ""):
+        return None
+    if not isinstance(text, str) or not _GRID.fullmatch(text):
+        raise ValueError("must be auto or ROWSxCOLUMNS")
+    return text
 
 
 def _text_help(text: str) -> Any:
@@ -134,6 +147,10 @@ class Request(BaseModel):
         default=None, ge=1, le=16, description="Keep only so many of the pictures: those that fit the prompt best, as "
         "a CLIP sees it, the best first. Empty keeps all, in the order of their seeds.",
     )  # fmt: skip
+    grid: Annotated[str | None, BeforeValidator(_grid_text)] = Field(
+        default=None, description="One labelled sheet of all pictures as well: auto, or rows x columns such as 2x3. "
+        "Empty makes none.",
+    )  # fmt: skip
     model: Annotated[str | None, Field(max_length=300)] = Field(
         default=None, description="A model of the list, or the folder of one; empty means the one that is loaded."
     )
@@ -151,7 +168,19 @@ class Request(BaseModel):
             )
         if self.keep_best is not None and not self.prompt.strip():
             raise InvalidRequest("keep_best needs a prompt that the pictures are held against; write one.", "keep_best")
+        try:
+            layout(self.keep_best or self.num_images_per_prompt, *self.rows_and_columns)
+        except InvalidRequest as error:
+            raise InvalidRequest(f"grid: {error}", "grid") from None
         return self
+
+    @property
+    def rows_and_columns(self) -> tuple[int | None, int | None]:
+        """Those of the grid; None where they follow from the count."""
+        if self.grid in (None, "auto"):
+            return None, None
+        rows, _, columns = str(self.grid).partition("x")
+        return int(rows), int(columns)
 
     def seeds(self, first: int) -> list[int]:
         """One seed per image, counting up from `first` and wrapping at 2**32."""
@@ -263,6 +292,8 @@ def describe_bounds(kind: type[BaseModel], name: str) -> str:
     """The values that a field takes, in words: "a whole number from 1 to 150"."""
     field = kind.model_fields[name]
     low, high = bounds(kind, name)
+    if name == "grid":
+        return "auto, or ROWSxCOLUMNS such as 2x3"
     if name == "loras":
         weight = describe_bounds(LoraChoice, "weight")
         return f"a list of at most {high:g} LoRAs, each a name or NAME:WEIGHT, the weight {weight}"

@@ -64,6 +64,7 @@ def from_receipt(receipt: Receipt, *, registry: Registry, lora_dir: Path) -> Res
         "seed": done.seed,
         "num_images_per_prompt": 1,
         "keep_best": None,
+        "grid": None,
     }
     if receipt.task == TextToImage.task:
         chosen |= {"width": done.width, "height": done.height}

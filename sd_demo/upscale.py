@@ -32,7 +32,7 @@ FINE: Final = 1 / 64  # of a tile's side: the deviation of the Gaussian whose re
 UNCHANGED: Final[dict[str, Any]] = {"num_inference_steps": 20, "strength": 0.05, "guidance_scale": 1.0}  # one step
 HINT: Final = 1.0  # guidance in refining: a tile shows a part of what the prompt says
 X2_SCHEDULER: Final = "euler"  # the only one that works with what an x2 latent upscaler answers
-NOT_TAKEN: Final = ("width", "height", "num_images_per_prompt", "keep_best")
+NOT_TAKEN: Final = ("width", "height", "num_images_per_prompt", "keep_best", "grid")
 
 
 class Upscale(SuperResolution):
@@ -52,7 +52,9 @@ class Upscale(SuperResolution):
     def _has_no_size(self) -> Upscale:
         for name in NOT_TAKEN:
             if getattr(self, name) != type(self).model_fields[name].default:
-                raise InvalidRequest(f"upscale takes no {name}, as its size follows from scale; leave it out.", name)
+                raise InvalidRequest(
+                    f"upscale takes no {name}: it makes one picture, as large as scale says; leave it out.", name
+                )
         return self
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from sd_demo import events
+from sd_demo.contact_sheet import sheet_of
 from sd_demo.embedded.vocabulary import unknown_words
 from sd_demo.errors import PlaygroundError, QueueFull
 from sd_demo.metrics import Metrics
@@ -197,7 +198,11 @@ class FakeEngine:
             receipt = self._receipt(request, entry, seed, index, total, picture.size)
             path = self.outputs.save(picture, receipt, visitor=job.visitor)
             results.append(events.ResultImage(path, picture, receipt))
-        return job.tell(events.Done(tuple(results)))
+        sheet = None
+        if request.grid:
+            whole = sheet_of(results, *request.rows_and_columns)
+            sheet = self.outputs.save_sheet(whole, [one.receipt for one in results], visitor=job.visitor)
+        return job.tell(events.Done(tuple(results), sheet))
 
     def _receipt(
         self, request: AnyRequest, entry: ModelEntry, seed: int, index: int, steps: int, size: tuple[int, int]

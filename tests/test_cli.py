@@ -116,8 +116,8 @@ def test_the_pictures_given_choose_the_task(
 def test_every_field_of_every_request_is_a_flag(command: Command, engines: list[FakeEngine]) -> None:
     values: dict[str, Any] = {
         "negative_prompt": "sun", "height": 72, "width": 80, "num_inference_steps": 3, "guidance_scale": 2.5,
-        "scheduler": "euler", "seed": 9, "num_images_per_prompt": 2, "keep_best": 2, "model": "picture-book",
-        "strength": 0.25, "image": "photo.png", "mask_image": "mask.png",
+        "scheduler": "euler", "seed": 9, "num_images_per_prompt": 2, "keep_best": 2, "grid": "1x2",
+        "model": "picture-book", "strength": 0.25, "image": "photo.png", "mask_image": "mask.png",
     }  # fmt: skip
     assert {"prompt", "loras", *values} == {name for kind in REQUESTS.values() for name in kind.model_fields}
     flags = [word for name, value in values.items() for word in (f"--{name.replace('_', '-')}", str(value))]

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from sd_demo.contact_sheet import GROUND, MAX_SHEET_PIXELS, contact_sheet, layout
+from sd_demo.engine import Engine
 from sd_demo.errors import InvalidRequest
+from sd_demo.outputs import SHEET_KEY
+from sd_demo.requests import parse_request
+from sd_demo.settings import Settings
 
 COLOURS = ["red", "lime", "blue", "yellow", "cyan", "magenta"]
 
@@ -59,3 +66,43 @@ def test_pictures_of_several_sizes_and_a_sheet_that_would_be_huge() -> None:
     assert sheet.width > 512
     large = contact_sheet(pictures(2, (4000, 4000)) * 3)
     assert large.width * large.height < 1.1 * MAX_SHEET_PIXELS
+
+
+def test_a_request_may_ask_for_a_sheet_of_its_pictures(tmp_path: Path) -> None:
+    engine = Engine(Settings(device="cpu", dtype="float32", attention="sdpa", output_dir=tmp_path))
+    engine.start()
+    small = {"prompt": "a red ball", "num_inference_steps": 2, "seed": 7, "width": 64, "height": 64}
+    try:
+        many = {**small, "num_images_per_prompt": 5, "keep_best": 3}
+        wide, tall = (
+            engine.submit(parse_request("text_to_image", {**many, "grid": grid})).result(120) for grid in ("1x3", "3x1")
+        )
+        assert engine.submit(parse_request("text_to_image", small)).result(120).sheet is None
+        quiet = engine.submit(parse_request("text_to_image", {**small, "grid": "auto"}), is_kept=False).result(120)
+        assert quiet.sheet is None
+    finally:
+        engine.close()
+    assert wide.sheet is not None
+    assert tall.sheet is not None
+    with Image.open(wide.sheet) as across, Image.open(tall.sheet) as down:
+        assert across.width > 3 * 96 > 96 < down.height
+        assert down.height > across.height
+        receipts = json.loads(across.info[SHEET_KEY])
+    assert [one["done"]["seed"] for one in receipts] == [one.receipt.done.seed for one in wide.images]
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"grid": "2x2", "num_images_per_prompt": 5}, "grid: 2 x 2 has no room for 5 pictures"),
+        ({"grid": "2"}, "grid must be auto, or ROWSxCOLUMNS such as 2x3."),
+        ({"grid": "0x3"}, "grid must be auto"),
+        ({"grid": 4}, "grid must be auto"),
+    ],
+)
+def test_a_grid_that_cannot_be_is_one_sentence(values: dict[str, object], words: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        parse_request("text_to_image", {"prompt": "a", **values})
+    assert str(caught.value).startswith(words)
+    assert caught.value.field == "grid"
+    assert parse_request("text_to_image", {"prompt": "a", "grid": " "}).grid is None

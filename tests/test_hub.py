@@ -452,3 +452,22 @@ def test_what_cannot_be_downloaded_is_said(registry: Registry, name: str) -> Non
     with pytest.raises(ModelUnavailable) as caught:
         registry.for_download(name)
     assert is_one_sentence(str(caught.value))
+
+
+@pytest.mark.parametrize(("like", "factor"), [("x4-upscaler", 4), ("x2-latent-upscaler", 2)])
+def test_a_model_that_upscales_comes_whole_and_loads(
+    like: str, factor: int, downloads: Downloads, registry: Registry, hub: LocalHub, tmp_path: Path
+) -> None:
+    import torch
+
+    from sd_demo.checkpoints import read_model
+    from sd_demo.random_model import save
+
+    repo = f"somebody/{like}"
+    hub.add(repo, save(like, tmp_path / like, "tiny"))
+    offer = downloads.offer(registry.for_download(repo), None)
+    folder = downloads.start(offer, None, accepts_licence=True).result()
+    assert (folder / "low_res_scheduler").is_dir() == (factor == 4)
+    entry = registry.get(repo)
+    assert (entry.upscale_factor, entry.tasks) == (factor, ("super_resolution",))
+    assert read_model(registry.weights(entry) or tmp_path, torch.float32)["unet"].config.in_channels > 4

@@ -189,7 +189,7 @@ def test_what_is_no_list_of_loras_is_told_what_one_is(value: Any) -> None:
 
 def test_bounds_say_what_the_gate_does() -> None:
     for kind in REQUESTS.values():
-        for name in set(kind.model_fields) - {*PICTURE_FIELDS, "scheduler", "loras"}:
+        for name in set(kind.model_fields) - {*PICTURE_FIELDS, "scheduler", "grid", "loras"}:
             low, high = bounds(kind, name)
             assert high is not None, name
             values = [high, high + 1] if low is not None else ["x" * int(high), "x" * int(high + 1)]
@@ -208,6 +208,7 @@ def test_bounds_say_what_the_gate_does() -> None:
         ("strength", "a number above 0 and at most 1"),
         ("seed", "a whole number from 0 to 4294967295"),
         ("loras", "a list of at most 8 LoRAs, each a name or NAME:WEIGHT, the weight a number from -2 to 2"),
+        ("grid", "auto, or ROWSxCOLUMNS such as 2x3"),
         ("prompt", "text of at most 4,000 characters without NUL characters"),
     ],
 )

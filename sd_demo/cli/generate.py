@@ -52,12 +52,15 @@ def run(arguments: list[str]) -> int:
             done = _wait(engine.submit(request))
         finally:
             engine.close(STOP_S)
+    sheet = [done.sheet] if done.sheet else []
     if is_json:
-        print(json.dumps([{"path": str(i.path), "receipt": i.receipt.model_dump(mode="json")} for i in done.images]))
+        told = [{"path": str(i.path), "receipt": i.receipt.model_dump(mode="json")} for i in done.images]
+        print(json.dumps([*told, *({"path": str(path), "receipt": None} for path in sheet)]))
     else:
         for image in done.images:
             print(image.path)
             print("  " + image.receipt.summary(), *image.receipt.notes, sep="\n  ", file=sys.stderr)
+        print(*sheet, sep="\n", end="\n" if sheet else "")
     return 0
 
 

@@ -106,8 +106,9 @@ def _handler(engine: Engine, kind: type[Request]) -> Callable[..., Iterator[tupl
                 job = engine.submit(parse_request(kind.task, asked), **who)
                 for event in job.events():
                     if isinstance(event, events.Done):
+                        sheets = [(results.published(event.sheet), "contact sheet")] if event.sheet else []
                         yield (
-                            [(results.published(one.path), None) for one in event.images],
+                            [*((results.published(one.path), None) for one in event.images), *sheets],
                             [one.receipt.model_dump(mode="json") for one in event.images],
                         )
                     elif isinstance(event, events.Failed):

@@ -46,7 +46,7 @@ def parameters() -> list[str]:
     """The prompt and the axes, pictures, then every other field of any task."""
     fields = dict.fromkeys(name for kind in REQUESTS.values() for name in kind.model_fields)
     first = ["prompt", *_AXES, *PICTURE_FIELDS]
-    return first + [name for name in fields if name not in (*first, "num_images_per_prompt")]
+    return first + [name for name in fields if name not in (*first, "num_images_per_prompt", "grid")]
 
 
 def _kind(name: str) -> type[Request]:

@@ -60,6 +60,7 @@ LOOKS: Final = {
     "height": Look("Height", "slider", step=8),
     "num_images_per_prompt": Look("Images", "number", step=1),
     "keep_best": Look("Keep best", "optional number", placeholder="all"),
+    "grid": Look("Contact sheet", "text", placeholder="none; auto, or 2x3"),
     "seed": Look("Seed", "optional number", placeholder="random"),
     "scheduler": Look("Scheduler", "choice"),
     "loras": Look("LoRAs", "names"),

@@ -43,6 +43,7 @@ class Tab:
     task: str
     controls: dict[str, Any]  # gr.Textbox, gr.Slider …: their events are made when gradio is imported
     results: Results
+    sheet: gr.Image  # all pictures of the run, where that is asked for
     generate: gr.Button
     cancel: gr.Button
     token_line: gr.HTML
@@ -119,7 +120,7 @@ def _unhurried(happened: Iterator[events.Event]) -> Iterator[events.Event]:
 
 def outputs(tab: Tab) -> list[Any]:
     """Every component that a run may update."""
-    return [tab.results.status, *tab.results.of_picture, tab.generate, tab.cancel, tab.job, tab.last]
+    return [tab.results.status, *tab.results.of_picture, tab.sheet, tab.generate, tab.cancel, tab.job, tab.last]
 
 
 def cancel(job: Any) -> None:
@@ -166,6 +167,7 @@ def _started(tab: Tab, asked: AnyRequest) -> dict[Any, Any]:
         parts.status: status_line.running("Sending …"),
         parts.picture: gr.update(visible=True, alt_text=f"in progress: {asked.prompt}"),
         parts.compare: gr.update(visible=False),
+        tab.sheet: gr.update(visible=False),
         tab.generate: gr.update(value="Generating …", interactive=False),
         tab.cancel: gr.update(interactive=True),
     }
@@ -186,7 +188,9 @@ def _update(engine: Engine, tab: Tab, asked: AnyRequest, event: events.Event) ->
         before = asked.image if isinstance(asked, Inpaint) else None
         shown = [Shown(one.path, one.receipt, before) for one in event.images]
         names = [one.path.name for one in event.images]
-        return results.show(tab.results, shown, 0, engine.registry) | _idle(tab) | {tab.last: names}
+        sheet = results.published(event.sheet) if event.sheet else None
+        of_all = {tab.sheet: gr.update(value=sheet, visible=sheet is not None), tab.last: names}
+        return results.show(tab.results, shown, 0, engine.registry) | _idle(tab) | of_all
     return _idle(tab) if isinstance(event, events.Final) else {}
 
 

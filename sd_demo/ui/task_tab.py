@@ -44,6 +44,14 @@ def build(engine: Engine, task: str, build_inputs: BuildInputs | None = None) ->
         with gr.Column(elem_classes=["area-show"]):
             is_here = engine.registry.weights(entry) is not None
             shown = results.build(task, introduction.html(task, entry, is_here=is_here))
+            sheet = gr.Image(
+                label="All pictures of the run in one sheet",
+                interactive=False,
+                visible=False,
+                format="png",
+                buttons=["download", "fullscreen"],
+                elem_id=f"{task}-sheet",
+            )
             copy_as_code.build(engine, task, shown)
         with gr.Column(elem_classes=["area-settings"]):
             settings, style, random_seed, reuse_seed = _settings(engine, task, entry)
@@ -52,6 +60,7 @@ def build(engine: Engine, task: str, build_inputs: BuildInputs | None = None) ->
         task=task,
         controls={name: made[name] for name in controls.names_of(task)},
         results=shown,
+        sheet=sheet,
         generate=generate,
         cancel=cancel,
         token_line=token_line,
@@ -89,6 +98,7 @@ def _settings(
             made |= _pair(task, ("width", "height"), entry)
         style = style_picker.build(engine, task)
         made |= _pair(task, ("scheduler", "keep_best"), entry)
+        made |= controls.make_all(task, ["grid"], entry)
         made |= lora_picker.build(engine, task)
     return made, style, random_seed, reuse_seed
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 NAME: Final = Upscale.task
 TITLE: Final = "Upscale"
+OF_SOME: Final = {"strength": (1,), "noise_level": (4,)}
+"""Controls that act with models of these factors alone; 1 is a model that refines."""
 _PRIVATE: Final[dict[str, Any]] = {"show_progress": "hidden", "api_visibility": "private"}
 
 
@@ -70,6 +72,8 @@ def build(engine: Engine) -> UpscaleTab:
         with gr.Column(elem_classes=["area-settings"]), gr.Accordion("More", open=False, elem_classes=["more"]):
             made |= make("negative_prompt", "num_inference_steps", "guidance_scale", "scheduler", "noise_level", "seed")
             made |= lora_picker.build(engine, NAME)
+    for name, factors in OF_SOME.items():
+        made[name].visible = entry.upscale_factor in factors
     return UpscaleTab(made, image, start, cancel, shown, gr.State(None))
 
 
@@ -92,7 +96,20 @@ def listen(
         concurrency_limit=None,
         **_PRIVATE,
     )
+    own = {name: here.controls[name] for name in OF_SOME}
+    top.model.change(
+        lambda model: _suited(engine, model), [top.model], list(own.values()), preprocess=False, queue=False, **_PRIVATE
+    )
     passing_on.offer(parts, places, chooser)
+
+
+def _suited(engine: Engine, model: Any) -> list[Any]:
+    """Which of OF_SOME the model takes."""
+    try:
+        factor = engine.defaults(model if isinstance(model, str) else None).upscale_factor
+    except PlaygroundError:  # such as the name of a model that is not here
+        return [gr.skip() for _ in OF_SOME]
+    return [gr.update(visible=factor in OF_SOME[name]) for name in OF_SOME]
 
 
 def _handler(engine: Engine, here: UpscaleTab) -> Callable[..., Iterator[dict[Any, Any]]]:

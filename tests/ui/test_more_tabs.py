@@ -219,6 +219,18 @@ def test_a_picture_is_made_larger_and_shown_beside_what_it_was(fresh_page: Page,
         served.engine.step_s = 0.02
 
 
+def test_a_model_that_makes_pictures_larger_brings_its_own_controls(fresh_page: Page) -> None:
+    page = fresh_page
+    open_tab(page, "Upscale")
+    expect(page.locator("#upscale-strength")).to_be_visible()
+    page.locator("#model input").click()
+    page.get_by_role("option", name="Stable Diffusion x4 upscaler").click()
+    expect(page.locator("#upscale-strength")).to_be_hidden()
+    page.get_by_role("tabpanel").filter(has=page.locator("#upscale-start")).get_by_role("button", name="More").click()
+    expect(page.locator("#upscale-noise_level")).to_be_visible()
+    expect(page.locator("#upscale-guidance_scale input").first).to_have_value("9")
+
+
 def test_the_api_makes_larger(served: Served) -> None:
     from sd_demo.ui.upscale_api import parameters
 

@@ -64,9 +64,12 @@ def test_every_field_reaches_the_request(fresh_page: Page, served: Served) -> No
             page.locator(f"#{TASK}-seed textarea, #{TASK}-seed input").fill(value)
         else:
             set_number(page, TASK, field, value)
+    page.get_by_role("button", name="More").first.click()
+    page.locator(f"#{TASK}-grid textarea, #{TASK}-grid input").fill("3 × 1".replace(" ", ""))
     generate(page, TASK)
     asked = served.engine.jobs[-1].request.model_dump()
     expected = {
+        "grid": "3x1",
         "prompt": "a red house",
         "negative_prompt": "no sun",
         "num_inference_steps": 3,
@@ -79,6 +82,8 @@ def test_every_field_reaches_the_request(fresh_page: Page, served: Served) -> No
         "model": "picture-book",
     }
     assert {name: asked[name] for name in expected} == expected
+    # A sheet of all three was asked for as well.
+    expect(page.locator(f"#{TASK}-sheet img")).to_be_visible()
     # Three pictures: a click on the third thumbnail shows it with its own receipt, and its seed can be used again.
     expect(page.locator(f"#{TASK}-gallery img")).to_have_count(3)
     page.locator(f"#{TASK}-gallery button").filter(has=page.locator("img")).nth(2).click()
