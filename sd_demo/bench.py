@@ -28,6 +28,7 @@ from sd_demo.image_difference import psnr
 from sd_demo.placement import choose_device
 from sd_demo.requests import parse_request
 from sd_demo.settings import Settings
+from sd_demo.torch_threads import rest
 
 PROMPT: Final = "a red house by the sea, a white cat on the left"
 TOGETHER: Final = (1, 4, 8)
@@ -134,7 +135,7 @@ class Bench:
 
     def _interleaved(self, ways: dict[str, Callable[[], Any]]) -> dict[str, list[float]]:
         for way in ways.values():
-            way()  # warm-up: compilation, allocation, caches
+            self._timed(way)  # warm-up: compilation, allocation, caches
         seconds: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(self.repeats):
             for name, way in ways.items():
@@ -148,7 +149,9 @@ class Bench:
         way()
         if self._is_cuda:
             torch.cuda.synchronize()
-        return time.perf_counter() - start
+        elapsed_s = time.perf_counter() - start
+        rest()  # else this thread's helpers and the engine's would stand in each other's way
+        return elapsed_s
 
     def _together(self, engine: Engine, count: int) -> dict[str, float]:
         """`count` people press Generate at once, each with a seed of their own, twice over."""

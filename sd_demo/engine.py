@@ -33,6 +33,7 @@ from sd_demo.requests import MAX_PROMPT_CHARACTERS, AnyRequest, LoraChoice
 from sd_demo.settings import Settings, writable_folder
 from sd_demo.speed import Estimate, Speed
 from sd_demo.super_resolution import begin
+from sd_demo.torch_threads import rest
 from sd_demo.turns import Turns
 
 log = logging.getLogger(__name__)
@@ -168,6 +169,7 @@ class Engine:
     # The worker. Everything below runs in its thread alone.
 
     def _work(self) -> None:
+        self.device_turns.settle()
         try:
             self._take_turns()
         except BaseException as error:
@@ -186,6 +188,8 @@ class Engine:
             self._state, self._message = "failed", str(error)
             log.error("%s", error)
         while not self._fault:
+            if not self._running:
+                rest()  # whoever computes while this thread is idle, such as a judge, has the cores for itself
             with self._wake:
                 self._wake.wait_for(lambda: len(self._queue) or self._running or self._is_closing)
                 if self._is_closing and not self._running and not len(self._queue):

@@ -121,7 +121,18 @@ ENTRIES: Final = (
         source="stabilityai/stable-diffusion-x4-upscaler",
         revision="572c99286543a273bfd17fac263db5a77be12c4c",
         download_mib=1659,  # float16: UNet 903, text encoder 650, VAE 106
-        **STABLE_DIFFUSION | OF_X4 | {"native_size": 512, "licence": OPENRAIL_2, "licence_url": OPENRAIL_2_URL},
+        **STABLE_DIFFUSION
+        | OF_X4
+        | {
+            "native_size": 512,
+            "licence": OPENRAIL_2,
+            "licence_url": OPENRAIL_2_URL,
+            # https://huggingface.co/stabilityai/stable-diffusion-x4-upscaler, "Uses" and "Limitations and Bias"
+            "limits": (
+                "It makes details up, with the prejudices of its training pictures, and must not be used to harm, "
+                "demean or deceive anybody. No safety checker comes with it."
+            ),
+        },
     ),
 )
 TOKENIZER_ENTRY: Final = ENTRIES[1].model_copy(

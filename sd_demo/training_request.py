@@ -135,7 +135,7 @@ class LoraTrainingRequest(BaseModel):
 
 
 _EMBEDDED_DEFAULTS: Final[dict[str, Any]] = {
-    "steps": 1000, "learning_rate": 1e-3, "rank": 16, "target": "all", "batch_size": 4, "train_text_encoder": True,
+    "steps": 900, "learning_rate": 1e-3, "rank": 16, "target": "all", "batch_size": 4, "train_text_encoder": True,
 }  # fmt: skip
 _FULL_SIZE_DEFAULTS: Final[dict[str, Any]] = {
     "steps": 800, "learning_rate": 1e-4, "rank": 16, "target": "attention", "batch_size": 1,

@@ -26,6 +26,7 @@ from sd_demo.embedded.picture import Picture
 from sd_demo.engine import Engine
 from sd_demo.requests import parse_request
 from sd_demo.settings import Settings
+from sd_demo.torch_threads import rest
 from tests.new_object import (
     NAME,
     OTHER_COLOURS,
@@ -134,6 +135,7 @@ def main() -> None:
     images, labels = rendered(200, 1)
     with torch.no_grad():
         judged = float(((judge(images)[:, 0] > 0) == (labels > 0)).float().mean())
+    rest()  # the judge's helpers would stand in the training's way
     write_training_pictures(asked.output / "pictures")
     lora = asked.output / f"{NAME}.safetensors"
     train = ["--images", str(asked.output / "pictures"), "--output", str(lora), "--trigger", NAME, "--json"]

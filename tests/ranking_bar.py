@@ -1,7 +1,8 @@
 """How much better the best picture by CLIP is than a random one: `python -m tests.ranking_bar`, some minutes.
 
-16 samples of each prompt about two objects, drawn at the page's defaults; the project's judge says which of them are
-fully right. With --pictures DIR the samples are kept there, and taken from there the next time.
+16 samples of each prompt, such as "a red ball and a blue house in a meadow", drawn at the page's defaults; a sample is
+right where the project's judge finds all that the prompt names, both things with their colours and the scene, and no
+third thing. With --pictures DIR the samples are kept there, and taken from there the next time.
 """
 
 from __future__ import annotations
@@ -18,12 +19,30 @@ from PIL import Image
 from sd_demo.embedded.evaluation_prompts import Asked, ask
 from sd_demo.embedded.judge import load_judge
 from sd_demo.embedded.marking import Mark, mark
+from sd_demo.embedded.vocabulary import SCENE_PHRASES
 from sd_demo.engine import Engine
 from sd_demo.ranking import PICTURE_BOOK_CLIP, load_ranker
 from sd_demo.requests import TextToImage
 from sd_demo.settings import Settings
 
 SAMPLES = 16
+
+
+def questions(count: int, seed: int) -> list[Asked]:
+    """Pictures of two different things each, and the plain prompt for each."""
+    found = []
+    for asked in ask(3 * count, 2, seed):
+        first, second = asked.picture.things
+        if first.object != second.object and len(found) < count:
+            things = " and ".join(f"a {thing.colour} {thing.object.replace('_', ' ')}" for thing in (first, second))
+            found.append(Asked(asked.picture, f"{things} {SCENE_PHRASES[asked.picture.scene][0]}", asked.seed))
+    return found
+
+
+def is_right(marked: Mark) -> bool:
+    """All that a plain prompt names is there, and no third thing."""
+    both = all(thing["object"] and thing["colour"] for thing in marked.things)
+    return both and marked.is_number_right and marked.whole["scene"]
 
 
 def samples(engine: Engine, asked: Asked, folder: Path) -> list[Image.Image]:
@@ -39,7 +58,6 @@ def samples(engine: Engine, asked: Asked, folder: Path) -> list[Image.Image]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=24, help="prompts [24]")
-    parser.add_argument("--objects", type=int, default=2, help="objects of a prompt [2]")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--pictures", type=Path, help="folder of the samples [a temporary one]")
     parser.add_argument("--clip", type=Path, default=PICTURE_BOOK_CLIP, help="a CLIP folder [the project's]")
@@ -52,10 +70,10 @@ def main() -> None:
     rights: list[list[bool]] = []
     things: list[list[float]] = []
     best: list[int] = []
-    for one in ask(asked.count, asked.objects, asked.seed):
+    for one in questions(asked.count, asked.seed):
         images = samples(engine, one, folder)
         marks: list[Mark] = [mark(one.picture, seen) for seen in judge.judge(images)]
-        rights.append([m.is_all_right for m in marks])
+        rights.append([is_right(m) for m in marks])
         things.append([float(np.mean([t["object"] and t["colour"] for t in m.things])) for m in marks])
         best.append(int(np.argmax(ranker.score(images, one.prompt))))
     engine.close()

@@ -53,6 +53,7 @@ FLOORS = {
     1: (
         "placement",
         "residence",
+        "torch_threads",
         "health",
         "schedulers",
         "checkpoints",

@@ -12,7 +12,8 @@ import torch
 from transformers import CLIPModel, CLIPProcessor
 
 from sd_demo.embedded import world
-from sd_demo.embedded.clip import build_clip, export_clip, mirrored, whiten_patches, with_one_thing_wrong
+from sd_demo.embedded.clip import build_clip, export_clip, whiten_patches
+from sd_demo.embedded.near_misses import mirrored, with_one_thing_wrong
 from sd_demo.embedded.sampling import sample
 from sd_demo.engine import Engine
 from sd_demo.errors import InvalidRequest, ModelUnavailable

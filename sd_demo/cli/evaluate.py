@@ -167,7 +167,9 @@ class Drawing:
     def __call__(self, requests: Sequence[AnyRequest]) -> list[Made]:
         """A picture for each request, in order; raises what a job fails with."""
         from sd_demo.embedded.evaluate import Made
+        from sd_demo.torch_threads import rest
 
+        rest()  # the judge's helpers would slow the engine down
         jobs: list[Job] = []
         made = []
         for place, request in enumerate(requests):

@@ -2,9 +2,10 @@
 
     python -m sd_demo.embedded.clip --work DIR --minutes 30
 
-An ordinary CLIPModel with processor and tokenizer in one folder, trained on pictures of the renderer and their
-captions. A sixth of the pictures also meet a caption that is wrong in one thing alone, as "a red car" for a blue one:
-among the other pictures of a batch such neighbours are too rare to learn from.
+An ordinary CLIPModel with processor and tokenizer in one folder, trained on captions and pictures: half of them the
+renderer's, half such pictures drawn again by the model (`redrawn.py`), as it is the model's that it will rank. Half of
+the pictures also meet a caption that is wrong in one thing alone, as "a red car" for a blue one: among the other
+pictures of a batch such neighbours are too rare to learn from.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import argparse
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,11 +25,11 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTextM
 
 from sd_demo.embedded import world
 from sd_demo.embedded.architecture import MAX_TOKENS, TEXT_WIDTH
-from sd_demo.embedded.drawing import COLOURS
 from sd_demo.embedded.judge import Judge
 from sd_demo.embedded.judge_training import Labelled, labelled, losses, pictured, softened
-from sd_demo.embedded.objects import KINDS
-from sd_demo.embedded.picture import POSITIONS, SCENES, SIZES, TIMES, Picture, Thing
+from sd_demo.embedded.near_misses import mirrored, with_one_thing_wrong
+from sd_demo.embedded.picture import Picture
+from sd_demo.embedded.redrawn import redrawn
 from sd_demo.embedded.training_state import Stage, load_averaged
 from sd_demo.known_models import EMBEDDED_FOLDER
 
@@ -38,10 +38,9 @@ CLIP_FOLDER = Path(__file__).parent / "companions" / "clip"
 SIDE, PATCH = 96, 16  # pixels
 DRAWN_AT = 128
 BATCH = 48
-HARD = BATCH // 6  # pictures of a batch that also meet a caption with one thing wrong
+HARD = BATCH // 2  # pictures of a batch that also meet a caption with one thing wrong
 MOST_SHIFT = 4  # pixels; what the captions say of places stays true
 HINT_WEIGHT = 0.25
-_MIRRORED = {"left": "right", "middle": "middle", "right": "left"}
 
 
 class WithHints(nn.Module):
@@ -101,13 +100,24 @@ def whiten_patches(clip: CLIPModel, images: np.ndarray) -> None:
 
 
 def train_clip(
-    stage: Stage, model: WithHints, tokenizer: CLIPTokenizer, data: Labelled, pictures: list[Picture], seed: int
+    stage: Stage,
+    model: WithHints,
+    tokenizer: CLIPTokenizer,
+    data: Labelled,
+    drawn: np.ndarray,
+    pictures: list[Picture],
+    seed: int,
 ) -> None:
-    """Train within the stage's budget; data and pictures are the same ones, as pixels and as what they show."""
+    """Train within the stage's budget.
+
+    data and pictures are the same ones, as pixels and as what they show; drawn: the first of them, redrawn.
+    """
     for step in stage.steps():
         rng = np.random.default_rng((seed, 4, step))
-        chosen = np.sort(rng.choice(len(pictures), BATCH, replace=False))
-        shown, things, pixels = _mirrored_half([pictures[k] for k in chosen], data, chosen, rng)
+        of_model = rng.choice(len(drawn), min(BATCH // 2, len(drawn)), replace=False)
+        chosen = np.concatenate([of_model, rng.choice(len(pictures), BATCH - len(of_model), replace=False)])
+        images = np.concatenate([drawn[of_model], data.images[chosen[len(of_model) :]]])
+        shown, things, pixels = _mirrored_half([pictures[k] for k in chosen], images, data.things[chosen], rng)
         vectors, cells, wholes = model.see(softened(pixels, rng))
         said = [world.caption(picture, rng) for picture in shown]
         hard = [int(k) for k in rng.choice(BATCH, HARD, replace=False)]
@@ -132,14 +142,12 @@ def train_clip(
 
 
 def _mirrored_half(
-    pictures: list[Picture], data: Labelled, chosen: np.ndarray, rng: Generator
+    pictures: list[Picture], images: np.ndarray, things: np.ndarray, rng: Generator
 ) -> tuple[list[Picture], torch.Tensor, torch.Tensor]:
     """A batch with half its pictures mirrored and all moved a few pixels: as said, as labels, as pixels."""
     is_mirrored = rng.random(len(pictures)) < 0.5
     said = [mirrored(picture) if turn else picture for picture, turn in zip(pictures, is_mirrored, strict=True)]
-    images = data.images[chosen]
     images[is_mirrored] = images[is_mirrored, :, ::-1]
-    things = data.things[chosen]
     is_thing = things[..., :1] >= 0
     dx, dy = (int(shift) for shift in rng.integers(-MOST_SHIFT, MOST_SHIFT + 1, 2))
     x = np.where(is_mirrored[:, None], 1 - things[..., 2], things[..., 2]) + dx / SIDE
@@ -150,45 +158,6 @@ def _mirrored_half(
     padded = F.pad(pixels, (room,) * 4, mode="replicate")
     moved = padded[:, :, room - dy : room - dy + SIDE, room - dx : room - dx + SIDE]
     return said, torch.from_numpy(things), moved
-
-
-def mirrored(picture: Picture) -> Picture:
-    """What the picture shows when it is turned left to right."""
-    things = (replace(thing, position=_MIRRORED[thing.position]) for thing in picture.things)
-    return replace(picture, things=tuple(things))
-
-
-def with_one_thing_wrong(picture: Picture, rng: Generator) -> Picture:
-    """What another picture would show that differs from this one in one thing that its caption tells."""
-    what = ["scene", "time", *(["object", "colour", "size"] * 2 if picture.things else [])]
-    if picture.things and picture.relation is None:
-        what.append("position")
-    if len(picture.things) > 1 and picture.things[0].colour != picture.things[1].colour:
-        what += ["colours swapped"] * 2
-    chosen = str(rng.choice(what))
-    if chosen == "scene":
-        return replace(picture, scene=_other(SCENES, picture.scene, rng))
-    if chosen == "time":
-        return replace(picture, time=_other(TIMES, picture.time, rng))
-    things = list(picture.things)
-    if chosen == "colours swapped":
-        colours = things[1].colour, things[0].colour
-        things[:2] = [replace(thing, colour=colour) for thing, colour in zip(things, colours, strict=False)]
-    else:
-        k = int(rng.integers(len(things)))
-        things[k] = _changed(things[k], chosen, rng)
-    return replace(picture, things=tuple(things))
-
-
-def _changed(thing: Thing, what: str, rng: Generator) -> Thing:
-    alike = tuple(name for name, kind in KINDS.items() if kind.is_in_sky == KINDS[thing.object].is_in_sky)
-    options = {"object": alike, "colour": tuple(COLOURS), "size": tuple(SIZES), "position": tuple(POSITIONS)}
-    return replace(thing, **{what: _other(options[what], getattr(thing, what), rng)})
-
-
-def _other(options: Sequence[str], than: str, rng: Generator) -> str:
-    others = [option for option in options if option != than]
-    return others[int(rng.integers(len(others)))]
 
 
 def export_clip(clip: CLIPModel, tokenizer: CLIPTokenizer, folder: Path = CLIP_FOLDER) -> Path:
@@ -219,6 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=CLIP_FOLDER, help="the folder to write (the project's own)")
     parser.add_argument("--model", type=Path, default=EMBEDDED_FOLDER, help="where the text encoder is taken from")
     parser.add_argument("--pictures", type=int, default=12_000, help="how many to train on (12000)")
+    parser.add_argument("--redrawn", type=int, default=4_000, help="how many of them the model draws again (4000)")
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -229,9 +199,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not stage.is_finished:
         data = labelled(chosen.work, chosen.pictures, chosen.seed, drawn_at=DRAWN_AT, side=SIDE)
         pictures = [pictured(chosen.seed, k) for k in range(chosen.pictures)]
+        drawn = redrawn(chosen.work, chosen.redrawn, chosen.seed, SIDE, chosen.model)
         if stage.step == 0:
             whiten_patches(clip, data.images[:500])
-        train_clip(stage, model, tokenizer, data, pictures, chosen.seed)
+        train_clip(stage, model, tokenizer, data, drawn, pictures, chosen.seed)
     load_averaged(chosen.work, "clip", model)
     LOGGER.info("written: %s", export_clip(model.clip, tokenizer, chosen.output))
 

@@ -46,6 +46,7 @@ def build(engine: Engine, task: str, build_inputs: BuildInputs | None = None) ->
             shown = results.build(task, introduction.html(task, entry, is_here=is_here))
             sheet = gr.Image(
                 label="All pictures of the run in one sheet",
+                show_label=False,
                 interactive=False,
                 visible=False,
                 format="png",
