@@ -126,7 +126,7 @@ def _with_less(denoising: Denoising) -> list[str]:
         )
     if rung != denoising.first_rung:
         words = rung.replace("_", " ")
-        said.append(f"memory ran out, so that from there on the networks were on the device {words}")
+        said.append(f"memory ran out, and the rest ran with less on the device ({words})")
     return said
 
 

@@ -12,7 +12,8 @@ from typing import Any, Final
 
 import torch
 
-from sd_demo.residence import RUNGS, Rung
+from sd_demo.residence import RUNGS
+from sd_demo.settings import Rung
 
 UNET_FACTOR: Final = 26.0
 VAE_FACTOR: Final = 6.0
@@ -68,10 +69,6 @@ class MemoryNeed:
         away = 0.0 if is_whole else self.weights.get("text_encoder", 0.0)
         return everything - away + max(drawing, decoding)
 
-    def least_mib(self, shape: Shape) -> float:
-        """What it takes on the last rung, a row and a tile at a time."""
-        return self.peak_mib(shape, RUNGS[-1])
-
     def rung_for(self, shape: Shape, free_mib: float) -> Rung:
         """The first rung on which `shape` fits into the free memory (that of the weights included); else the last."""
         fitting = (rung for rung in RUNGS if self.peak_mib(shape, rung) <= ROOM * free_mib)
@@ -87,6 +84,15 @@ def free_mib(device: torch.device, limit_mib: int = 0) -> float | None:
     elif device.type == "cpu":
         free = _available_host_mib()
     return min(free, limit_mib) if free is not None and limit_mib else free
+
+
+def room_mib(device: torch.device, weights_mib: float) -> float | None:
+    """MiB that this process may hold on the device in all: what is free, and what it holds of a model already there."""
+    free = free_mib(device)
+    if free is None:
+        return None
+    held = torch.cuda.memory_allocated(device) / 2**20 if device.type == "cuda" else weights_mib
+    return free + held
 
 
 def _available_host_mib() -> float | None:

@@ -39,9 +39,9 @@ from sd_demo.prompts import PromptEncoder
 from sd_demo.ranking import Ranker, clip_for, load_ranker
 from sd_demo.registry import ModelEntry, Registry, what_suits
 from sd_demo.requests import LoraChoice, SuperResolution
-from sd_demo.residence import Residence, Rung, every_network
+from sd_demo.residence import Residence, every_network
 from sd_demo.safety import SafetyChecker, read_safety_checker
-from sd_demo.settings import Settings
+from sd_demo.settings import Rung, Settings
 from sd_demo.worn_loras import WornLora, are_worn, put_loras_on
 
 log = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
-from sd_demo.memory_need import Shape, free_mib
+from sd_demo.memory_need import Shape, room_mib
 from sd_demo.pipeline_manager import LoadedModel
 from sd_demo.registry import ModelEntry
 from sd_demo.requests import MIN_SIDE
@@ -22,10 +22,9 @@ def estimate(
     if model is None or model.entry.name != entry.name:
         return Estimate()
     seconds, device = speed.seconds(values, entry), model.placement.device
-    free = free_mib(device)
-    if free is None:
+    room = room_mib(device, model.weights_mib)
+    if room is None:
         return Estimate(seconds)
-    room = free + (model.weights_mib if device.type == "cpu" else 0.0)  # where they count as taken already
     room = min(room, settings.memory_limit_mib) if settings.memory_limit_mib else room
 
     def peak(values: dict[str, Any]) -> float:

@@ -10,15 +10,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Final, Literal, TypeVar, get_args
+from typing import Any, Final, TypeVar, get_args
 
 import torch
 from accelerate import cpu_offload
 from accelerate.hooks import remove_hook_from_module
 
+from sd_demo.settings import Rung
+
 log = logging.getLogger(__name__)
 
-Rung = Literal["resident", "text_encoder_away", "one_at_a_time", "layer_by_layer"]
 RUNGS: Final[tuple[Rung, ...]] = get_args(Rung)
 HOME: Final = torch.device("cpu")
 Answer = TypeVar("Answer")

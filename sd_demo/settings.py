@@ -40,6 +40,10 @@ def _limit(name: str) -> Any:
     return Field(default=None, description=f"{declared.description} Default: the profile's.", **bounds)
 
 
+Rung = Literal["resident", "text_encoder_away", "one_at_a_time", "layer_by_layer"]
+"""Which networks stay on the device, from all to none (residence.py)."""
+
+
 class Settings(BaseModel):
     """Frozen; made once at start by `Settings.read`."""
 
@@ -64,10 +68,10 @@ class Settings(BaseModel):
     attention: Literal["auto", "sdpa", "xformers", "sliced", "plain"] = Field(
         default="auto", description="How attention is computed; auto tries each and takes the fastest that runs."
     )
-    memory: Literal["auto", "resident", "text_encoder_away", "one_at_a_time", "layer_by_layer"] = Field(
+    memory: Literal["auto", Rung] = Field(
         default="auto", description="Which networks stay on the device; auto: as many as its free memory holds."
     )
-    memory_limit_mib: int = Field(default=0, ge=0, description="MiB of the device that may be used; 0: all of it.")
+    memory_limit_mib: int = Field(default=0, ge=0, description="MiB of the device to plan with; 0: all that is free.")
     safety_checker: bool = Field(
         default=True, description="Withhold what a model's own safety checker takes for unsafe, where it ships one."
     )
