@@ -33,7 +33,7 @@ from sd_demo.host_memory import give_back
 from sd_demo.known_models import RANDOM
 from sd_demo.lora import take_off
 from sd_demo.memory_need import MemoryNeed, Shape, free_mib
-from sd_demo.placement import Placement, choose_device, choose_dtype, place
+from sd_demo.placement import Placement, choose_device, choose_dtype, lay_out, place
 from sd_demo.pooled_prompts import PooledPromptEncoder
 from sd_demo.prompts import PromptEncoder
 from sd_demo.ranking import Ranker, clip_for, load_ranker
@@ -226,6 +226,7 @@ class PipelineManager:
         is_checked = self._settings.safety_checker
         safety = read_safety_checker(path, dtype, device) if is_checked and path else None
         networks = every_network(components) | ({"safety_checker": safety.network} if safety else {})
+        lay_out(components["unet"], components["vae"], device, is_embedded=entry.is_embedded)
         need = MemoryNeed.of(networks, dtype)
         residence = Residence(networks, device, self._rung(entry, need, device))
         placement = residence.run("unet", lambda: place(components["unet"], self._settings, device, dtype))

@@ -1,4 +1,4 @@
-"""Where a model runs, in which precision, with which attention: one policy, with its reason in a sentence.
+"""Where a model runs, in which precision, layout and attention: one policy, with its reason in a sentence.
 
 The attention is chosen by running each candidate on the model's own largest attention shape, not by
 importing it: a package can be present and unable to run.
@@ -77,6 +77,19 @@ def _is_bfloat16_faster() -> bool:
         x = torch.ones(2, 128, 32, 32, dtype=dtype)
         seconds[dtype] = _fastest(lambda layer=layer, x=x: layer(x), repeats=4)
     return seconds[torch.bfloat16] < 0.8 * seconds[torch.float32]
+
+
+def lay_out(unet: Any, vae: Any, device: torch.device, *, is_embedded: bool) -> None:
+    """Keep the channels of a convolution together (channels_last) where that is faster.
+
+    On a CPU, calls of 8 to 16 rows of the embedded model's UNet then take 10 to 25 % less time, and so does its
+    decoder; at Stable Diffusion's width it makes no difference (12.7 s a call, 512x512, both ways), the copy would
+    cost memory, and the rounding would no longer be diffusers' own. On CUDA it is what PyTorch and diffusers advise for
+    half precision; not measured on a GPU. https://docs.pytorch.org/tutorials/intermediate/memory_format_tutorial.html
+    """
+    if device.type == "cuda" or (device.type == "cpu" and is_embedded):
+        unet.to(memory_format=torch.channels_last)
+        vae.to(memory_format=torch.channels_last)
 
 
 def place(unet: Any, settings: Settings, device: torch.device, dtype: torch.dtype) -> Placement:

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sd_demo.outputs import Outputs
 from sd_demo.settings import Settings
@@ -17,10 +18,11 @@ from tests.fake_engine import FakeEngine
 
 @dataclass(frozen=True)
 class FakePage:
-    """`url` without a slash at its end."""
+    """`url` without a slash at its end; `app` is Gradio's."""
 
     url: str
     engine: FakeEngine
+    app: Any = None
 
 
 @contextlib.contextmanager
@@ -34,6 +36,6 @@ def serve(
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     page.launch(server_name="127.0.0.1", server_port=port, prevent_thread_lock=True)
-    yield FakePage(f"http://127.0.0.1:{port}", engine)
+    yield FakePage(f"http://127.0.0.1:{port}", engine, page.app)
     page.close(verbose=False)
     engine.close()

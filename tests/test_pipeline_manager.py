@@ -275,3 +275,10 @@ def test_random_weights_are_made_in_memory(manager: PipelineManager, root: Path)
 
 def test_the_embedded_model_is_always_there(manager: PipelineManager) -> None:
     assert manager.get(EMBEDDED).entry.is_embedded
+
+
+def test_the_embedded_models_channels_lie_together_on_a_cpu_and_no_others(manager: PipelineManager) -> None:
+    for name, is_so in ((EMBEDDED, True), ("random:sd-1.5:tiny", False)):
+        model = manager.get(name)
+        for weight in (model.unet.conv_in.weight, model.vae.decoder.conv_in.weight):
+            assert weight.is_contiguous(memory_format=torch.channels_last) == is_so

@@ -2,7 +2,8 @@
 
 Things fill a tenth of a picture, and what they look like is what takes longest to learn. A window of a quarter of the
 area costs a third of the time and is mostly thing. It is cut from the latents, so no picture is rendered or encoded
-again; its caption names what is inside, and says nothing of places, which only the whole picture has.
+again; its caption names what is inside, and says nothing of places, which only the whole picture has. A window that
+shows part of a thing without its name would teach the model to draw things that nobody asked for, so there is none.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ WHOLE = NATIVE_SIZE // VAE_SCALE_FACTOR  # latents, both sides
 SIDE = WHOLE // 2
 JITTER = 3  # latents by which a window misses the middle of its thing at most
 LEAST_INSIDE = 0.6  # part of a thing's box that must be inside for the caption to name it
+MOST_UNNAMED = 0.02  # part of the box of a thing that the caption does not name, that may be inside
+TRIES = 12
 CAPTIONS_EACH = 3
 
 
@@ -64,14 +67,23 @@ def close_ups(count: int, seed: int, tokenizer: CLIPTokenizer) -> CloseUps | Non
 
 
 def _windows(picture: Picture, rng: np.random.Generator) -> Iterator[tuple[tuple[int, int], Picture]]:
-    """The corner of a window around each thing, and the picture with only those things that are in it."""
+    """The corner of a window around each thing, and the picture with only those things that are in it.
+
+    A thing that no window shows without a part of another has none.
+    """
     places = layout(picture)
     for place in places:
         middle = np.array([place.top + place.bottom, place.left + place.right]) / 2 * WHOLE
-        moved = middle - SIDE / 2 + rng.integers(-JITTER, JITTER + 1, 2)
-        top, left = (int(value) for value in np.clip(moved.round(), 0, WHOLE - SIDE))
-        window = Place(left / WHOLE, top / WHOLE, (left + SIDE) / WHOLE, (top + SIDE) / WHOLE, 0.5)
-        is_in = [_share_inside(p, window) >= LEAST_INSIDE for p in places]
+        for _ in range(TRIES):
+            moved = middle - SIDE / 2 + rng.integers(-JITTER, JITTER + 1, 2)
+            top, left = (int(value) for value in np.clip(moved.round(), 0, WHOLE - SIDE))
+            window = Place(left / WHOLE, top / WHOLE, (left + SIDE) / WHOLE, (top + SIDE) / WHOLE, 0.5)
+            shares = [_share_inside(p, window) for p in places]
+            if all(share >= LEAST_INSIDE or share <= MOST_UNNAMED for share in shares):
+                break
+        else:
+            continue
+        is_in = [share >= LEAST_INSIDE for share in shares]
         things = tuple(thing for thing, is_named in zip(picture.things, is_in, strict=True) if is_named)
         relation = picture.relation if is_in[:2] == [True, True] else None
         yield (top, left), replace(picture, things=things, relation=relation)

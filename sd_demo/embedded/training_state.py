@@ -18,6 +18,7 @@ from sd_demo.embedded.muon import Muon
 LOGGER = logging.getLogger(__name__)
 CHECKPOINT_EVERY_S = 180.0
 LOG_EVERY_STEPS = 20
+LONGEST_STEP_S = 60.0  # a longer gap is a machine that slept or a process that was stopped, and nothing was learned
 
 
 class Stage:
@@ -85,7 +86,7 @@ class Stage:
                 yield self.step
                 self.step += 1
                 now = time.monotonic()
-                self.spent_s += now - last
+                self.spent_s += min(now - last, LONGEST_STEP_S)
                 last = now
                 if now - saved > CHECKPOINT_EVERY_S:
                     self.save()

@@ -66,6 +66,11 @@ class Server:
             return None
         return {"path": response.json()[0], "meta": {"_type": "gradio.FileData"}}
 
+    def function(self, task: str) -> int:
+        """The number of an endpoint's function, which /cancel asks for."""
+        declared = self.http.get("/config").json()["dependencies"]
+        return int(next(one["id"] for one in declared if one["api_name"] == task))
+
     def join(self, task: str, data: Any, session: str | None = None) -> httpx.Response:
         """Ask, without waiting for the answer."""
         body = json.dumps({"data": data} | ({"session_hash": session} if session else {}))

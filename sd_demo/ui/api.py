@@ -77,9 +77,18 @@ def _values(kind: type[Request], name: str) -> str:
 
 
 @contextmanager
-def one_sentence(door: str) -> Iterator[None]:
-    """What goes wrong inside reaches the caller as one sentence; what nobody foresaw only as the id of its log line."""
+def one_sentence(door: str, request: gr.Request) -> Iterator[None]:
+    """What goes wrong inside reaches the caller as one sentence; what nobody foresaw only as the id of its log line.
+
+    A request is answered once. Gradio starts one anew whose caller cancelled it between two of its answers and named
+    another function than it had called: nobody would listen to that second run, and the device would make it whole.
+    """
     try:
+        asked = getattr(request, "request", None)
+        if asked is not None:
+            if getattr(asked.state, "is_begun", False):
+                raise JobCancelled("The job was cancelled.")
+            asked.state.is_begun = True
         yield
     except PlaygroundError as error:
         raise gr.Error(str(error), print_exception=False) from None
@@ -97,7 +106,7 @@ def _handler(engine: Engine, kind: type[Request]) -> Callable[..., Iterator[tupl
     def call(request: gr.Request, *values: Any) -> Iterator[tuple[Any, Any]]:
         job = None
         try:
-            with one_sentence(kind.task):
+            with one_sentence(kind.task, request):
                 asked = given(dict(zip(names, values, strict=True)))
                 for name in PICTURE_FIELDS:
                     if name in asked:

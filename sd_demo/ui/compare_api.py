@@ -68,7 +68,7 @@ def _handler(engine: Engine) -> Callable[..., Iterator[tuple[Any, Any, Any]]]:
     names = parameters()
 
     def call(request: gr.Request, *values: Any) -> Iterator[tuple[Any, Any, Any]]:
-        with api.one_sentence(NAME):
+        with api.one_sentence(NAME, request):
             asked = given(dict(zip(names, values, strict=True)))
             x, y = asked.pop("x", ""), asked.pop("y", "")
             for name in PICTURE_FIELDS:

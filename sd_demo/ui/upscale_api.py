@@ -45,7 +45,7 @@ def _handler(engine: Engine) -> Callable[..., Iterator[tuple[Any, Any]]]:
     names = parameters()
 
     def call(request: gr.Request, *values: Any) -> Iterator[tuple[Any, Any]]:
-        with api.one_sentence(Upscale.task):
+        with api.one_sentence(Upscale.task, request):
             asked = given(dict(zip(names, values, strict=True)))
             if "image" in asked:
                 asked["image"] = uploaded_file(asked["image"], field="image")

@@ -108,16 +108,23 @@ def test_a_close_up_shows_its_thing_and_says_nothing_of_places() -> None:
     made = close_ups(60, 0, tokenizer)
     assert made is not None
     pictures = [world.sample(np.random.default_rng((0, 0, k))) for k in range(60)]
-    places = [place for picture in pictures for place in layout(picture)]
-    assert len(made.rows) == len(places)
-    for (top, left), place in zip(made.corners, places, strict=True):
+    shown = set()
+    for row, (top, left) in zip(made.rows, made.corners, strict=True):
         assert 0 <= top <= 16
         assert 0 <= left <= 16
-        assert left <= (place.left + place.right) * 16 <= left + 16
-        assert top <= (place.top + place.bottom) * 16 <= top + 16
+        places = layout(pictures[row])
+        across = [max(0.0, min(p.right * 32, left + 16) - max(p.left * 32, left)) for p in places]
+        down = [max(0.0, min(p.bottom * 32, top + 16) - max(p.top * 32, top)) for p in places]
+        boxes = [(p.right - p.left) * (p.bottom - p.top) * 1024 for p in places]
+        shares = [x * y / box for x, y, box in zip(across, down, boxes, strict=True)]
+        assert max(shares) >= 0.6, "a close-up is of a thing"
+        assert not [share for share in shares if 0.02 < share < 0.59], "and shows no part of one that it does not name"
+        shown |= {(row, k) for k, share in enumerate(shares) if share >= 0.6}
+    assert len(shown) > 0.6 * sum(len(picture.things) for picture in pictures)
     said = tokenizer.batch_decode(made.token_ids.reshape(-1, 77), skip_special_tokens=True)
     assert not [text for text in said if re.search(r"\b(on|to|at|in) the (left|right|middle|cent\w+)\b(?! of)", text)]
     alone = [k for k, row in enumerate(made.rows) if len(pictures[row].things) == 1]
+    assert alone
     forms = {form for forms in OBJECT_WORDS.values() for one in forms for form in one}
     assert all(any(form in said[3 * k] for form in forms) for k in alone)
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from gradio_client import Client, handle_file
 from PIL import Image
 
 from sd_demo.receipt import Receipt, read_receipt
 from sd_demo.requests import PICTURE_FIELDS, REQUESTS
+from sd_demo.soak.server import positional
 from tests.fake_page import FakePage
 
 
@@ -59,3 +62,26 @@ def test_the_answer_is_png_files_and_their_receipts(client: Client, files: dict[
 def test_an_error_is_the_sentence_alone(client: Client) -> None:
     with pytest.raises(Exception, match=r"^num_inference_steps must be a whole number from 1 to 150\.$"):
         client.predict(prompt="a red house", num_inference_steps=0, api_name="/text_to_image")
+
+
+def test_a_request_that_gradio_starts_a_second_time_stops_its_job_and_makes_no_other(
+    fake_page: FakePage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is left of a /cancel that named another function, where it came between two answers of the handler."""
+    monkeypatch.setattr(fake_page.engine, "step_s", 0.05)
+    before = len(fake_page.engine.jobs)
+    url = f"{fake_page.url}/gradio_api/call/text_to_image"
+    data = positional("text_to_image", {"prompt": "a red house", "num_inference_steps": 100})
+    event = httpx.post(url, json={"data": data, "session_hash": "twice"}).json()["event_id"]
+    with httpx.stream("GET", f"{url}/{event}", timeout=60) as stream:
+        lines = stream.iter_lines()
+        assert next(lines) == "event: generating"
+        fake_page.app.iterators_to_reset.add(event)
+        (*_, end) = (line for line in lines if line)
+    assert "The job was cancelled." in end
+    (job,) = fake_page.engine.jobs[before:]
+    ends = time.monotonic() + 10
+    while not job.is_ended and time.monotonic() < ends:
+        time.sleep(0.02)
+    assert job.is_ended
+    assert job.is_cancelled.is_set()
