@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKL
 from PIL import Image
 
 from sd_demo import memory_need
@@ -27,7 +29,9 @@ NETWORKS = ("unet", "vae", "text_encoder", "safety_checker")
 
 def engine_on(rung: str, folder: Path, **settings: Any) -> Engine:
     engine = Engine(
-        Settings(device="cpu", dtype="float32", attention="sdpa", model=MODEL, memory=rung, **settings),  # type: ignore[arg-type]
+        Settings(
+            **{"device": "cpu", "dtype": "float32", "attention": "sdpa", "model": MODEL, "memory": rung, **settings}
+        ),
         outputs=Outputs(folder),
     )
     engine.start()
@@ -55,6 +59,33 @@ def test_every_rung_gives_the_same_pictures(rung: str, resident: Engine, tmp_pat
             assert here.image.tobytes() == there.image.tobytes()
             assert (here.receipt.done.memory, there.receipt.done.memory) == ("resident", rung)
             assert not there.receipt.done.retries
+    finally:
+        engine.close()
+
+
+@pytest.mark.parametrize("rung", ["resident", "layer_by_layer"])
+def test_a_half_precision_decoder_that_answers_nan_is_run_again_in_float32(
+    rung: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode = AutoencoderKL.decode
+
+    def overflowing(self: AutoencoderKL, z: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        (pixels,) = decode(self, z, *args, **kwargs)
+        return (pixels * torch.nan if z.dtype == torch.bfloat16 else pixels,)
+
+    small = {"width": 64, "height": 64, "num_inference_steps": 1, "guidance_scale": 1.0}  # a CPU may emulate bfloat16
+    engine = engine_on(rung, tmp_path, dtype="bfloat16")
+    try:
+        expected = np.asarray(made(engine, **small).image, dtype=float)
+        assert expected.std() > 5, "a picture of one colour would prove nothing"
+        monkeypatch.setattr(AutoencoderKL, "decode", overflowing)
+        again = made(engine, **small)
+        assert any("decoded again in float32" in text for text in again.receipt.done.retries)
+        assert np.abs(np.asarray(again.image, dtype=float) - expected).mean() < 3
+        monkeypatch.setattr(AutoencoderKL, "decode", decode)
+        last = made(engine, **small)
+        assert (np.asarray(last.image) == expected).all(), "the decoder is as it was"
+        assert not last.receipt.done.retries
     finally:
         engine.close()
 
