@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from sd_demo.canvas import Canvas
-from sd_demo.pipeline_manager import LoadedModel
+from sd_demo.loaded_model import LoadedModel
 from sd_demo.plan import Plan
 from sd_demo.prompts import PromptEmbeds
 from sd_demo.schedulers import make_scheduler
@@ -200,7 +200,7 @@ def advance(denoisings: Sequence[Denoising]) -> list[Exception | None]:
     times = torch.cat([d.time.expand(d.rows) for d in denoisings])
     conditions = {name: torch.cat([d.conditions[name] for d in denoisings]) for name in denoisings[0].conditions}
     every = torch.cat(rows), times.to(rows[0].device), conditions
-    parts = model.residence.run("unet", lambda: _predict(model.unet, *every))
+    parts = model.residence.run("unet", lambda: _predict(model, *every))
     predictions = torch.cat(parts)
     failures: list[Exception | None] = []
     for denoising, prediction in zip(denoisings, predictions.split([d.rows for d in denoisings]), strict=True):
@@ -215,11 +215,11 @@ def advance(denoisings: Sequence[Denoising]) -> list[Exception | None]:
 
 
 def _predict(
-    unet: Any, rows: torch.Tensor, times: torch.Tensor, conditions: dict[str, torch.Tensor]
+    model: LoadedModel, rows: torch.Tensor, times: torch.Tensor, conditions: dict[str, torch.Tensor]
 ) -> list[torch.Tensor]:
     """The UNet's answers for rows [B, c, h, w], in as few parts as the memory allows."""
     try:
-        return [unet(rows, times, **conditions, return_dict=False)[0]]
+        return [model.predict(rows, times, conditions)]
     except torch.OutOfMemoryError:
         if len(rows) == 1:
             raise
@@ -227,7 +227,7 @@ def _predict(
         torch.cuda.empty_cache()
     half = len(rows) // 2
     first, second = (
-        _predict(unet, rows[part], times[part], {name: value[part] for name, value in conditions.items()})
+        _predict(model, rows[part], times[part], {name: value[part] for name, value in conditions.items()})
         for part in (slice(half), slice(half, None))
     )
     return first + second

@@ -21,10 +21,11 @@ from sd_demo.finishing import Running, finish, make_plan, previews
 from sd_demo.gate import Gate
 from sd_demo.health import Health, Status, as_expected, device_bytes, is_fatal
 from sd_demo.job import Job
+from sd_demo.loaded_model import LoadedModel
 from sd_demo.lora_folder import find_lora
 from sd_demo.metrics import Metrics
 from sd_demo.outputs import Outputs
-from sd_demo.pipeline_manager import LoadedModel, PipelineManager
+from sd_demo.pipeline_manager import PipelineManager
 from sd_demo.placement import choose_device
 from sd_demo.preflight import estimate
 from sd_demo.prompts import TokenReport

@@ -21,8 +21,8 @@ from sd_demo.errors import PictureWithheld
 from sd_demo.events import Done, ResultImage
 from sd_demo.images import fingerprint
 from sd_demo.job import Job
+from sd_demo.loaded_model import LoadedModel
 from sd_demo.outputs import Outputs
-from sd_demo.pipeline_manager import LoadedModel
 from sd_demo.plan import Plan
 from sd_demo.prompts import PromptEmbeds
 from sd_demo.ranking import Ranker

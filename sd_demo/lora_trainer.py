@@ -17,7 +17,7 @@ from peft.utils import get_peft_model_state_dict
 from PIL import Image
 
 from sd_demo.errors import DeviceFailure, InvalidRequest
-from sd_demo.pipeline_manager import LoadedModel
+from sd_demo.loaded_model import LoadedModel
 from sd_demo.schedulers import make_scheduler
 from sd_demo.training_events import Preparing
 from sd_demo.training_pictures import TrainingPicture

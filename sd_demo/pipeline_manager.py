@@ -1,8 +1,4 @@
-"""Weights in memory once, shared by all tasks; switched on request, and freed whole.
-
-Task pipelines are built from one component set (`Pipeline(**components)`), which costs nothing and
-shares every weight; only the scheduler is new each time.
-"""
+"""Weights in memory once, shared by all tasks; switched on request, and freed whole."""
 
 from __future__ import annotations
 
@@ -11,100 +7,32 @@ import logging
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
 
 import torch
-from diffusers import (
-    StableDiffusionImg2ImgPipeline,
-    StableDiffusionInpaintPipeline,
-    StableDiffusionLatentUpscalePipeline,
-    StableDiffusionPipeline,
-    StableDiffusionUpscalePipeline,
-)
-from PIL import Image
 
 from sd_demo import random_model
+from sd_demo.captured_calls import CapturedCalls, record_on_cuda
 from sd_demo.checkpoints import assemble, hash_of, read_model, weights_of
 from sd_demo.errors import ModelUnavailable, OutOfMemory, PlaygroundError
 from sd_demo.host_memory import give_back
 from sd_demo.known_models import RANDOM
+from sd_demo.loaded_model import LoadedModel
 from sd_demo.lora import take_off
 from sd_demo.memory_need import MemoryNeed, Shape, free_mib
-from sd_demo.placement import Placement, choose_device, choose_dtype, lay_out, place
+from sd_demo.placement import choose_device, choose_dtype, lay_out, place
 from sd_demo.pooled_prompts import PooledPromptEncoder
 from sd_demo.prompts import PromptEncoder
 from sd_demo.ranking import Ranker, clip_for, load_ranker
 from sd_demo.registry import ModelEntry, Registry, what_suits
-from sd_demo.requests import LoraChoice, SuperResolution
+from sd_demo.requests import LoraChoice
 from sd_demo.residence import Residence, every_network
-from sd_demo.safety import SafetyChecker, read_safety_checker
+from sd_demo.safety import read_safety_checker
 from sd_demo.settings import Rung, Settings
-from sd_demo.worn_loras import WornLora, are_worn, put_loras_on
+from sd_demo.worn_loras import are_worn, put_loras_on
 
 log = logging.getLogger(__name__)
-
-_PIPELINES: Final = {
-    "text_to_image": StableDiffusionPipeline,
-    "image_to_image": StableDiffusionImg2ImgPipeline,
-    "inpaint": StableDiffusionInpaintPipeline,
-}
-
-
-@dataclass(frozen=True, eq=False)
-class LoadedModel:
-    """One model's components on their device, and the decisions made for it; another object for other LoRAs."""
-
-    entry: ModelEntry
-    components: dict[str, Any]
-    placement: Placement
-    prompts: PromptEncoder
-    model_hash: str
-    residence: Residence
-    need: MemoryNeed
-    loras: tuple[WornLora, ...] = ()
-    safety: SafetyChecker | None = None
-
-    @property
-    def unet(self) -> Any:
-        return self.components["unet"]
-
-    @property
-    def vae(self) -> Any:
-        return self.components["vae"]
-
-    @property
-    def scheduler_config(self) -> Any:
-        """The noise schedule that the model was trained with, as its folder states it."""
-        return self.components["scheduler"].config
-
-    @property
-    def latent_pixels(self) -> int:
-        """Pixels of a side that one latent stands for (8 for Stable Diffusion)."""
-        return 2 ** (len(self.vae.config.block_out_channels) - 1)
-
-    @property
-    def weights_mib(self) -> float:
-        """Memory of all weights, in MiB."""
-        modules = [c for c in self.components.values() if isinstance(c, torch.nn.Module)]
-        modules += [self.safety.network] if self.safety else []
-        return sum(p.numel() * p.element_size() for m in modules for p in m.parameters()) / 2**20
-
-    def flags(self, images: Sequence[Image.Image]) -> list[bool]:
-        """Which pictures the model's safety checker takes for unsafe; none where it ships no checker."""
-        if self.safety is None:
-            return [False] * len(images)
-        return self.residence.run("safety_checker", partial(self.safety.flags, images))
-
-    def pipeline(self, task: str, scheduler: Any) -> Any:
-        """The diffusers pipeline of `task` over these very weights, with its own `scheduler`."""
-        parts = {**self.components, "scheduler": scheduler}
-        if task == SuperResolution.task:
-            is_x4 = "low_res_scheduler" in parts
-            return (StableDiffusionUpscalePipeline if is_x4 else StableDiffusionLatentUpscalePipeline)(**parts)
-        return _PIPELINES[task](**parts, requires_safety_checker=False)
 
 
 class PipelineManager:
@@ -146,6 +74,8 @@ class PipelineManager:
         if are_worn(model.loras, loras):
             return model
         pipe = model.pipeline("text_to_image", model.components["scheduler"])
+        if model.captured is not None:
+            model.captured.forget()
         with model.residence.changing():
             if model.loras:
                 take_off(pipe)
@@ -195,7 +125,9 @@ class PipelineManager:
     def _free_oldest(self) -> None:
         _, model = self._models.popitem(last=False)
         model.prompts.clear()
-        model.components.clear()  # what else was made of these modules (captured, compiled) hangs on them and goes too
+        if model.captured is not None:
+            model.captured.forget()
+        model.components.clear()
         del model
         gc.collect()
         if torch.cuda.is_available():
@@ -232,7 +164,10 @@ class PipelineManager:
         placement = residence.run("unet", lambda: place(components["unet"], self._settings, device, dtype))
         reader = PooledPromptEncoder if entry.upscale_factor == 2 else PromptEncoder
         prompts = reader(components["tokenizer"], components["text_encoder"], residence=residence)
-        return LoadedModel(entry, components, placement, prompts, model_hash, residence, need, safety=safety)
+        captured = _captured_calls(device) if self._settings.cuda_graphs else None
+        return LoadedModel(
+            entry, components, placement, prompts, model_hash, residence, need, safety=safety, captured=captured
+        )
 
     def _rung(self, entry: ModelEntry, need: MemoryNeed, device: torch.device) -> Rung:
         """Which networks stay: as the settings say, else as what is free can hold for one picture at the model's size.
@@ -244,3 +179,7 @@ class PipelineManager:
         free = None if device.type == "cpu" else free_mib(device, self._settings.memory_limit_mib)
         usual = Shape(2, entry.native_size, entry.native_size)
         return "resident" if free is None or entry.is_embedded else need.rung_for(usual, free)
+
+
+def _captured_calls(device: torch.device) -> CapturedCalls | None:
+    return CapturedCalls(record_on_cuda()) if device.type == "cuda" else None

@@ -90,6 +90,8 @@ def lay_out(unet: Any, vae: Any, device: torch.device, *, is_embedded: bool) -> 
     if device.type == "cuda" or (device.type == "cpu" and is_embedded):
         unet.to(memory_format=torch.channels_last)
         vae.to(memory_format=torch.channels_last)
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True  # each shape of a convolution tries its algorithms once
 
 
 def place(unet: Any, settings: Settings, device: torch.device, dtype: torch.dtype) -> Placement:

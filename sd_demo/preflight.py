@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
+from sd_demo.loaded_model import LoadedModel
 from sd_demo.memory_need import Shape, room_mib
-from sd_demo.pipeline_manager import LoadedModel
 from sd_demo.registry import ModelEntry
 from sd_demo.requests import MIN_SIDE
 from sd_demo.settings import Settings

@@ -68,6 +68,9 @@ class Settings(BaseModel):
     attention: Literal["auto", "sdpa", "xformers", "sliced", "plain"] = Field(
         default="auto", description="How attention is computed; auto tries each and takes the fastest that runs."
     )
+    cuda_graphs: bool = Field(
+        default=True, description="Record the UNet's calls as CUDA graphs, where all networks stay on a CUDA device."
+    )
     memory: Literal["auto", Rung] = Field(
         default="auto", description="Which networks stay on the device; auto: as many as its free memory holds."
     )

@@ -16,7 +16,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from sd_demo.canvas import plan as plan_canvas
 from sd_demo.canvas import plan_larger
 from sd_demo.denoising import Denoising
-from sd_demo.pipeline_manager import LoadedModel
+from sd_demo.loaded_model import LoadedModel
 from sd_demo.plan import Plan
 from sd_demo.prompts import PromptEmbeds
 from sd_demo.requests import AnyRequest, SuperResolution

@@ -15,7 +15,7 @@ from tests.guard import sitecustomize as network_guard
 
 if TYPE_CHECKING:
     # At run time only the tests that need them pay for torch and gradio.
-    from sd_demo.pipeline_manager import LoadedModel
+    from sd_demo.loaded_model import LoadedModel
     from tests.fake_page import FakePage
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported, which tests do after this

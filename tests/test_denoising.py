@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from sd_demo.canvas import plan as plan_canvas
 from sd_demo.denoising import Denoising, advance
-from sd_demo.pipeline_manager import LoadedModel
+from sd_demo.loaded_model import LoadedModel
 from sd_demo.plan import Plan
 from sd_demo.requests import parse_request
 from sd_demo.schedulers import make_scheduler

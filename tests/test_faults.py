@@ -25,8 +25,9 @@ from sd_demo.engine import Engine
 from sd_demo.errors import DeviceFailure, InvalidRequest, NonFiniteImage, OutOfMemory, OutputFailed, QueueFull
 from sd_demo.events import Done, Failed
 from sd_demo.job import Job
+from sd_demo.loaded_model import LoadedModel
 from sd_demo.outputs import TEMPORARY_PREFIX, Outputs
-from sd_demo.pipeline_manager import LoadedModel, PipelineManager
+from sd_demo.pipeline_manager import PipelineManager
 from sd_demo.prompts import PromptEncoder
 from sd_demo.receipt import Receipt
 from sd_demo.requests import parse_request

@@ -53,6 +53,7 @@ FLOORS = {
     1: (
         "placement",
         "residence",
+        "captured_calls",
         "torch_threads",
         "health",
         "schedulers",
@@ -75,6 +76,7 @@ FLOORS = {
         "upscale_script",
         "recipes",
         "safety",
+        "loaded_model",
         "pipeline_manager",
         "worn_loras",
         "lora_trainer",

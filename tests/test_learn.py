@@ -19,7 +19,7 @@ from sd_demo.learn.forward import add_noise, alphas_bar
 from sd_demo.learn.reverse import Frame, guided, trace
 from sd_demo.learn.round_trip import round_trip
 from sd_demo.learn.schedules import paths
-from sd_demo.pipeline_manager import LoadedModel
+from sd_demo.loaded_model import LoadedModel
 from sd_demo.plan import Plan
 from sd_demo.settings import Settings
 

@@ -15,11 +15,13 @@ from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
+from sd_demo import pipeline_manager
 from sd_demo.errors import InvalidRequest
 from sd_demo.known_models import EMBEDDED, EMBEDDED_FOLDER
+from sd_demo.loaded_model import LoadedModel
 from sd_demo.lora import fit_lora, put_on, read_lora, take_off
 from sd_demo.lora_folder import add_lora, find_lora, lora_names
-from sd_demo.pipeline_manager import LoadedModel, PipelineManager
+from sd_demo.pipeline_manager import PipelineManager
 from sd_demo.registry import Registry
 from sd_demo.requests import LoraChoice
 from sd_demo.settings import Settings
@@ -312,3 +314,25 @@ def test_the_manager_changes_loras_only_where_they_differ(file: Path) -> None:
         manager.get(EMBEDDED, loras=[LoraChoice(name="gone")])
     assert manager.holds(EMBEDDED, [])
     assert manager.get(EMBEDDED).loras == ()
+
+
+def test_other_loras_and_a_freed_model_let_go_of_recorded_calls(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Recorded:
+        forgotten = 0
+
+        def forget(self) -> None:
+            self.forgotten += 1
+
+    recorded = Recorded()
+    monkeypatch.setattr(pipeline_manager, "_captured_calls", lambda device: recorded)
+    manager = PipelineManager(
+        Settings(device="cpu", dtype="float32", attention="sdpa", lora_dir=file.parent), Registry()
+    )
+    manager.get(EMBEDDED)
+    assert recorded.forgotten == 0
+    for count, loras in enumerate(([LoraChoice(name="made")], []), 1):
+        manager.get(EMBEDDED, loras=loras)
+        manager.get(EMBEDDED, loras=loras)
+        assert recorded.forgotten == count
+    manager.free()
+    assert recorded.forgotten == 3

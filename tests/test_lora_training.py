@@ -22,10 +22,11 @@ from sd_demo import lora_training as training_module
 from sd_demo.cli import main
 from sd_demo.errors import DeviceFailure, InvalidRequest, JobCancelled, OutputFailed
 from sd_demo.known_models import EMBEDDED, EMBEDDED_FOLDER
+from sd_demo.loaded_model import LoadedModel
 from sd_demo.lora import fit_lora, put_on, read_lora, take_off
 from sd_demo.lora_trainer import LoraTrainer
 from sd_demo.lora_training import LoraTraining
-from sd_demo.pipeline_manager import LoadedModel, PipelineManager
+from sd_demo.pipeline_manager import PipelineManager
 from sd_demo.registry import Registry
 from sd_demo.settings import Settings
 from sd_demo.training_events import (

@@ -17,7 +17,7 @@ import torch
 from diffusers.models.attention_processor import AttnProcessor
 from PIL import Image
 
-from sd_demo.pipeline_manager import LoadedModel
+from sd_demo.loaded_model import LoadedModel
 
 _WORD = re.compile(r"[^\W_]+(?:['-][^\W_]+)*")
 

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from sd_demo.known_models import EMBEDDED
-from sd_demo.pipeline_manager import LoadedModel, PipelineManager
+from sd_demo.loaded_model import LoadedModel
+from sd_demo.pipeline_manager import PipelineManager
 from sd_demo.registry import Registry
 from sd_demo.settings import Settings
 

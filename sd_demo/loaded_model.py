@@ -1,0 +1,105 @@
+"""A model in memory: its components on their device, the decisions made for it, and its pipelines.
+
+Task pipelines are built from one component set (`Pipeline(**components)`), which costs nothing and
+shares every weight; only the scheduler is new each time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+import torch
+from diffusers import (
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionInpaintPipeline,
+    StableDiffusionLatentUpscalePipeline,
+    StableDiffusionPipeline,
+    StableDiffusionUpscalePipeline,
+)
+from PIL import Image
+
+from sd_demo.captured_calls import CapturedCalls
+from sd_demo.memory_need import MemoryNeed
+from sd_demo.placement import Placement
+from sd_demo.prompts import PromptEncoder
+from sd_demo.registry import ModelEntry
+from sd_demo.requests import SuperResolution
+from sd_demo.residence import Residence
+from sd_demo.safety import SafetyChecker
+from sd_demo.worn_loras import WornLora
+
+_PIPELINES: Final = {
+    "text_to_image": StableDiffusionPipeline,
+    "image_to_image": StableDiffusionImg2ImgPipeline,
+    "inpaint": StableDiffusionInpaintPipeline,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """One model's components on their device, and the decisions made for it; another object for other LoRAs."""
+
+    entry: ModelEntry
+    components: dict[str, Any]
+    placement: Placement
+    prompts: PromptEncoder
+    model_hash: str
+    residence: Residence
+    need: MemoryNeed
+    loras: tuple[WornLora, ...] = ()
+    safety: SafetyChecker | None = None
+    captured: CapturedCalls | None = None
+
+    @property
+    def unet(self) -> Any:
+        return self.components["unet"]
+
+    @property
+    def vae(self) -> Any:
+        return self.components["vae"]
+
+    @property
+    def scheduler_config(self) -> Any:
+        """The noise schedule that the model was trained with, as its folder states it."""
+        return self.components["scheduler"].config
+
+    @property
+    def latent_pixels(self) -> int:
+        """Pixels of a side that one latent stands for (8 for Stable Diffusion)."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    @property
+    def weights_mib(self) -> float:
+        """Memory of all weights, in MiB."""
+        modules = [c for c in self.components.values() if isinstance(c, torch.nn.Module)]
+        modules += [self.safety.network] if self.safety else []
+        return sum(p.numel() * p.element_size() for m in modules for p in m.parameters()) / 2**20
+
+    def flags(self, images: Sequence[Image.Image]) -> list[bool]:
+        """Which pictures the model's safety checker takes for unsafe; none where it ships no checker."""
+        if self.safety is None:
+            return [False] * len(images)
+        return self.residence.run("safety_checker", partial(self.safety.flags, images))
+
+    def predict(self, rows: torch.Tensor, times: torch.Tensor, conditions: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The UNet's answer [B, 4, h, w] for rows [B, c, h, w], times [B] and conditions [B, …]; it must be there."""
+        if self.captured is not None and self.residence.rung == "resident":
+            try:
+                return self.captured(self.unet, rows, times, conditions)
+            except torch.OutOfMemoryError:
+                self.captured.forget()
+                raise
+        if self.captured is not None:
+            self.captured.forget()  # the weights have moved
+        return self.unet(rows, times, **conditions, return_dict=False)[0]
+
+    def pipeline(self, task: str, scheduler: Any) -> Any:
+        """The diffusers pipeline of `task` over these very weights, with its own `scheduler`."""
+        parts = {**self.components, "scheduler": scheduler}
+        if task == SuperResolution.task:
+            is_x4 = "low_res_scheduler" in parts
+            return (StableDiffusionUpscalePipeline if is_x4 else StableDiffusionLatentUpscalePipeline)(**parts)
+        return _PIPELINES[task](**parts, requires_safety_checker=False)

@@ -1,0 +1,154 @@
+"""Recorded UNet calls, by a recorder that keeps its inputs in place as a CUDA graph does; the graphs need a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sd_demo import pipeline_manager
+from sd_demo.captured_calls import MOST, CapturedCalls, record_on_cuda
+from sd_demo.engine import Engine
+from sd_demo.outputs import Outputs
+from sd_demo.requests import parse_request
+from sd_demo.settings import Settings
+
+MODEL = "random:sd-1.5:tiny"
+
+
+class Unet:
+    """Answers what depends on every input, and counts its calls."""
+
+    def __init__(self) -> None:
+        self.calls: list[int] = []
+
+    def __call__(
+        self, rows: torch.Tensor, times: torch.Tensor, *, words: torch.Tensor, return_dict: bool
+    ) -> tuple[torch.Tensor]:
+        assert not return_dict
+        self.calls.append(len(rows))
+        return (rows * 2 + times[:, None, None, None] + words.mean(dim=(1, 2))[:, None, None, None],)
+
+
+class InPlace:
+    """As a CUDA graph: inputs are copied into the memory that was there when it was recorded."""
+
+    def __init__(self, call: Callable[..., torch.Tensor], inputs: Sequence[torch.Tensor]) -> None:
+        self.call, self.inputs, self.replays = call, [value.clone() for value in inputs], 0
+
+    def replay(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+        self.replays += 1
+        for kept, value in zip(self.inputs, inputs, strict=True):
+            kept.copy_(value)
+        return self.call(*self.inputs).clone()
+
+
+def inputs_of(count: int, seed: int, side: int = 4) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(seed)
+    words = {"words": torch.randn(count, 3, 5, generator=generator)}
+    return torch.randn(count, 4, side, side, generator=generator), torch.rand(count, generator=generator), words
+
+
+def test_calls_of_a_shape_are_recorded_and_answer_as_before() -> None:
+    unet, captured = Unet(), CapturedCalls(InPlace)
+    for seed in range(4):
+        for count in (1, 2, 3, 5, 16, 17):
+            rows, times, words = inputs_of(count, seed)
+            expected = Unet()(rows, times, **words, return_dict=False)[0]
+            assert torch.allclose(captured(unet, rows, times, words), expected, atol=1e-6), (count, seed)
+    assert captured.count == 5, "sizes 1, 2, 4, 6 and 16; 17 rows are beyond them"
+    assert {3, 5, 17} <= set(unet.calls), "the first calls of a shape run as they are"
+    assert unet.calls[-1] == 17
+    assert unet.calls[-6:-1] == [1, 2, 4, 6, 16], "the last ones filled up"
+
+
+def test_the_recordings_used_last_are_kept() -> None:
+    unet, captured = Unet(), CapturedCalls(InPlace)
+    for side in range(1, MOST + 4):
+        for seed in range(2):
+            captured(unet, *inputs_of(2, seed, side))
+    assert captured.count == MOST
+    captured.forget()
+    assert captured.count == 0
+
+
+@pytest.mark.parametrize("fault", ["raises", "differs", "nan"])
+def test_a_recording_that_fails_or_differs_is_never_used(fault: str, caplog: pytest.LogCaptureFixture) -> None:
+    class Wrong(InPlace):
+        def __init__(self, call: Callable[..., torch.Tensor], inputs: Sequence[torch.Tensor]) -> None:
+            super().__init__(call, inputs)
+            if fault == "raises":
+                raise RuntimeError("operation not permitted when stream is capturing")
+
+        def replay(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+            return super().replay(inputs) * (torch.nan if fault == "nan" else 1.1)
+
+    unet, captured = Unet(), CapturedCalls(Wrong)
+    for seed in range(5):
+        rows, times, words = inputs_of(2, seed)
+        expected = Unet()(rows, times, **words, return_dict=False)[0]
+        assert torch.equal(captured(unet, rows, times, words), expected)
+    assert captured.count == 0
+    assert caplog.text.count("CUDA graphs are off for this model") == 1
+
+
+def started(settings: Settings, folder: Path, **changes: Any) -> Engine:
+    engine = Engine(settings.model_copy(update=changes), outputs=Outputs(folder))
+    engine.start()
+    return engine
+
+
+def made(engine: Engine, **values: Any) -> np.ndarray:
+    asked = {"prompt": "a house", "num_inference_steps": 4, "seed": 4, "width": 64, "height": 64, **values}
+    return np.asarray(engine.submit(parse_request("text_to_image", asked)).result(120).images[0].image, dtype=float)
+
+
+def test_the_engine_draws_the_same_with_recordings_and_lets_go_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(device="cpu", dtype="float32", attention="sdpa", model=MODEL)
+    asked: list[dict[str, Any]] = [{}, {"num_images_per_prompt": 3}, {"guidance_scale": 1.0}]
+    with closing(started(settings, tmp_path / "plain")) as plain:
+        expected = [made(plain, **values) for values in asked]
+        assert plain._manager.current is not None
+        assert plain._manager.current.captured is None, "there are none on a CPU"
+    monkeypatch.setattr(pipeline_manager, "_captured_calls", lambda device: CapturedCalls(InPlace))
+    with closing(started(settings, tmp_path / "off", cuda_graphs=False)) as off:
+        made(off)
+        assert off._manager.current is not None
+        assert off._manager.current.captured is None
+    with closing(started(settings, tmp_path / "recorded")) as engine:
+        for values, before in zip(asked, expected, strict=True):
+            assert np.abs(made(engine, **values) - before).mean() < 1
+        model = engine._manager.current
+        assert model is not None
+        assert model.captured is not None
+        assert model.captured.count == 3
+        monkeypatch.setattr(model.residence, "_can_step_down", True)  # as on a device with memory of its own
+        model.residence.step_down()
+        assert np.abs(made(engine) - expected[0]).mean() < 1
+        assert model.captured.count == 0, "the weights have moved"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_cuda_graph_answers_as_the_call() -> None:
+    record = record_on_cuda()
+    captured = CapturedCalls(record)
+    layer = torch.nn.Conv2d(4, 4, 3, padding=1).cuda().half()
+
+    def unet(rows: torch.Tensor, times: torch.Tensor, *, words: torch.Tensor, return_dict: bool) -> Any:
+        return (layer(rows) + times[:, None, None, None] * words.mean(),)
+
+    with torch.inference_mode():
+        for seed in range(4):
+            for count in (1, 3):
+                rows, times, words = inputs_of(count, seed)
+                there = rows.cuda().half(), times.cuda().half(), {"words": words["words"].cuda().half()}
+                expected = unet(there[0], there[1], **there[2], return_dict=False)[0]
+                assert torch.allclose(captured(unet, *there), expected, atol=1e-2)
+    assert captured.count == 2
