@@ -93,7 +93,7 @@ def train_unet(
     """Train `model` within the stage's budget and leave its averaged weights in it.
 
     latents: [N, 4, h, w]; token_ids: [N, captions, 77], one of the captions drawn at each use; empty_ids: [77], the
-    tokens of no prompt. With close_ups, until the stage's last part, five of eight rows of a batch give way to as
+    tokens of no prompt. With close_ups, in the stage's first half, five of eight rows of a batch give way to as
     many windows as cost about the same. at_checkpoint is called every `checkpoint_every_s` seconds with the averaged
     weights in place, for a look at samples or an early export.
     """
