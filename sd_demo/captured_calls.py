@@ -1,6 +1,6 @@
 """A UNet's calls as CUDA graphs: recorded once for a shape, then replayed without the cost of their launches.
 
-A step of Stable Diffusion 1.5 launches about a thousand kernels, and a fast GPU waits for the next one most of the time
+Where kernels are short and many, a fast GPU waits for the CPU to launch them
 (https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs). The shared loop's rows come in any number, so calls
 are filled up to a few sizes, and one recording serves all that fit it.
 

@@ -82,9 +82,9 @@ def _is_bfloat16_faster() -> bool:
 def lay_out(unet: Any, vae: Any, device: torch.device, *, is_embedded: bool) -> None:
     """Keep the channels of a convolution together (channels_last) where that is faster.
 
-    On a CPU, calls of 8 to 16 rows of the embedded model's UNet then take 10 to 25 % less time, and so does its
-    decoder; at Stable Diffusion's width it makes no difference (12.7 s a call, 512x512, both ways), the copy would
-    cost memory, and the rounding would no longer be diffusers' own. On CUDA it is what PyTorch and diffusers advise for
+    On a CPU, eight requests of the embedded model together then take 2 to 13 % less time and one takes as long as
+    before (BENCHMARKS.md); at Stable Diffusion's width no difference was seen, the copy would cost memory, and the
+    rounding would no longer be diffusers' own. On CUDA it is what PyTorch and diffusers advise for
     half precision; not measured on a GPU. https://docs.pytorch.org/tutorials/intermediate/memory_format_tutorial.html
     """
     if device.type == "cuda" or (device.type == "cpu" and is_embedded):

@@ -3,7 +3,7 @@
 Things fill a tenth of a picture, and what they look like is what takes longest to learn. A window of a quarter of the
 area costs a third of the time and is mostly thing. It is cut from the latents, so no picture is rendered or encoded
 again; its caption names what is inside, and says nothing of places, which only the whole picture has. A window that
-shows part of a thing without its name would teach the model to draw things that nobody asked for, so there is none.
+shows part of a thing without its name would ask the model for what nobody asked for, so there is none.
 """
 
 from __future__ import annotations

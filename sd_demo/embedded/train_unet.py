@@ -18,7 +18,7 @@ from sd_demo.embedded.training_state import Stage
 PROMPT_DROPOUT = 0.1  # rows trained without a prompt, for classifier-free guidance (arXiv 2207.12598)
 SNR_CAP = 5.0
 THINGS_COUNT = 3.0
-ONLY_WHOLE_FROM = 0.5  # progress of a stage, after which there are no close-ups: whole pictures teach number and place
+ONLY_WHOLE_FROM = 0.5  # progress of a stage, after which there are no close-ups
 
 
 class TextToLatents(nn.Module):
