@@ -12,7 +12,7 @@ import torch
 from transformers import CLIPModel, CLIPProcessor
 
 from sd_demo.embedded import world
-from sd_demo.embedded.clip import build_clip, export_clip, whiten_patches
+from sd_demo.embedded.clip import build_clip, contrast, export_clip, whiten_patches
 from sd_demo.embedded.near_misses import mirrored, with_one_thing_wrong
 from sd_demo.embedded.sampling import sample
 from sd_demo.engine import Engine
@@ -52,6 +52,32 @@ def test_the_right_caption_among_twenty() -> None:
         table = np.array(ranker.scores(images[start : start + 20], CAPTIONS[start : start + 20]))
         right += list(table.argmax(axis=1) == np.arange(20))
     assert np.mean(right) >= 0.9
+
+
+@pytest.mark.skipif(not PICTURE_BOOK_CLIP.is_dir(), reason="the picture-book CLIP has not been trained yet")
+def test_a_caption_that_is_wrong_in_one_thing_scores_less() -> None:
+    ranker, rng, is_right = load_ranker(), np.random.default_rng(7), []
+    for picture in SHOWN:
+        nearly = with_one_thing_wrong(picture, rng)
+        texts = [world.caption(one, rng, is_complete=True) for one in (picture, nearly)]
+        right, wrong = ranker.scores([world.draw(picture)], texts)[0]
+        is_right.append(right > wrong)
+    assert np.mean(is_right) >= 0.85
+
+
+def test_the_lesson_of_the_clip() -> None:
+    vectors = torch.eye(8)[:3]
+    other = torch.eye(8)[3:6]
+    scale, fits_from = torch.tensor(20.0), torch.tensor(0.5)
+    learned, right, right_hard = contrast(vectors, torch.cat([vectors, vectors, other]), scale, fits_from)
+    assert learned < 0.01
+    assert (right, right_hard) == (1, 1)
+    swapped, right, right_hard = contrast(vectors, torch.cat([vectors, other, vectors]), scale, fits_from)
+    assert swapped > 20
+    assert (right, right_hard) == (1, 0)
+    # A level of its own for each picture leaves every softmax as it was; only the pair by itself tells.
+    low = torch.cat([vectors, vectors, other]) * 0.4
+    assert contrast(vectors, low, 2.5 * scale, fits_from)[0] > learned + 1
 
 
 def test_scores_are_those_of_each_picture_in_any_batch(ranker: Ranker) -> None:

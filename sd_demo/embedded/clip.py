@@ -3,9 +3,11 @@
     python -m sd_demo.embedded.clip --work DIR --minutes 30
 
 An ordinary CLIPModel with processor and tokenizer in one folder, trained on captions and pictures: half of them the
-renderer's, half such pictures drawn again by the model (`redrawn.py`), as it is the model's that it will rank. Half of
-the pictures also meet a caption that is wrong in one thing alone, as "a red car" for a blue one: among the other
-pictures of a batch such neighbours are too rare to learn from.
+renderer's, half such pictures drawn again by the model (`redrawn.py`), as it is the model's that it will rank. Every
+picture also meets a caption that is wrong in one thing alone, as "a red car" for a blue one: among the other pictures
+of a batch such neighbours are too rare to learn from. Whether such a caption fits is asked of each pair by itself too
+(a sigmoid loss, Zhai et al., arXiv 2303.15343): ranking compares pictures for one prompt, and a softmax over the
+captions of one picture would let every picture have a level of its own.
 """
 
 from __future__ import annotations
@@ -35,12 +37,13 @@ from sd_demo.known_models import EMBEDDED_FOLDER
 
 LOGGER = logging.getLogger(__name__)
 CLIP_FOLDER = Path(__file__).parent / "companions" / "clip"
-SIDE, PATCH = 96, 16  # pixels
+SIDE, PATCH = 96, 8  # pixels
+LAYERS = 4
 DRAWN_AT = 128
 BATCH = 48
-HARD = BATCH // 2  # pictures of a batch that also meet a caption with one thing wrong
 MOST_SHIFT = 4  # pixels; what the captions say of places stays true
 HINT_WEIGHT = 0.25
+FITS_FROM = 0.4  # where the cosine above which a caption is taken to fit begins, before it is learned
 
 
 class WithHints(nn.Module):
@@ -52,11 +55,12 @@ class WithHints(nn.Module):
         self.clip = clip
         self.cells = nn.Sequential(nn.LayerNorm(TEXT_WIDTH), nn.Linear(TEXT_WIDTH, asked.cells.out_channels))
         self.wholes = nn.Linear(TEXT_WIDTH, asked.wholes.out_features)
+        self.fits_from = nn.Parameter(torch.tensor(FITS_FROM))
 
     def see(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Pictures [B, 3, 96, 96] to unit vectors [B, 128], the judge's cells [B, 48, 6, 6] and wholes [B, 20]."""
+        """Pictures [B, 3, 96, 96] to unit vectors [B, 128], the judge's cells [B, 48, 12, 12] and wholes [B, 20]."""
         seen = self.clip.vision_model(pixel_values=pixels)
-        patches = seen.last_hidden_state[:, 1:]  # [B, 36, 128], the first is the whole picture's
+        patches = seen.last_hidden_state[:, 1:]  # [B, 144, 128], the first is the whole picture's
         cells = self.cells(patches).unflatten(1, (SIDE // PATCH, SIDE // PATCH)).movedim(3, 1)
         vectors = F.normalize(self.clip.visual_projection(seen.pooler_output), dim=-1)
         return vectors, cells, self.wholes(seen.pooler_output)
@@ -70,13 +74,13 @@ class WithHints(nn.Module):
 def build_clip(model: Path) -> tuple[CLIPModel, CLIPTokenizer]:
     """A small CLIP that begins with the text encoder and the tokenizer of the diffusion model in the folder `model`.
 
-    That encoder has learned the world's words already, and of how they belong together; the ViT, of three layers over
+    That encoder has learned the world's words already, and of how they belong together; the ViT, of four layers over
     96x96 pixels, begins with nothing.
     """
     tokenizer = CLIPTokenizer.from_pretrained(model / "tokenizer", local_files_only=True)
     read = CLIPTextModel.from_pretrained(model / "text_encoder", dtype=torch.float32, local_files_only=True)
     tower = {"hidden_size": TEXT_WIDTH, "intermediate_size": 4 * TEXT_WIDTH, "num_attention_heads": 4}
-    vision = {**tower, "num_hidden_layers": 3, "image_size": SIDE, "patch_size": PATCH}
+    vision = {**tower, "num_hidden_layers": LAYERS, "image_size": SIDE, "patch_size": PATCH}
     config = CLIPConfig(text_config=read.config.to_dict(), vision_config=vision, projection_dim=TEXT_WIDTH)
     # The backward pass of fused attention is slow on a CPU.
     clip = CLIPModel._from_config(config, attn_implementation="eager")
@@ -92,7 +96,7 @@ def whiten_patches(clip: CLIPModel, images: np.ndarray) -> None:
     A random embedding must first learn that neighbouring pixels are alike, which a few hundred pictures tell at once.
     """
     patches = images.reshape(-1, SIDE // PATCH, PATCH, SIDE // PATCH, PATCH, 3).transpose(0, 1, 3, 5, 2, 4)
-    rows = torch.from_numpy(patches.reshape(-1, 3 * PATCH * PATCH)).float() / 127.5 - 1.0  # [patches, 768]
+    rows = torch.from_numpy(patches.reshape(-1, 3 * PATCH * PATCH)).float() / 127.5 - 1.0  # [patches, 192]
     mean = rows.mean(dim=0)
     strength, directions = torch.linalg.eigh((rows - mean).T @ (rows - mean) / len(rows))
     strongest = directions[:, -TEXT_WIDTH:] / (strength[-TEXT_WIDTH:] + 1e-3).sqrt()
@@ -120,25 +124,32 @@ def train_clip(
         shown, things, pixels = _mirrored_half([pictures[k] for k in chosen], images, data.things[chosen], rng)
         vectors, cells, wholes = model.see(softened(pixels, rng))
         said = [world.caption(picture, rng) for picture in shown]
-        hard = [int(k) for k in rng.choice(BATCH, HARD, replace=False)]
-        exact = [world.caption(shown[k], rng, is_complete=True) for k in hard]
-        wrong = [world.caption(with_one_thing_wrong(shown[k], rng), rng, is_complete=True) for k in hard]
+        exact = [world.caption(picture, rng, is_complete=True) for picture in shown]
+        wrong = [world.caption(with_one_thing_wrong(picture, rng), rng, is_complete=True) for picture in shown]
         texts = model.read([*said, *exact, *wrong], tokenizer)
         scale = model.clip.logit_scale.exp().clamp(max=100.0)
-        among = scale * vectors @ texts[:BATCH].T  # [48 pictures, 48 captions]
-        among_hard = scale * vectors[hard] @ texts[BATCH:].T  # [8 pictures, 8 right and 8 wrong captions]
-        own, own_hard = torch.arange(BATCH), torch.arange(HARD)
-        contrast = (F.cross_entropy(among, own) + F.cross_entropy(among.T, own)) / 2 + F.cross_entropy(
-            among_hard, own_hard
-        )
+        loss, right, right_hard = contrast(vectors, texts, scale, model.fits_from)
         hints = losses(cells, wholes, things, torch.from_numpy(data.wholes[chosen]))["loss"]
-        stage.update(
-            contrast + HINT_WEIGHT * hints,
-            hints=hints,
-            right=(among.argmax(1) == own).float().mean(),
-            right_hard=(among_hard.argmax(1) == own_hard).float().mean(),
-        )
+        stage.update(loss + HINT_WEIGHT * hints, hints=hints, right=right, right_hard=right_hard)
     stage.swap_ema()
+
+
+def contrast(
+    vectors: torch.Tensor, texts: torch.Tensor, scale: torch.Tensor, fits_from: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The loss, and the parts (0 to 1) of pictures that find their caption among all, and among all and wrong ones.
+
+    vectors: of pictures [B, D]; texts: [3B, D], of a caption of each picture, then of one that tells all of it, then
+    of one that is wrong in one thing; scale: what cosines are multiplied by; fits_from: the cosine of a fair fit.
+    """
+    own = torch.arange(len(vectors))
+    among, *hard = (scale * vectors @ part.T for part in texts.chunk(3))  # [B, B] each
+    among_hard = torch.cat(hard, dim=1)
+    pairs = torch.stack([part.diagonal() for part in hard]) - scale * fits_from  # [right and wrong, B]
+    fits = torch.tensor([[1.0], [0.0]]).expand_as(pairs)
+    loss = (F.cross_entropy(among, own) + F.cross_entropy(among.T, own)) / 2 + F.cross_entropy(among_hard, own)
+    loss = loss + F.binary_cross_entropy_with_logits(pairs, fits)
+    return loss, (among.argmax(1) == own).float().mean(), (among_hard.argmax(1) == own).float().mean()
 
 
 def _mirrored_half(
@@ -195,7 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.manual_seed(chosen.seed)
     clip, tokenizer = build_clip(chosen.model)
     model = WithHints(clip)
-    stage = Stage("clip", chosen.work, chosen.minutes, model, learning_rate=1.5e-3, ema_decay=0.995)
+    stage = Stage("clip", chosen.work, chosen.minutes, model, learning_rate=1.5e-3, ema_decay=0.995, is_muon=True)
     if not stage.is_finished:
         data = labelled(chosen.work, chosen.pictures, chosen.seed, drawn_at=DRAWN_AT, side=SIDE)
         pictures = [pictured(chosen.seed, k) for k in range(chosen.pictures)]

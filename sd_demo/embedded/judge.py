@@ -25,7 +25,7 @@ from sd_demo.embedded.picture import POSITIONS, SCENES, SIZES, STYLES, TIMES, WE
 from sd_demo.errors import ModelUnavailable
 
 JUDGE_FILE = Path(__file__).parent / "companions" / "judge.safetensors"
-SIDE = 128  # pixels of a side that the network sees
+SIDE = 256  # pixels of a side that the network sees
 CELLS = 8  # along a side
 MEAN_EXTENT = 0.33  # of an object; boxes are learned as the logarithm of their sides over this
 SURE = 0.5  # a cell that is less sure than this of a thing has none
@@ -71,27 +71,28 @@ class Judgement:
 
 
 class Judge(nn.Module):
-    """[B, 3, 128, 128] in -1..1 to cells [B, 48, 8, 8] and wholes [B, 20], all logits but for the boxes.
+    """[B, 3, 256, 256] in -1..1 to cells [B, 48, 8, 8] and wholes [B, 20], all logits but for the boxes.
 
     A cell's channels: thing or none, objects, colours, then the box's centre in the cell (0 to 1) and the logarithms
     of its width and height over MEAN_EXTENT.
     """
 
-    def __init__(self, widths: tuple[int, int, int] = (32, 64, 128)) -> None:
+    def __init__(self, widths: tuple[int, int, int, int] = (48, 64, 96, 160)) -> None:
         super().__init__()
-        a, b, c = widths
+        a, b, c, d = widths
         self.body = nn.Sequential(
-            nn.PixelUnshuffle(2),
-            _convolution(12, a, stride=2),
-            _Residual(a),
+            nn.PixelUnshuffle(4),
+            _convolution(48, a),
             _convolution(a, b, stride=2),
             _Residual(b),
             _convolution(b, c, stride=2),
             _Residual(c),
-            _Residual(c),
+            _convolution(c, d, stride=2),
+            _Residual(d),
+            _Residual(d),
         )
-        self.cells = nn.Conv2d(c, 1 + len(KINDS) + len(COLOURS) + 4, 1)
-        self.wholes = nn.Linear(2 * c, sum(len(names) for names in WHOLES.values()))
+        self.cells = nn.Conv2d(d, 1 + len(KINDS) + len(COLOURS) + 4, 1)
+        self.wholes = nn.Linear(2 * d, sum(len(names) for names in WHOLES.values()))
 
     def forward(self, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         features = self.body(pictures)
@@ -123,7 +124,7 @@ def load_judge(file: Path = JUDGE_FILE) -> Judge:
 
 
 def as_input(images: Sequence[Image.Image]) -> torch.Tensor:
-    """Pictures as [B, 3, 128, 128] in -1..1; larger ones are averaged down."""
+    """Pictures as [B, 3, 256, 256] in -1..1; larger ones are averaged down."""
     small = [image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX) for image in images]
     pixels = torch.from_numpy(np.stack([np.asarray(image) for image in small]))
     return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1.0

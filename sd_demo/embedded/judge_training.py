@@ -166,12 +166,12 @@ def softened(pictures: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     count, whole = len(pictures), pictures.shape[-1]
     kind = rng.random()
     if kind < 0.3:  # blur
-        sigma = rng.uniform(0.3, 1.3)
-        offsets = torch.arange(-3, 4).float()
+        sigma = rng.uniform(0.6, 2.6) * whole / NATIVE_SIZE
+        offsets = torch.arange(-6, 7).float()
         kernel = torch.exp(-(offsets**2) / (2 * sigma**2))
-        kernel = (kernel / kernel.sum()).expand(3, 1, 1, 7).contiguous()
-        pictures = F.conv2d(F.pad(pictures, (3, 3, 0, 0), mode="replicate"), kernel, groups=3)
-        pictures = F.conv2d(F.pad(pictures, (0, 0, 3, 3), mode="replicate"), kernel.transpose(2, 3), groups=3)
+        kernel = (kernel / kernel.sum()).expand(3, 1, 1, 13).contiguous()
+        pictures = F.conv2d(F.pad(pictures, (6, 6, 0, 0), mode="replicate"), kernel, groups=3)
+        pictures = F.conv2d(F.pad(pictures, (0, 0, 6, 6), mode="replicate"), kernel.transpose(2, 3), groups=3)
     elif kind < 0.45:  # detail lost
         side = round(whole * rng.uniform(0.44, 0.75))
         small = F.interpolate(pictures, size=(side, side), mode="area")

@@ -59,19 +59,27 @@ class NoiseSchedule:
         """Timesteps [B] for numbers [B] of 0 to 1, each timestep as often as it weighs."""
         return np.searchsorted(self._shares[:-1], parts)
 
+    def kept(self, timesteps: torch.Tensor) -> torch.Tensor:
+        """Of the variance at timesteps [B] the part [B], 0 to 1, that is not noise."""
+        return self._signal[timesteps].square()
+
     @staticmethod
     def _at(values: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         return values[timesteps][:, None, None, None]
 
 
-def emphasis(latents: torch.Tensor) -> torch.Tensor:
-    """Weights [B, 1, h, w] of mean 1 for the loss of latents [B, 4, h, w]: up to four times more where things are.
+def emphasis(latents: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+    """Weights [B, 1, h, w] for the loss of latents [B, 4, h, w]: up to four times more where things are.
 
     Skies and meadows hardly change along a row, and things do: what differs from its row's median is a thing or a
     detail. Things fill a tenth of a picture, and without this a short training learns scenery alone.
+
+    kept: [B], of each row's variance the part that is its picture's. The weight counts by that much alone: where noise
+    hides the place of a thing, a weight that knows it would let the UNet's answer, an average over all places that are
+    possible, have up to four times as much thing at each of them, and pictures may get things that nobody asked for.
     """
     distance = (latents - latents.median(dim=3, keepdim=True).values).abs().mean(dim=1, keepdim=True)
-    weights = 1.0 + THINGS_COUNT * distance.clamp(max=1.0)
+    weights = 1.0 + THINGS_COUNT * kept[:, None, None, None] * distance.clamp(max=1.0)
     return weights / weights.mean(dim=(2, 3), keepdim=True)
 
 
@@ -116,7 +124,7 @@ def train_unet(
             noisy = schedule.add_noise(clean, noise, timesteps)
             prediction = model(noisy, timesteps, torch.from_numpy(ids.astype(np.int64)).to(device))
         target = schedule.velocity(clean, noise, timesteps)
-        return (emphasis(clean) * (prediction.float() - target).square()).sum()
+        return (emphasis(clean, schedule.kept(timesteps)) * (prediction.float() - target).square()).sum()
 
     for step in stage.steps():
         rng = np.random.default_rng((seed, step))

@@ -31,8 +31,8 @@ def pictures(count: int, seed: int = SEED, *, held_out: bool = False) -> list[Pi
     return [world.sample(np.random.default_rng((seed, k)), held_out=held_out) for k in range(count)]
 
 
-# What the first edition of the judge reaches, less a margin for so few pictures. The goal is 99 for all of them.
-REACHED = {"scene": 97, "time": 97, "weather": 96, "style": 95, "colour": 92, "object": 76, "number": 90}
+# What the judge reaches with 400 pictures, 98 to 100 and all of it together 94, less a margin for so few pictures.
+REACHED = {"scene": 97, "time": 97, "weather": 97, "style": 97, "colour": 96, "object": 94, "number": 95, "all": 86}
 
 
 @pytest.mark.parametrize("held_out", [False, True])
@@ -120,8 +120,7 @@ def test_labels_tell_what_the_pictures_show(tmp_path: Path) -> None:
     data = labelled(tmp_path, 8, SEED, is_held_out=True)
     for k in range(8):
         picture = world.sample(np.random.default_rng((SEED, 1, k)), held_out=True)
-        small = world.draw(picture, 2 * SIDE).resize((SIDE, SIDE), Image.Resampling.BOX)
-        assert np.array_equal(data.images[k], np.asarray(small))
+        assert np.array_equal(data.images[k], np.asarray(world.draw(picture, SIDE)))
         assert (data.things[k, :, 0] >= 0).sum() == len(picture.things)
         assert (picture.things[0].object, picture.things[0].colour) in HELD_OUT
 

@@ -23,7 +23,7 @@ from sd_demo.embedded.objects import KINDS
 from sd_demo.embedded.picture import Picture, Thing
 from sd_demo.embedded.tokenizer import train_tokenizer
 from sd_demo.embedded.train_text import DETAILS, SCENERY, meanings
-from sd_demo.embedded.train_unet import NoiseSchedule
+from sd_demo.embedded.train_unet import NoiseSchedule, emphasis
 from sd_demo.embedded.train_vae import encode_pictures, normalise_latents, reconstruction_psnr, to_tensor
 from sd_demo.embedded.training_state import Stage
 from sd_demo.embedded.vocabulary import OBJECT_WORDS
@@ -192,6 +192,18 @@ def test_timesteps_come_as_often_as_they_weigh() -> None:
     counts = np.bincount(drawn, minlength=1000)
     assert counts[900] > 10 * counts[:20].mean()
     assert counts[500:].std() < 1.0
+
+
+@pytest.mark.parametrize(("timestep", "is_even"), [(950, True), (50, False)])
+def test_a_thing_weighs_more_only_where_noise_no_longer_hides_its_place(timestep: int, is_even: bool) -> None:
+    places = torch.zeros(8, 4, 8, 8)  # one thing a picture, at each of eight places as often
+    places[torch.arange(8), :, 4, torch.arange(8)] = 1.0
+    kept = NoiseSchedule(torch.device("cpu")).kept(torch.full((8,), timestep))
+    weights = emphasis(places, kept)
+    answer = (weights * places).sum(0) / weights.sum(0)  # what a UNet that cannot tell the pictures apart learns
+    amount = answer[:, 4].sum(1)  # of things in one picture
+    assert (amount < 1.02).all() if is_even else (amount > 2).all()
+    assert weights.mean(dim=(2, 3)).allclose(torch.ones(8, 1))
 
 
 def test_meanings_say_what_is_in_a_picture() -> None:
