@@ -17,7 +17,7 @@ from sd_demo.denoising import advance
 from sd_demo.errors import DeviceFailure, ModelUnavailable, PlaygroundError, QueueFull
 from sd_demo.events import Cancelled, Decoding, Encoding, Failed, Loading, Queued, Step
 from sd_demo.fair_queue import FairQueue
-from sd_demo.finishing import Running, finish, make_plan, previews
+from sd_demo.finishing import finish, make_plan
 from sd_demo.gate import Gate
 from sd_demo.health import Health, Status, as_expected, device_bytes, is_fatal
 from sd_demo.job import Job
@@ -31,6 +31,7 @@ from sd_demo.preflight import estimate
 from sd_demo.prompts import TokenReport
 from sd_demo.registry import ModelEntry, Registry, check_task, default_model, what_is_missing
 from sd_demo.requests import MAX_PROMPT_CHARACTERS, AnyRequest, LoraChoice
+from sd_demo.running import Running, previews
 from sd_demo.settings import Settings, writable_folder
 from sd_demo.speed import Estimate, Speed
 from sd_demo.super_resolution import begin
@@ -288,12 +289,11 @@ class Engine:
         self.metrics.add_step(len(group), elapsed)
         rows = sum(running.denoising.rows for running in group)
         for running, failure in zip(group, failures, strict=True):
-            self._gate.charge(running.job, elapsed * running.denoising.rows / rows)
+            self._gate.charge(running.job, running.spend(elapsed, rows))
             if failure is not None:
                 self._remove([running])
                 self._fail([running.job], failure)
                 continue
-            running.denoise_s += elapsed
             self._tell_step(running)
 
     def _tell_step(self, running: Running) -> None:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import diffusers
 import torch
 from PIL import Image
 
 from sd_demo.contact_sheet import sheet_of
-from sd_demo.decoding import decode, preview
+from sd_demo.decoding import decode
 from sd_demo.denoising import Denoising
 from sd_demo.embedded.vocabulary import unknown_words
 from sd_demo.errors import PictureWithheld
@@ -24,36 +22,12 @@ from sd_demo.job import Job
 from sd_demo.loaded_model import LoadedModel
 from sd_demo.outputs import Outputs
 from sd_demo.plan import Plan
-from sd_demo.prompts import PromptEmbeds
-from sd_demo.ranking import Ranker
 from sd_demo.receipt import Done as ReceiptDone
 from sd_demo.receipt import Lora as ReceiptLora
 from sd_demo.receipt import Receipt
 from sd_demo.registry import ModelEntry
 from sd_demo.requests import SEED_LIMIT, AnyRequest
-
-log = logging.getLogger(__name__)
-
-PREVIEW_SHARE: Final = 0.1  # previews may take this share of a job's time
-
-
-@dataclass(eq=False)
-class Running:
-    """A job in the step loop, and the seconds of its stages so far."""
-
-    job: Job
-    denoising: Denoising
-    embeds: PromptEmbeds
-    ranker: Ranker | None
-    encode_s: float
-    denoise_s: float = 0.0
-    decode_s: float = 0.0
-    preview_s: float = 0.0
-
-    @property
-    def total_s(self) -> float:
-        """Seconds of all stages."""
-        return self.encode_s + self.denoise_s + self.decode_s
+from sd_demo.running import Running
 
 
 def make_plan(request: AnyRequest, entry: ModelEntry) -> Plan:
@@ -68,26 +42,6 @@ def make_plan(request: AnyRequest, entry: ModelEntry) -> Plan:
         strength=getattr(request, "strength", None),
         noise_level=getattr(request, "noise_level", None),
     )
-
-
-def previews(running: Running) -> tuple[Image.Image, ...]:
-    """A look at each picture of an unfinished job, where its visitor wants one and it has time for that; else none.
-
-    None of a model with a safety checker, which looks at finished pictures only.
-    """
-    denoising = running.denoising
-    is_wanted = running.job.has_previews and not denoising.is_finished and denoising.model.safety is None
-    if denoising.model.residence.is_crowded or not is_wanted or running.preview_s > PREVIEW_SHARE * running.denoise_s:
-        return ()
-    start = time.perf_counter()
-    try:
-        return preview(denoising)
-    except Exception as error:  # the picture itself may still come out well
-        log.warning("request %s has no preview (%s)", running.job.id, type(error).__name__)
-        running.job.has_previews = False
-        return ()
-    finally:
-        running.preview_s += time.perf_counter() - start
 
 
 def finish(running: Running, outputs: Outputs) -> Done:

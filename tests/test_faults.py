@@ -20,6 +20,7 @@ from sd_demo import decoding as decoding_module
 from sd_demo import denoising as denoising_module
 from sd_demo import engine as engine_module
 from sd_demo import finishing as finishing_module
+from sd_demo import running as running_module
 from sd_demo import super_resolution as begin_module
 from sd_demo.engine import Engine
 from sd_demo.errors import DeviceFailure, InvalidRequest, NonFiniteImage, OutOfMemory, OutputFailed, QueueFull
@@ -172,7 +173,7 @@ def test_a_model_that_answers_nan_is_said_and_the_next_picture_is_right(engine: 
 
 def test_a_preview_that_fails_costs_only_the_preview(engine: Engine, before: np.ndarray) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(finishing_module, "preview", fail_with(out_of_memory))
+        patch.setattr(running_module, "preview", fail_with(out_of_memory))
         done = submit(engine, has_previews=True).result(WAIT_S)
     assert np.array_equal(np.asarray(done.images[0].image, dtype=np.int16), before)
 

@@ -91,6 +91,7 @@ FLOORS = {
         "job",
         "gate",
         "fair_queue",
+        "running",
         "finishing",
         "together",
         "comparing",
