@@ -2,8 +2,10 @@
 
 Things fill a tenth of a picture, and what they look like is what takes longest to learn. A window of a quarter of the
 area costs a third of the time and is mostly thing. It is cut from the latents, so no picture is rendered or encoded
-again; its caption names what is inside, and says nothing of places, which only the whole picture has. A window that
-shows part of a thing without its name would ask the model for what nobody asked for, so there is none.
+again, at even rows and columns: the mark of pixel art (train_vae.py) is a checkerboard, and so its fields stay where a
+UNet finds them in whole pictures. Its caption names what is inside, and says nothing of places, which only the whole
+picture has. A window that shows part of a thing without its name would ask the model for what nobody asked for, so
+there is none.
 """
 
 from __future__ import annotations
@@ -76,7 +78,7 @@ def _windows(picture: Picture, rng: np.random.Generator) -> Iterator[tuple[tuple
         middle = np.array([place.top + place.bottom, place.left + place.right]) / 2 * WHOLE
         for _ in range(TRIES):
             moved = middle - SIDE / 2 + rng.integers(-JITTER, JITTER + 1, 2)
-            top, left = (int(value) for value in np.clip(moved.round(), 0, WHOLE - SIDE))
+            top, left = (int(value) for value in np.clip(2 * (moved / 2).round(), 0, WHOLE - SIDE))
             window = Place(left / WHOLE, top / WHOLE, (left + SIDE) / WHOLE, (top + SIDE) / WHOLE, 0.5)
             shares = [_share_inside(p, window) for p in places]
             if all(share >= LEAST_INSIDE or share <= MOST_UNNAMED for share in shares):

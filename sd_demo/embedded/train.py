@@ -22,7 +22,8 @@ from pathlib import Path
 
 import torch
 
-from sd_demo.embedded.training_stages import START, Settings, export_trained, run, start_from
+from sd_demo.embedded.training_folder import START, Settings, export_trained, start_from
+from sd_demo.embedded.training_stages import run
 
 LOGGER = logging.getLogger(__name__)
 STAGES = {"vae": 0.28, "text": 0.04, "unet-128": 0.22, "unet-256": 0.40, "decoder": 0.06}

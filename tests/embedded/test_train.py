@@ -24,7 +24,17 @@ from sd_demo.embedded.picture import Picture, Thing
 from sd_demo.embedded.tokenizer import train_tokenizer
 from sd_demo.embedded.train_text import DETAILS, SCENERY, meanings
 from sd_demo.embedded.train_unet import NoiseSchedule, emphasis
-from sd_demo.embedded.train_vae import encode_pictures, normalise_latents, reconstruction_psnr, to_tensor
+from sd_demo.embedded.train_vae import (
+    _crops,
+    encode_pictures,
+    freeze_encoder,
+    normalise_latents,
+    pixel_art_mark,
+    reconstruction_psnr,
+    to_tensor,
+    train_decoder,
+)
+from sd_demo.embedded.training_folder import Settings, latents_of
 from sd_demo.embedded.training_state import Stage
 from sd_demo.embedded.vocabulary import OBJECT_WORDS
 
@@ -94,6 +104,42 @@ def test_a_stage_without_the_one_before_says_so(tmp_path: Path) -> None:
         training.train(work=tmp_path, minutes=0.005, stage="decoder", **TINY)
 
 
+def test_windows_of_pictures_begin_where_latents_do() -> None:
+    places = np.arange(64 * 64 * 3, dtype=np.int64).reshape(1, 64, 64, 3)
+    corners = _crops(places, 200, 24, np.random.default_rng(0))[:, 0, [0, -1], 0].min(axis=1) // 3
+    assert set(corners % 64) == {0, 8, 16, 24, 32, 40}
+    assert set(corners // 64) == {0, 8, 16, 24, 32, 40}
+
+
+def test_latents_of_pixel_art_alone_are_marked_and_the_decoder_learns_what_the_mark_means(tmp_path: Path) -> None:
+    settings = Settings(tmp_path, torch.device("cpu"), None, 0, 24, 2, None, None)
+    is_pixel_art = settings.is_pixel_art()
+    assert 0 < is_pixel_art.sum() < 12
+    vae = build_vae()
+    initialise(vae)
+    pictures = settings.rendered(32)
+    plain = encode_pictures(vae, pictures.images, torch.device("cpu")).astype(np.float32)
+    added = latents_of(vae, pictures, 32, settings).astype(np.float32) - plain
+    assert np.abs(added[~is_pixel_art]).max() == 0
+    assert np.allclose(added[is_pixel_art], pixel_art_mark((4, 4)), atol=0.01)
+    assert np.allclose(pixel_art_mark((4, 4))[0, :2, :2], [[0.5, -0.5], [-0.5, 0.5]])
+
+    # Pixel art is white here and everything else black, on latents that are alike but for the mark.
+    white = np.zeros((8, 32, 32, 3), dtype=np.uint8)
+    white[::2] = 255
+    latents = np.zeros((8, 4, 4, 4), dtype=np.float16)
+    latents[::2] += pixel_art_mark((4, 4)).astype(np.float16)
+    freeze_encoder(vae)
+    stage = Stage("decoder", tmp_path, 60, vae, learning_rate=3e-3, warmup_steps=1, max_steps=60)
+    train_decoder(
+        stage, vae, white, latents, np.arange(8) % 2 == 0, white, seed=0, device=torch.device("cpu"), autocast=None
+    )
+    stage.swap_ema()  # the average is young; what was trained itself tells more
+    with torch.no_grad():
+        decoded = vae.decode(torch.from_numpy(latents[:2].astype(np.float32))).sample.mean(dim=(1, 2, 3))
+    assert decoded[0] > 0 > decoded[1]
+
+
 def test_pictures_are_the_same_in_every_run_and_read_back_from_disk(tmp_path: Path) -> None:
     first = render_pictures(tmp_path / "a", 3, 32, seed=7)
     again = render_pictures(tmp_path / "b", 5, 32, seed=7)
@@ -110,8 +156,7 @@ def test_a_close_up_shows_its_thing_and_says_nothing_of_places() -> None:
     pictures = [world.sample(np.random.default_rng((0, 0, k))) for k in range(60)]
     shown = set()
     for row, (top, left) in zip(made.rows, made.corners, strict=True):
-        assert 0 <= top <= 16
-        assert 0 <= left <= 16
+        assert {top, left} <= set(range(0, 17, 2))
         places = layout(pictures[row])
         across = [max(0.0, min(p.right * 32, left + 16) - max(p.left * 32, left)) for p in places]
         down = [max(0.0, min(p.bottom * 32, top + 16) - max(p.top * 32, top)) for p in places]

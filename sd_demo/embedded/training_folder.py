@@ -1,0 +1,136 @@
+"""The work folder of the picture-book model's training: what each stage leaves there for the next.
+
+`pictures-*` rendered pictures and captions, `tokenizer/`, `vae.pt`, `vae-normalised.pt` (the autoencoder whose
+encoder is frozen from there on), `text.pt`, `latents-*.npy`, `unet-128.pt`, `unet-256.pt`, `decoder.pt`, sheets of
+samples, `log.jsonl`.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from sd_demo.embedded import world
+from sd_demo.embedded.architecture import NATIVE_SIZE, build_text_encoder, build_unet, build_vae
+from sd_demo.embedded.dataset import Pictures, render_pictures
+from sd_demo.embedded.export import export
+from sd_demo.embedded.tokenizer import train_tokenizer
+from sd_demo.embedded.train_unet import TextToLatents
+from sd_demo.embedded.train_vae import encode_pictures, normalise_latents, pixel_art_mark
+from sd_demo.embedded.training_state import load_averaged
+
+LOGGER = logging.getLogger(__name__)
+START = "start.pt"  # UNet and text encoder of the weights that a training goes on from
+NORMALISED_ON = 512  # pictures whose latents give the mean and deviation that are folded into the autoencoder
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all stages of one training share."""
+
+    work: Path
+    device: torch.device
+    autocast: torch.dtype | None
+    seed: int
+    pictures: int
+    held_out: int
+    batch_size: int | None
+    max_steps: int | None
+
+    def rendered(self, size: int) -> Pictures:
+        return render_pictures(self.work, self.pictures, size, self.seed)
+
+    def rendered_held_out(self) -> Pictures:
+        return render_pictures(self.work, self.held_out, NATIVE_SIZE, self.seed, is_held_out=True)
+
+    def is_pixel_art(self) -> np.ndarray:
+        """Which of the rendered pictures are: booleans [N]."""
+        drawn = (world.sample(np.random.default_rng((self.seed, 0, k))) for k in range(self.pictures))
+        return np.array([picture.style == "pixel art" for picture in drawn])
+
+    def rows(self, on_cpu: int, on_gpu: int) -> int:
+        return self.batch_size or (on_gpu if self.device.type == "cuda" else on_cpu)
+
+
+def export_trained(settings: Settings, output: Path) -> Path:
+    """Write what the work folder holds so far, the newest stage of each network, as a diffusers folder."""
+    tokenizer = tokenizer_of(settings)
+    model = new_model(tokenizer)
+    newest = [name for name in ("unet-256", "unet-128") if (settings.work / f"{name}.pt").is_file()]
+    if (settings.work / START).is_file():
+        model.load_state_dict(torch.load(settings.work / START, map_location="cpu", weights_only=True))
+    if newest:
+        load_averaged(settings.work, newest[0], model)
+    vae = frozen_vae(settings)
+    if (settings.work / "decoder.pt").is_file():
+        load_averaged(settings.work, "decoder", vae)
+    return export(output, vae, model.unet, model.text_encoder, tokenizer)
+
+
+def start_from(folder: Path, settings: Settings) -> None:
+    """Put the networks of a diffusers folder that `export_trained` wrote into the work folder, to go on from them.
+
+    The autoencoder's encoder is frozen already, so only the stages after `vae` can follow. Raises ValueError where the
+    work folder holds a training of its own.
+    """
+    if any((settings.work / f"{name}.pt").is_file() for name in ("vae", "vae-normalised", "unet-128", "unet-256")):
+        raise ValueError(
+            f"{settings.work} holds a training already; choose an empty work folder to start from weights."
+        )
+    settings.work.mkdir(parents=True, exist_ok=True)
+    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+    model = new_model(tokenizer)
+    model.unet.load_state_dict(UNet2DConditionModel.from_pretrained(folder / "unet").state_dict())
+    model.text_encoder.load_state_dict(CLIPTextModel.from_pretrained(folder / "text_encoder").float().state_dict())
+    torch.save(AutoencoderKL.from_pretrained(folder / "vae").state_dict(), settings.work / "vae-normalised.pt")
+    torch.save(model.state_dict(), settings.work / START)
+    tokenizer.save_pretrained(settings.work / "tokenizer")
+
+
+def new_model(tokenizer: CLIPTokenizer) -> TextToLatents:
+    """UNet and text encoder, untrained."""
+    return TextToLatents(build_unet(), build_text_encoder(tokenizer))
+
+
+def tokenizer_of(settings: Settings) -> CLIPTokenizer:
+    """The folder's tokenizer, made from the captions if there is none yet."""
+    folder = settings.work / "tokenizer"
+    if not folder.is_dir():
+        captions = settings.rendered(NATIVE_SIZE // 2).captions
+        words = world.vocabulary()["words"]
+        train_tokenizer((text for each in captions for text in each), words).save_pretrained(folder)
+    return CLIPTokenizer.from_pretrained(folder)
+
+
+def frozen_vae(settings: Settings) -> AutoencoderKL:
+    """The trained autoencoder with normalised latents; from here on its encoder never changes."""
+    file = settings.work / "vae-normalised.pt"
+    vae = build_vae()
+    if file.is_file():
+        vae.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+        return vae
+    load_averaged(settings.work, "vae", vae)
+    vae.to(settings.device)
+    some = encode_pictures(vae, settings.rendered(NATIVE_SIZE).images[:NORMALISED_ON], settings.device)
+    mean, deviation = normalise_latents(vae, some)
+    LOGGER.info("latents had mean %s and deviation %s", mean.round(3), deviation.round(3))
+    torch.save(vae.to("cpu").state_dict(), file)
+    return vae
+
+
+def latents_of(vae: AutoencoderKL, pictures: Pictures, size: int, settings: Settings) -> np.ndarray:
+    """Latents float16 [N, 4, h, w] of all pictures, pixel art with its mark, encoded now or read from the folder."""
+    file = settings.work / f"latents-{size}.npy"
+    if not file.is_file():
+        latents = encode_pictures(vae, pictures.images, settings.device)
+        latents[settings.is_pixel_art()] += pixel_art_mark(latents.shape[-2:]).astype(np.float16)
+        fresh = file.with_suffix(".new.npy")
+        np.save(fresh, latents)
+        fresh.replace(file)
+    return np.load(file)
