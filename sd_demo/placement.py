@@ -68,8 +68,8 @@ def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
 def _is_bfloat16_faster() -> bool:
     """A convolution of the UNet's kind in both precisions.
 
-    With AVX512-BF16 or AMX, bfloat16 takes about half the time; without, several times as long: the
-    threshold lies in a wide gap, so that the answer is the same at every start.
+    With AVX512-BF16 or AMX, bfloat16 takes about half the time; without, several times as long. Beside other
+    work the answer may differ from that of a quiet start (seen with AMX); the receipt says which one ran.
     """
     seconds = {}
     for dtype in (torch.float32, torch.bfloat16):
