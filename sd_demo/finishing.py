@@ -177,7 +177,9 @@ def _notes(running: Running, done: ReceiptDone, withheld: int, rank: int) -> lis
     request, plan = running.job.request, running.denoising.plan
     notes = list(running.denoising.canvas.notes)
     if not request.prompt.strip():
-        notes.append("The prompt is empty, so the model chose what to show.")
+        follows_picture = request.task in ("image_to_image", "super_resolution")
+        chosen = "only the picture was followed" if follows_picture else "the model chose what to show"
+        notes.append(f"The prompt is empty, so {chosen}.")
     if plan.effective_strength != plan.strength:
         notes.append(f"Strength {plan.strength:g} of {plan.num_inference_steps} steps is less than one; one step ran.")
     if done.unknown_words:

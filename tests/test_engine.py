@@ -279,6 +279,8 @@ def test_odd_sizes_come_back_exactly(engine: Engine) -> None:
 def test_an_empty_prompt_makes_a_picture_and_says_so(engine: Engine) -> None:
     result = engine.submit(request(prompt=" ")).result(WAIT_S).images[0]
     assert "The prompt is empty, so the model chose what to show." in result.receipt.notes
+    changed = engine.submit(request("image_to_image", prompt="", image=result.image)).result(WAIT_S).images[0]
+    assert "The prompt is empty, so only the picture was followed." in changed.receipt.notes
 
 
 def test_closing_ends_the_running_job_and_refuses_new_ones(tmp_path: Path) -> None:

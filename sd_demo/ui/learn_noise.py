@@ -34,7 +34,7 @@ def build_forward(classroom: ClassroomOf) -> Callable[[gr.Tab], None]:
             formula = gr.HTML(js_on_load=None, elem_id="learn-noise-formula")
             status = lesson.status_place()
         with gr.Column(), gr.Row():
-            latents = lesson.shown("The latents, three of four channels", "learn-noise-latents")
+            latents = lesson.shown("Latents, 3 of 4 channels", "learn-noise-latents")
             decoded = lesson.shown("The same, decoded", "learn-noise-decoded")
     code = lesson.code("learn-noise-code")
 
@@ -70,7 +70,7 @@ def build_round_trip(classroom: ClassroomOf) -> Callable[[gr.Tab], None]:
             figures = gr.HTML(js_on_load=None, elem_id="learn-latents-figures")
             status = lesson.status_place()
         with gr.Column(), gr.Row():
-            latents = lesson.shown("The latents, three of four channels", "learn-latents-latents")
+            latents = lesson.shown("Latents, 3 of 4 channels", "learn-latents-latents")
             decoded = lesson.shown("Decoded again", "learn-latents-decoded")
             difference = lesson.shown("What is lost, 4 times", "learn-latents-difference")
     code = lesson.code("learn-latents-code")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -44,9 +45,11 @@ def test_a_word_is_taught_and_the_file_is_there(fresh_page: Page, served: Served
     expect(status).to_contain_text("Done: my robot, 4 steps")
     expect(page.locator("#train-chart svg path.line")).to_have_count(1)
     expect(page.locator("#train-samples img").first).to_be_visible()
-    boxes = [page.locator(place).bounding_box() for place in ("#train-status", "#train-chart svg")]
-    said, chart = (box for box in boxes if box is not None)
-    assert said["y"] + said["height"] <= chart["y"], "the chart leaves the status in sight"
+    column = ("#train-status", "#train-chart svg", "#train-chart .chart p", "#train-samples")
+    boxes = [box for box in (page.locator(place).bounding_box() for place in column) if box is not None]
+    assert len(boxes) == len(column)
+    for above, below in pairwise(boxes):
+        assert above["y"] + above["height"] <= below["y"], "one below the other: status, chart, legend, samples"
     expect(page.locator("#train-start")).to_be_enabled()
     read_lora(served.engine.settings.lora_dir / "my robot.safetensors", "my robot")
     assert not (served.engine.settings.data_dir / "training" / "my robot").exists(), "its pictures are not kept"
