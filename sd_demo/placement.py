@@ -24,7 +24,7 @@ from sd_demo.errors import InvalidRequest
 from sd_demo.settings import Settings
 
 ATTENTIONS: Final = ("sdpa", "plain", "xformers", "sliced")
-CLEAR_WIN: Final = 0.8  # another attention than SDPA must need at most this share of its time: noise must not decide
+CLEAR_WIN: Final = 0.8  # another attention or precision must need at most this share of the time: noise must not decide
 MAX_SCORES: Final = 2**28  # bytes of attention scores up to which plain attention is tried
 
 
@@ -54,7 +54,7 @@ def choose_device(wanted: str) -> torch.device:
 
 
 def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
-    """`auto` is float16 on CUDA and MPS; on the CPU bfloat16 where that was just measured faster, else float32."""
+    """`auto` is float16 on CUDA and MPS; on the CPU bfloat16 where it is faster, else float32."""
     if wanted != "auto":
         if wanted == "float16" and device.type == "cpu":
             raise InvalidRequest("float16 is too slow on a CPU to be of use; use --dtype auto.", "dtype")
@@ -66,17 +66,22 @@ def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
 
 @functools.cache
 def _is_bfloat16_faster() -> bool:
-    """A convolution of the UNet's kind in both precisions.
+    """By the CPU's instructions, and by measurement where they leave it open.
 
-    With AVX512-BF16 or AMX, bfloat16 takes about half the time; without, several times as long. Beside other
-    work the answer may differ from that of a quiet start (seen with AMX); the receipt says which one ran.
+    Without instructions for bfloat16 it takes several times as long. With AMX it was measured faster (BENCHMARKS.md),
+    and every start must choose alike: beside other work a measurement does not. Else a convolution of the UNet's kind
+    runs in both precisions by turns, so that work beside it does not fall on one of them.
     """
-    seconds = {}
+    has = {name for name, is_there in torch.cpu.get_capabilities().items() if is_there and "bf16" in name}
+    if not has or "amx_bf16" in has:
+        return bool(has)
+    calls = {}
     for dtype in (torch.float32, torch.bfloat16):
-        layer = torch.nn.Conv2d(128, 128, 3, padding=1, dtype=dtype)
-        x = torch.ones(2, 128, 32, 32, dtype=dtype)
-        seconds[dtype] = _fastest(lambda layer=layer, x=x: layer(x), repeats=4)
-    return seconds[torch.bfloat16] < 0.8 * seconds[torch.float32]
+        layer, x = torch.nn.Conv2d(64, 64, 3, padding=1, dtype=dtype), torch.ones(1, 64, 32, 32, dtype=dtype)
+        calls[dtype] = functools.partial(layer, x)
+    turns = [{dtype: _fastest(call, repeats=1) for dtype, call in calls.items()} for _ in range(60)]
+    seconds = {dtype: min(turn[dtype] for turn in turns) for dtype in calls}
+    return seconds[torch.bfloat16] < CLEAR_WIN * seconds[torch.float32]
 
 
 def lay_out(unet: Any, vae: Any, device: torch.device, *, is_embedded: bool) -> None:
