@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from PIL import Image, ImageFilter
 
-AMOUNT: Final = 0.4
+AMOUNT: Final = 0.37
 ROUNDS: Final = 4
 
 

@@ -4,6 +4,7 @@ A tile of the enlarged picture is as large as what the model was trained on, so 
 give it details of its own; tiles overlap, and are blended where they do. An autoencoder loses something of any picture,
 and a model that sees a part only is tempted to draw the whole prompt into it. So each tile runs once more with next to
 no noise, and what is added to the enlarged picture is the difference, as far as it is finer than a part of the tile.
+At low strengths most of that is what two runs of an autoencoder differ by, so only a part of it is added.
 
 A model that was trained to make pictures larger does it by itself: it gets tiles of the small picture, and its own
 large ones are blended.
@@ -29,6 +30,7 @@ from sd_demo.requests import MIN_SIDE, REQUESTS, SEED_LIMIT, ImageToImage, Numbe
 MAX_PIXELS: Final = 2048 * 2048
 OVERLAP: Final = 0.25  # of a tile's side
 FINE: Final = 1 / 64  # of a tile's side: the deviation of the Gaussian whose rest is a detail
+WHOLE_FROM: Final = 0.2  # strength from which all of the difference is added; below it, in proportion
 UNCHANGED: Final[dict[str, Any]] = {"num_inference_steps": 20, "strength": 0.05, "guidance_scale": 1.0}  # one step
 HINT: Final = 1.0  # guidance in refining: a tile shows a part of what the prompt says
 X2_SCHEDULER: Final = "euler"  # the only one that works with what an x2 latent upscaler answers
@@ -91,6 +93,11 @@ class Upscaling:
     scale: float
     seed: int
     factor: int = 1
+
+    @property
+    def added(self) -> float:
+        """The part of what the model changes that is added when it refines, up to 1."""
+        return min(1.0, max(getattr(one, "strength", 1.0) for one in self.requests) / WHOLE_FROM)
 
 
 def guidance_for(entry: ModelEntry) -> float:
@@ -178,7 +185,8 @@ def _refined(upscaling: Upscaling, images: Sequence[Image.Image], unchanged: Seq
     change = blend(upscaling.tiles, changes, upscaling.enlarged.size)
     sigma = FINE * max(upscaling.tiles[0].width, upscaling.tiles[0].height)
     change -= np.stack([blurred(np.ascontiguousarray(change[..., k]), sigma) for k in range(3)], axis=-1)
-    return Image.fromarray((np.asarray(upscaling.enlarged) + change + 0.5).clip(0, 255).astype(np.uint8))
+    refined = np.asarray(upscaling.enlarged) + upscaling.added * change
+    return Image.fromarray((refined + 0.5).clip(0, 255).astype(np.uint8))
 
 
 def blend(tiles: Sequence[Tile], values: Sequence[np.ndarray], size: tuple[int, int]) -> np.ndarray:

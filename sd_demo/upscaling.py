@@ -63,7 +63,8 @@ def receipt_of(upscaling: Upscaling, tiles: Sequence[Receipt]) -> Receipt:
     }
     is_refined, count = upscaling.factor == 1, len(upscaling.tiles)
     how = f"{source.width}x{source.height} was enlarged to {width}x{height} with sharp edges, then refined"
-    finest = f"What the model changed was added as far as it is finer than about {6 * FINE * tile.width:.0f} pixels."
+    part = "What the model changed" if upscaling.added == 1 else f"{upscaling.added:.0%} of what the model changed"
+    finest = f"{part} was added, as far as it is finer than about {6 * FINE * tile.width:.0f} pixels."
     if not is_refined:
         how = f"{done.model} made {upscaling.made[0]}x{upscaling.made[1]} of {source.width}x{source.height}"
         finest = f"That was then made smaller, to {width}x{height}." if upscaling.made != (width, height) else ""

@@ -72,6 +72,16 @@ def test_between_two_tiles_that_differ_there_is_no_edge() -> None:
     assert np.diff(row).max() <= 2
 
 
+def test_what_a_weak_refining_changes_is_added_in_part() -> None:
+    def ends(strength: float) -> list[int]:
+        plan = plan_upscaling({"image": picture(), "scale": 1, "seed": 1, "strength": strength}, entry=ENTRY)
+        lines = Image.fromarray(np.indices((128, 160)).sum(axis=0).astype(np.uint8) % 2 * 40).convert("RGB")
+        made = joined(plan, [lines] * len(plan.tiles), [Image.new("RGB", lines.size)] * len(plan.tiles))
+        return sorted({int(value) for value in (np.asarray(made, int) - np.asarray(plan.enlarged, int)).ravel()})
+
+    assert ends(0.1)[-1] < ends(0.2)[-1] == ends(0.9)[-1], "half of it is added at 0.1, all from 0.2 on"
+
+
 def test_an_upscaling_is_one_file_with_one_receipt(engine: Engine) -> None:
     values = {"image": picture(200, 150), "scale": 2, "prompt": "a meadow", "num_inference_steps": 4, "seed": 7}
     plan = plan_upscaling(values, entry=ENTRY)

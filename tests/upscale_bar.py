@@ -68,5 +68,5 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
         engine = Engine(Settings(), outputs=Outputs(Path(folder)))
         engine.start()
-        sys.stdout.write(json.dumps(measure(engine, int(sys.argv[1]) if len(sys.argv) > 1 else 6)) + "\n")
+        sys.stdout.write(json.dumps(measure(engine, int(sys.argv[1]) if len(sys.argv) > 1 else 20)) + "\n")
         engine.close()
