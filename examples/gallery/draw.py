@@ -36,7 +36,7 @@ def main() -> None:
     ImageDraw.Draw(mask).ellipse((150, 110, 246, 206), 255)
     mask.save(HERE / "mask.png")
     with TemporaryDirectory() as folder:
-        engine = Engine(Settings(), outputs=Outputs(Path(folder)))
+        engine = Engine(Settings(dtype="float32"), outputs=Outputs(Path(folder)))
         engine.start()
         for entry in json.loads((HERE / "index.json").read_text(encoding="utf-8")):
             draw(engine, entry)

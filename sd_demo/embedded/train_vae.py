@@ -154,11 +154,18 @@ def reconstruction_psnr(vae: AutoencoderKL, pictures: np.ndarray, device: torch.
 
 
 @torch.no_grad()
-def encode_pictures(vae: AutoencoderKL, pictures: np.ndarray, device: torch.device, rows: int = 8) -> np.ndarray:
+def encode_pictures(
+    vae: AutoencoderKL,
+    pictures: np.ndarray,
+    device: torch.device,
+    autocast: torch.dtype | None = None,
+    rows: int = 8,
+) -> np.ndarray:
     """Latents of pictures [N, H, W, 3] as float16 [N, 4, H/8, W/8]: the mean of the posterior."""
     batches = []
     for start in range(0, len(pictures), rows):
-        mean = vae.encode(to_tensor(pictures[start : start + rows], device)).latent_dist.mode()
+        with torch.autocast(device.type, autocast or torch.float32, enabled=autocast is not None):
+            mean = vae.encode(to_tensor(pictures[start : start + rows], device)).latent_dist.mode()
         batches.append(mean.cpu().to(torch.float16).numpy())
     return np.concatenate(batches)
 

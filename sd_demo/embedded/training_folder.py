@@ -128,7 +128,7 @@ def latents_of(vae: AutoencoderKL, pictures: Pictures, size: int, settings: Sett
     """Latents float16 [N, 4, h, w] of all pictures, pixel art with its mark, encoded now or read from the folder."""
     file = settings.work / f"latents-{size}.npy"
     if not file.is_file():
-        latents = encode_pictures(vae, pictures.images, settings.device)
+        latents = encode_pictures(vae, pictures.images, settings.device, settings.autocast)
         latents[settings.is_pixel_art()] += pixel_art_mark(latents.shape[-2:]).astype(np.float16)
         fresh = file.with_suffix(".new.npy")
         np.save(fresh, latents)
