@@ -21,6 +21,7 @@ from sd_demo.known_models import EMBEDDED
 from sd_demo.lora_checkpoint import remove_state, restore_state, save_lora, save_state
 from sd_demo.lora_trainer import LoraTrainer
 from sd_demo.pipeline_manager import PipelineManager
+from sd_demo.placement import choose_device, choose_dtype
 from sd_demo.registry import Registry
 from sd_demo.settings import Settings
 from sd_demo.training_events import (
@@ -64,8 +65,10 @@ class LoraTraining:
         entry = registry.get(request.model or EMBEDDED)
         self.request = request.with_defaults(is_embedded=entry.is_embedded, native_size=entry.native_size)
         self._pictures: list[TrainingPicture] = read_pictures(self.request)
-        dtype = {} if request.dtype == "auto" else {"dtype": request.dtype}
-        self._settings = settings.model_copy(update={**dtype, "memory": "resident"})  # it needs them all at once
+        wanted = settings.dtype if request.dtype == "auto" else request.dtype
+        dtype = choose_dtype(wanted, choose_device(settings.device))  # the fastest: nobody shares a training's steps
+        here = {"dtype": str(dtype).removeprefix("torch."), "memory": "resident"}  # it needs all networks at once
+        self._settings = settings.model_copy(update=here)
         self._manager = PipelineManager(self._settings, registry)
         self._entry, self._turns = entry, turns or nullcontext()
         self._events: list[TrainingEvent] = []

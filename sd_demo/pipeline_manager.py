@@ -94,7 +94,7 @@ class PipelineManager:
                 )
             on_load()
             device = choose_device(self._settings.device)
-            dtype = choose_dtype(self._settings.dtype, device)
+            dtype = choose_dtype(self._settings.dtype, device, is_embedded=entry.is_embedded)
             self._make_room(path, dtype)
             self._models[name] = self._loaded(entry, path, device, dtype)
             log.info("%s: %s", name, self._models[name].placement.reason)

@@ -41,6 +41,12 @@ def test_instructions_decide_without_a_measurement(
     assert choose_dtype("auto", CPU) == chosen
 
 
+def test_the_embedded_model_runs_in_float32_on_every_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_instructions(monkeypatch, amx_bf16=True)
+    assert choose_dtype("auto", CPU, is_embedded=True) == torch.float32
+    assert choose_dtype("bfloat16", CPU, is_embedded=True) == torch.bfloat16, "unless it is asked for"
+
+
 @pytest.mark.parametrize(("ratio", "chosen"), [(0.5, torch.bfloat16), (0.9, torch.float32), (4.0, torch.float32)])
 def test_else_the_clearly_faster_one_of_a_convolution_is_taken(
     ratio: float, chosen: torch.dtype, monkeypatch: pytest.MonkeyPatch
