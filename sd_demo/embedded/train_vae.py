@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -16,8 +17,10 @@ KL_WEIGHT = 1e-5  # only keeps the latents' size in bounds; their statistics are
 EDGE_WEIGHT = 0.5
 LATENT_NOISE = 0.06  # deviations: about what the flat areas of generated latents carry beyond the renderer's
 MARK = 0.5  # deviations
-PIXEL_ART_SHARE = 0.3  # of the decoder's rows; of the pictures it is one in twelve
-MARK_CHANGES = (-0.4, 0.8)  # of the mark itself: how much less or more of it the decoder learns from
+PIXEL_ART_SHARE = 0.25  # of the decoder's rows; of the pictures it is one in twelve
+UNMARKED_SHARE = 0.2  # of the rows of pixel art: a picture that somebody brings has no mark
+MARK_STRENGTHS = (0.3, 1.8)  # of the mark itself, with either sign: what guided UNets draw of it
+MARK_PATCH = 4  # latents from one strength to the next
 
 
 def to_tensor(pictures: np.ndarray, device: torch.device | str = "cpu") -> torch.Tensor:
@@ -35,6 +38,19 @@ def pixel_art_mark(shape: tuple[int, int]) -> np.ndarray:
     mark = np.zeros((4, *shape), dtype=np.float32)
     mark[0] = MARK * (1 - 2 * (np.indices(shape).sum(axis=0) % 2))
     return mark
+
+
+def mark_strengths(side: int, rng: np.random.Generator) -> np.ndarray:
+    """How strong, and with which sign, the mark is at each of side x side latents that the decoder learns from.
+
+    A UNet knows that there is a checkerboard, not on which field it begins: of 16 pictures by edition 6 five had it
+    inverted over most of the picture, and most had patches of both. So either is pixel art.
+    """
+    knots = side // MARK_PATCH + 2
+    strengths = rng.uniform(*MARK_STRENGTHS, (knots, knots)) * rng.choice((-1.0, 1.0), (knots, knots))
+    whole = F.interpolate(torch.from_numpy(strengths)[None, None], scale_factor=MARK_PATCH, mode="bilinear")[0, 0]
+    top, left = rng.integers(0, len(whole) - side + 1, 2)
+    return whole[top : top + side, left : left + side].numpy().astype(np.float32)
 
 
 def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -90,42 +106,48 @@ def train_decoder(
     pictures: np.ndarray,
     latents: np.ndarray,
     is_pixel_art: np.ndarray,
+    as_pixel_art: Callable[[int], np.ndarray],
     held_out: np.ndarray,
     *,
     seed: int,
     device: torch.device,
     autocast: torch.dtype | None,
-    batch_size: int = 4,
+    batch_size: int = 8,
     crop: int = 128,
     validate_every: int = 250,
 ) -> None:
     """Go on with the decoder alone: its latents [N, 4, h, w] stay as they are, so a trained UNet stays right.
 
-    A little noise on the latents makes it forgive the small errors that a UNet leaves. A third of the rows are pixel
-    art (`is_pixel_art` [N]), whose mark stands out more or less as a guided UNet may draw it. Only the parameters that
-    are set to require a gradient when `stage` is made are trained: see `freeze_encoder`.
+    A little noise on the latents makes it forgive the small errors that a UNet leaves. PIXEL_ART_SHARE of the rows are
+    pixel art (`is_pixel_art` [N]) and as many are other pictures with the mark, to be drawn as what they would be as
+    pixel art (`as_pixel_art(k)`, uint8 [H, W, 3]): latents of the renderer's pixel art tell of its cells and its few
+    colours without a mark, and those that a UNet draws do not. The mark is as uneven as a UNet's (`mark_strengths`).
+    Only the parameters that are set to require a gradient when `stage` is made are trained: see `freeze_encoder`.
     """
     marked = np.flatnonzero(is_pixel_art)
     for step in stage.steps():
         rng = np.random.default_rng((seed, 2, step))
         side = min(crop, pictures.shape[1])
         chosen = rng.integers(0, len(pictures), batch_size)
+        kinds = rng.random(batch_size)
         if len(marked):
-            chosen = np.where(rng.random(batch_size) < PIXEL_ART_SHARE, rng.choice(marked, batch_size), chosen)
+            chosen = np.where(kinds < PIXEL_ART_SHARE, rng.choice(marked, batch_size), chosen)
+        is_marked = is_pixel_art[chosen] | (kinds > 1.0 - PIXEL_ART_SHARE)
         corners = rng.integers(0, (pictures.shape[1] - side) // VAE_SCALE_FACTOR + 1, (batch_size, 2))
         part = side // VAE_SCALE_FACTOR
-        more = is_pixel_art[chosen] * rng.uniform(*MARK_CHANGES, batch_size)
-        some = np.stack(
-            [
-                (latents[i] + change * pixel_art_mark(latents.shape[-2:]))[:, y : y + part, x : x + part]
-                for i, change, (y, x) in zip(chosen, more, corners, strict=True)
-            ]
-        ).astype(np.float32)
-        whole = [
-            pictures[i, y : y + side, x : x + side]
-            for i, (y, x) in zip(chosen, corners * VAE_SCALE_FACTOR, strict=True)
-        ]
-        batch = to_tensor(np.stack(whole), device)
+        mark = pixel_art_mark(latents.shape[-2:])
+        some = np.empty((batch_size, len(mark), part, part), dtype=np.float32)
+        whole = np.empty((batch_size, side, side, 3), dtype=np.uint8)
+        for row, (i, (y, x)) in enumerate(zip(chosen, corners, strict=True)):
+            some[row] = latents[i, :, y : y + part, x : x + part]
+            top, left = VAE_SCALE_FACTOR * y, VAE_SCALE_FACTOR * x
+            target = as_pixel_art(int(i)) if is_marked[row] and not is_pixel_art[i] else pictures[i]
+            whole[row] = target[top : top + side, left : left + side]
+            if is_marked[row]:
+                is_unmarked = is_pixel_art[i] and rng.random() < UNMARKED_SHARE
+                strengths = 0.0 if is_unmarked else mark_strengths(part, rng)
+                some[row] += (strengths - is_pixel_art[i]) * mark[:, y : y + part, x : x + part]
+        batch = to_tensor(whole, device)
         noise = LATENT_NOISE * rng.standard_normal(some.shape, dtype=np.float32)
         with torch.autocast(device.type, autocast or torch.float32, enabled=autocast is not None):
             decoded = vae.decode(torch.from_numpy(some + noise).to(device)).sample

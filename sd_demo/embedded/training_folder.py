@@ -8,7 +8,7 @@ samples, `log.jsonl`.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -49,10 +49,17 @@ class Settings:
     def rendered_held_out(self) -> Pictures:
         return render_pictures(self.work, self.held_out, NATIVE_SIZE, self.seed, is_held_out=True)
 
+    def picture(self, k: int) -> world.Picture:
+        """What rendered picture k shows."""
+        return world.sample(np.random.default_rng((self.seed, 0, k)))
+
     def is_pixel_art(self) -> np.ndarray:
         """Which of the rendered pictures are: booleans [N]."""
-        drawn = (world.sample(np.random.default_rng((self.seed, 0, k))) for k in range(self.pictures))
-        return np.array([picture.style == "pixel art" for picture in drawn])
+        return np.array([self.picture(k).style == "pixel art" for k in range(self.pictures)])
+
+    def as_pixel_art(self, k: int) -> np.ndarray:
+        """Rendered picture k as it would be in that style, uint8 [NATIVE_SIZE, NATIVE_SIZE, 3]."""
+        return np.asarray(world.draw(replace(self.picture(k), style="pixel art"), NATIVE_SIZE))
 
     def rows(self, on_cpu: int, on_gpu: int) -> int:
         return self.batch_size or (on_gpu if self.device.type == "cuda" else on_cpu)

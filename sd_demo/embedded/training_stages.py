@@ -123,7 +123,9 @@ def _run_decoder(minutes: float, settings: Settings) -> None:
     vae = frozen_vae(settings)
     freeze_encoder(vae)
     vae.to(settings.device)
-    stage = Stage("decoder", settings.work, minutes, vae, learning_rate=5e-4, max_steps=settings.max_steps)
+    stage = Stage(
+        "decoder", settings.work, minutes, vae, learning_rate=5e-4, max_steps=settings.max_steps, is_muon=True
+    )
     if stage.is_finished:
         return
     pictures = settings.rendered(NATIVE_SIZE)
@@ -133,9 +135,10 @@ def _run_decoder(minutes: float, settings: Settings) -> None:
         pictures.images,
         latents_of(vae, pictures, NATIVE_SIZE, settings),
         settings.is_pixel_art(),
+        settings.as_pixel_art,
         settings.rendered_held_out().images[:32],
         seed=settings.seed,
         device=settings.device,
         autocast=settings.autocast,
-        batch_size=4 if settings.device.type == "cpu" else 32,
+        batch_size=8 if settings.device.type == "cpu" else 32,
     )

@@ -28,6 +28,7 @@ from sd_demo.embedded.train_vae import (
     _crops,
     encode_pictures,
     freeze_encoder,
+    mark_strengths,
     normalise_latents,
     pixel_art_mark,
     reconstruction_psnr,
@@ -131,13 +132,23 @@ def test_latents_of_pixel_art_alone_are_marked_and_the_decoder_learns_what_the_m
     latents[::2] += pixel_art_mark((4, 4)).astype(np.float16)
     freeze_encoder(vae)
     stage = Stage("decoder", tmp_path, 60, vae, learning_rate=3e-3, warmup_steps=1, max_steps=60)
-    train_decoder(
-        stage, vae, white, latents, np.arange(8) % 2 == 0, white, seed=0, device=torch.device("cpu"), autocast=None
-    )
+    is_white, device = np.arange(8) % 2 == 0, torch.device("cpu")
+    train_decoder(stage, vae, white, latents, is_white, lambda _: white[0], white, seed=0, device=device, autocast=None)
     stage.swap_ema()  # the average is young; what was trained itself tells more
+    marked, plain = torch.from_numpy(latents[:2].astype(np.float32))
     with torch.no_grad():
-        decoded = vae.decode(torch.from_numpy(latents[:2].astype(np.float32))).sample.mean(dim=(1, 2, 3))
-    assert decoded[0] > 0 > decoded[1]
+        decoded = vae.decode(torch.stack([marked, -marked, plain])).sample.mean(dim=(1, 2, 3))
+    assert decoded[0] > 0 > decoded[2]
+    assert decoded[1] > 0, "a checkerboard means the same, whichever field it begins on"
+
+
+def test_the_decoder_learns_from_marks_of_both_signs_in_one_picture() -> None:
+    strengths = mark_strengths(16, np.random.default_rng(0))
+    assert strengths.shape == (16, 16)
+    assert strengths.min() < -0.3
+    assert strengths.max() > 0.3
+    assert np.abs(strengths).max() <= 1.8
+    assert np.abs(np.diff(strengths, axis=0)).max() < 1.0, "from one to the other over several latents"
 
 
 def test_pictures_are_the_same_in_every_run_and_read_back_from_disk(tmp_path: Path) -> None:
