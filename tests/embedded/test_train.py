@@ -131,7 +131,7 @@ def test_latents_of_pixel_art_alone_are_marked_and_the_decoder_learns_what_the_m
     latents = np.zeros((8, 4, 4, 4), dtype=np.float16)
     latents[::2] += pixel_art_mark((4, 4)).astype(np.float16)
     freeze_encoder(vae)
-    stage = Stage("decoder", tmp_path, 60, vae, learning_rate=3e-3, warmup_steps=1, max_steps=60)
+    stage = Stage("decoder", tmp_path, 60, vae, learning_rate=3e-3, warmup_steps=1, max_steps=60, is_muon=True)
     is_white, device = np.arange(8) % 2 == 0, torch.device("cpu")
     train_decoder(stage, vae, white, latents, is_white, lambda _: white[0], white, seed=0, device=device, autocast=None)
     stage.swap_ema()  # the average is young; what was trained itself tells more
