@@ -27,8 +27,9 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTextM
 
 from sd_demo.embedded import world
 from sd_demo.embedded.architecture import MAX_TOKENS, TEXT_WIDTH
+from sd_demo.embedded.dataset import pictured
 from sd_demo.embedded.judge import Judge
-from sd_demo.embedded.judge_training import Labelled, labelled, losses, pictured, softened
+from sd_demo.embedded.judge_training import Labelled, labelled, losses, softened
 from sd_demo.embedded.near_misses import mirrored, with_one_thing_wrong
 from sd_demo.embedded.picture import Picture
 from sd_demo.embedded.redrawn import redrawn

@@ -18,7 +18,7 @@ from transformers import CLIPTokenizer
 
 from sd_demo.embedded import world
 from sd_demo.embedded.architecture import NATIVE_SIZE, VAE_SCALE_FACTOR
-from sd_demo.embedded.dataset import tokenise
+from sd_demo.embedded.dataset import pictured, tokenise
 from sd_demo.embedded.layout import Place, layout
 from sd_demo.embedded.picture import Picture
 
@@ -57,7 +57,7 @@ def close_ups(count: int, seed: int, tokenizer: CLIPTokenizer) -> CloseUps | Non
     """
     rows, corners, captions = [], [], []
     for row in range(count):
-        picture = world.sample(np.random.default_rng((seed, 0, row)))
+        picture = pictured(seed, row)
         rng = np.random.default_rng((seed, 2, row))
         for corner, inside in _windows(picture, rng):
             rows.append(row)

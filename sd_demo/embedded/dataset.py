@@ -15,6 +15,7 @@ import numpy as np
 from transformers import CLIPTokenizer
 
 from sd_demo.embedded import world
+from sd_demo.embedded.picture import Picture
 
 CAPTIONS_EACH = 6
 CHUNK = 250  # pictures one process renders at a time
@@ -41,6 +42,11 @@ def render_pictures(
     if not captions.is_file():  # written last: where it is, the images are whole
         _render_all(images, captions, count, size, seed, is_held_out, processes or os.cpu_count() or 1)
     return Pictures(np.load(images, mmap_mode="r"), json.loads(captions.read_text(encoding="utf-8")))
+
+
+def pictured(seed: int, number: int, is_held_out: bool = False) -> Picture:
+    """What picture `number` of render_pictures shows."""
+    return world.sample(np.random.default_rng((seed, int(is_held_out), number)), held_out=is_held_out)
 
 
 def _render_all(

@@ -20,9 +20,8 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from sd_demo.embedded import world
 from sd_demo.embedded.architecture import NATIVE_SIZE
-from sd_demo.embedded.dataset import render_pictures
+from sd_demo.embedded.dataset import pictured, render_pictures
 from sd_demo.embedded.drawing import COLOURS
 from sd_demo.embedded.judge import (
     JUDGE_FILE,
@@ -73,11 +72,6 @@ def labelled(
         wholes[k] = [names.index(getattr(picture, name)) for name, names in WHOLES.items()]
         things[k, : len(picture.things)] = np.reshape(_numbers(picture), (-1, 6))
     return Labelled(images, wholes, things)
-
-
-def pictured(seed: int, number: int, is_held_out: bool = False) -> Picture:
-    """What picture `number` of dataset.render_pictures shows."""
-    return world.sample(np.random.default_rng((seed, int(is_held_out), number)), held_out=is_held_out)
 
 
 def _numbers(picture: Picture) -> list[list[float]]:

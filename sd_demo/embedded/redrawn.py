@@ -16,7 +16,7 @@ from PIL import Image
 
 from sd_demo.embedded import world
 from sd_demo.embedded.architecture import NATIVE_SIZE
-from sd_demo.embedded.judge_training import pictured
+from sd_demo.embedded.dataset import pictured
 
 STRENGTHS = (0.35, 0.5, 0.6)
 STEPS = 12

@@ -19,7 +19,7 @@ LATENT_NOISE = 0.06  # deviations: about what the flat areas of generated latent
 MARK = 0.5  # deviations
 PIXEL_ART_SHARE = 0.25  # of the decoder's rows; of the pictures it is one in twelve
 UNMARKED_SHARE = 0.2  # of the rows of pixel art: a picture that somebody brings has no mark
-MARK_STRENGTHS = (0.3, 1.8)  # of the mark itself, with either sign: what guided UNets draw of it
+MARK_STRENGTHS = (0.3, 1.8)  # of the mark itself, with either sign; a guided UNet draws up to twice as much
 MARK_PATCH = 4  # latents from one strength to the next
 
 
@@ -43,8 +43,8 @@ def pixel_art_mark(shape: tuple[int, int]) -> np.ndarray:
 def mark_strengths(side: int, rng: np.random.Generator) -> np.ndarray:
     """How strong, and with which sign, the mark is at each of side x side latents that the decoder learns from.
 
-    A UNet knows that there is a checkerboard, not on which field it begins: of 16 pictures by edition 6 five had it
-    inverted over most of the picture, and most had patches of both. So either is pixel art.
+    A UNet knows that there is a checkerboard, not on which field it begins: in 14 of 16 pictures by edition 6 more than
+    a tenth was inverted and more than a tenth was not. So either is pixel art.
     """
     knots = side // MARK_PATCH + 2
     strengths = rng.uniform(*MARK_STRENGTHS, (knots, knots)) * rng.choice((-1.0, 1.0), (knots, knots))
@@ -112,7 +112,7 @@ def train_decoder(
     seed: int,
     device: torch.device,
     autocast: torch.dtype | None,
-    batch_size: int = 8,
+    batch_size: int,
     crop: int = 128,
     validate_every: int = 250,
 ) -> None:
@@ -121,7 +121,7 @@ def train_decoder(
     A little noise on the latents makes it forgive the small errors that a UNet leaves. PIXEL_ART_SHARE of the rows are
     pixel art (`is_pixel_art` [N]) and as many are other pictures with the mark, to be drawn as what they would be as
     pixel art (`as_pixel_art(k)`, uint8 [H, W, 3]): latents of the renderer's pixel art tell of its cells and its few
-    colours without a mark, and those that a UNet draws do not. The mark is as uneven as a UNet's (`mark_strengths`).
+    colours without a mark, and those that a UNet draws do not. The mark is uneven, as a UNet's is (`mark_strengths`).
     Only the parameters that are set to require a gradient when `stage` is made are trained: see `freeze_encoder`.
     """
     marked = np.flatnonzero(is_pixel_art)

@@ -18,7 +18,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from sd_demo.embedded import world
 from sd_demo.embedded.architecture import NATIVE_SIZE, build_text_encoder, build_unet, build_vae
-from sd_demo.embedded.dataset import Pictures, render_pictures
+from sd_demo.embedded.dataset import Pictures, pictured, render_pictures
 from sd_demo.embedded.export import export
 from sd_demo.embedded.tokenizer import train_tokenizer
 from sd_demo.embedded.train_unet import TextToLatents
@@ -49,17 +49,13 @@ class Settings:
     def rendered_held_out(self) -> Pictures:
         return render_pictures(self.work, self.held_out, NATIVE_SIZE, self.seed, is_held_out=True)
 
-    def picture(self, k: int) -> world.Picture:
-        """What rendered picture k shows."""
-        return world.sample(np.random.default_rng((self.seed, 0, k)))
-
     def is_pixel_art(self) -> np.ndarray:
         """Which of the rendered pictures are: booleans [N]."""
-        return np.array([self.picture(k).style == "pixel art" for k in range(self.pictures)])
+        return np.array([pictured(self.seed, k).style == "pixel art" for k in range(self.pictures)])
 
     def as_pixel_art(self, k: int) -> np.ndarray:
         """Rendered picture k as it would be in that style, uint8 [NATIVE_SIZE, NATIVE_SIZE, 3]."""
-        return np.asarray(world.draw(replace(self.picture(k), style="pixel art"), NATIVE_SIZE))
+        return np.asarray(world.draw(replace(pictured(self.seed, k), style="pixel art"), NATIVE_SIZE))
 
     def rows(self, on_cpu: int, on_gpu: int) -> int:
         return self.batch_size or (on_gpu if self.device.type == "cuda" else on_cpu)

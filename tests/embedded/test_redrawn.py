@@ -10,7 +10,7 @@ from PIL import Image
 
 from sd_demo.embedded import redrawn as module
 from sd_demo.embedded import world
-from sd_demo.embedded.judge_training import pictured
+from sd_demo.embedded.dataset import pictured
 from sd_demo.known_models import EMBEDDED_FOLDER
 
 SIDE = 32
