@@ -31,6 +31,13 @@ Call = Callable[..., torch.Tensor]
 class Recording(Protocol):
     """A call with inputs of one shape."""
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether it will go on answering in the way that it does now."""
+
+    def close(self) -> None:
+        """Let go of what it holds; it is not replayed again."""
+
     def replay(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
         """The call's answer for other inputs of the same shapes, in memory of its own."""
 
@@ -40,6 +47,8 @@ class CudaRecording:
 
     They may because none is replayed before the answer of another was copied.
     """
+
+    is_settled = True
 
     def __init__(self, call: Call, inputs: Sequence[torch.Tensor], pool: Any) -> None:
         self._inputs = [value.clone() for value in inputs]
@@ -59,6 +68,9 @@ class CudaRecording:
             kept.copy_(value)
         self._graph.replay()
         return self._answer.clone()
+
+    def close(self) -> None:
+        """Its memory goes with the object."""
 
 
 def record_on_cuda() -> Callable[[Call, Sequence[torch.Tensor]], Recording]:
@@ -84,8 +96,15 @@ class CapturedCalls:
         """How many shapes are recorded."""
         return len(self._recordings)
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether all recordings are what they will be."""
+        return all(recording.is_settled for recording in self._recordings.values())
+
     def forget(self) -> None:
         """Let go of all recordings, and of their memory."""
+        for recording in self._recordings.values():
+            recording.close()
         self._recordings.clear()
         self._calls.clear()
 
@@ -118,10 +137,7 @@ class CapturedCalls:
         """Record `call` for inputs like `filled`, if it then answers as it just did."""
         try:
             recording = self._record(call, filled)
-            replayed = recording.replay(filled)[: len(answer)].float()
-            difference = float((replayed - answer.float()).norm() / answer.float().norm().clamp(min=1e-6))
-            if not difference <= SAME:
-                raise RuntimeError(f"the replayed answer differs by {difference:.3g} of its norm")
+            check_same(recording.replay(filled)[: len(answer)], answer, "replayed")
         except Exception as error:  # whatever a driver raises, ordinary calls go on
             log.warning("CUDA graphs are off for this model: %s", str(error).partition("\n")[0])
             self._has_failed = True
@@ -129,7 +145,14 @@ class CapturedCalls:
             return
         self._recordings[key] = recording
         while len(self._recordings) > MOST:
-            self._recordings.popitem(last=False)
+            self._recordings.popitem(last=False)[1].close()
+
+
+def check_same(found: torch.Tensor, expected: torch.Tensor, how: str) -> None:
+    """Raises RuntimeError where two answers, [B, 4, h, w] both, differ by more than rounding explains."""
+    difference = float((found.float() - expected.float()).norm() / expected.float().norm().clamp(min=1e-6))
+    if not difference <= SAME:
+        raise RuntimeError(f"the {how} answer differs by {difference:.3g} of its norm")
 
 
 def _filled(value: torch.Tensor, size: int) -> torch.Tensor:

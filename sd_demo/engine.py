@@ -137,7 +137,7 @@ class Engine:
         place = model.placement
         return replace(
             status, device=place.device.type, dtype=place.dtype_name, attention=place.attention,
-            memory_mib=model.weights_mib,
+            memory_mib=model.weights_mib, is_settled=model.is_settled,
         )  # fmt: skip
 
     def health(self) -> Health:

@@ -26,6 +26,7 @@ class Status:
     memory_mib: float = 0.0
     queued: int = 0
     running: int = 0
+    is_settled: bool = True  # nothing is being compiled
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,11 @@ class LoadedModel:
         modules += [self.safety.network] if self.safety else []
         return sum(p.numel() * p.element_size() for m in modules for p in m.parameters()) / 2**20
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether the UNet's calls run as they will go on to: nothing is being compiled."""
+        return self.captured is None or self.captured.is_settled
+
     def flags(self, images: Sequence[Image.Image]) -> list[bool]:
         """Which pictures the model's safety checker takes for unsafe; none where it ships no checker."""
         if self.safety is None:

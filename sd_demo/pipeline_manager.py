@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import math
+import os
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -15,6 +16,7 @@ import torch
 from sd_demo import random_model
 from sd_demo.captured_calls import CapturedCalls, record_on_cuda
 from sd_demo.checkpoints import assemble, hash_of, read_model, weights_of
+from sd_demo.compiled_calls import Ordinary, compiled_behind
 from sd_demo.errors import ModelUnavailable, OutOfMemory, PlaygroundError
 from sd_demo.host_memory import give_back
 from sd_demo.known_models import RANDOM
@@ -164,7 +166,7 @@ class PipelineManager:
         placement = residence.run("unet", lambda: place(components["unet"], self._settings, device, dtype))
         reader = PooledPromptEncoder if entry.upscale_factor == 2 else PromptEncoder
         prompts = reader(components["tokenizer"], components["text_encoder"], residence=residence)
-        captured = _captured_calls(device) if self._settings.cuda_graphs else None
+        captured = _captured_calls(self._settings, device)
         return LoadedModel(
             entry, components, placement, prompts, model_hash, residence, need, safety=safety, captured=captured
         )
@@ -181,5 +183,9 @@ class PipelineManager:
         return "resident" if free is None or entry.is_embedded else need.rung_for(usual, free)
 
 
-def _captured_calls(device: torch.device) -> CapturedCalls | None:
-    return CapturedCalls(record_on_cuda()) if device.type == "cuda" else None
+def _captured_calls(settings: Settings, device: torch.device) -> CapturedCalls | None:
+    has_graphs = device.type == "cuda" and settings.cuda_graphs
+    if not settings.compile:
+        return CapturedCalls(record_on_cuda()) if has_graphs else None
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(settings.data_dir.resolve() / "compiled"))
+    return CapturedCalls(compiled_behind(record_on_cuda() if has_graphs else Ordinary))

@@ -71,6 +71,11 @@ class Settings(BaseModel):
     cuda_graphs: bool = Field(
         default=True, description="Record the UNet's calls as CUDA graphs, where all networks stay on a CUDA device."
     )
+    compile: bool = Field(
+        default=False,
+        description="Compile the UNet's calls (torch.compile) behind those that run. It saves little on a CPU and was "
+        "not measured on a GPU.",
+    )
     memory: Literal["auto", Rung] = Field(
         default="auto", description="Which networks stay on the device; auto: as many as its free memory holds."
     )

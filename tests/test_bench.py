@@ -6,8 +6,12 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+
+from sd_demo.bench import Bench
+from sd_demo.known_models import EMBEDDED_FOLDER
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -30,3 +34,13 @@ def test_bench_prints_its_report(tmp_path: Path) -> None:
     written = page.read_text(encoding="utf-8")
     assert "`python -m sd_demo bench --model picture-book --size 64 --steps 2`" in written
     assert f"| C over A, C over B | {ratios['c_over_a']}, {ratios['c_over_b']} |" in written
+
+
+def test_ours_is_measured_after_everything_was_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+    monkeypatch.setattr(Bench, "_together", lambda self, engine, count: drawn.append(count))
+    engine = SimpleNamespace(status=lambda: SimpleNamespace(is_settled=len(drawn) % 3 == 0))
+    for is_compiled, expected in ((False, []), (True, [1, 1, 1, 4, 4, 4, 8, 8, 8])):
+        bench = Bench(EMBEDDED_FOLDER, size=64, steps=2, repeats=1, device="cpu", compile=is_compiled)
+        bench._settle(engine)  # type: ignore[arg-type]
+        assert drawn == expected

@@ -40,12 +40,18 @@ class InPlace:
 
     def __init__(self, call: Callable[..., torch.Tensor], inputs: Sequence[torch.Tensor]) -> None:
         self.call, self.inputs, self.replays = call, [value.clone() for value in inputs], 0
+        self.is_closed = False
 
     def replay(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
         self.replays += 1
         for kept, value in zip(self.inputs, inputs, strict=True):
             kept.copy_(value)
         return self.call(*self.inputs).clone()
+
+    is_settled = True
+
+    def close(self) -> None:
+        self.is_closed = True
 
 
 def inputs_of(count: int, seed: int, side: int = 4) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
@@ -68,13 +74,21 @@ def test_calls_of_a_shape_are_recorded_and_answer_as_before() -> None:
 
 
 def test_the_recordings_used_last_are_kept() -> None:
-    unet, captured = Unet(), CapturedCalls(InPlace)
+    made: list[InPlace] = []
+
+    def record(call: Callable[..., torch.Tensor], inputs: Sequence[torch.Tensor]) -> InPlace:
+        made.append(InPlace(call, inputs))
+        return made[-1]
+
+    unet, captured = Unet(), CapturedCalls(record)
     for side in range(1, MOST + 4):
         for seed in range(2):
             captured(unet, *inputs_of(2, seed, side))
     assert captured.count == MOST
+    assert [one.is_closed for one in made] == [True] * 3 + [False] * MOST, "the oldest gave way"
     captured.forget()
     assert captured.count == 0
+    assert all(one.is_closed for one in made)
 
 
 @pytest.mark.parametrize("fault", ["raises", "differs", "nan"])
@@ -103,7 +117,7 @@ def started(settings: Settings, folder: Path, **changes: Any) -> Engine:
     return engine
 
 
-def made(engine: Engine, **values: Any) -> np.ndarray:
+def drawn(engine: Engine, **values: Any) -> np.ndarray:
     asked = {"prompt": "a house", "num_inference_steps": 4, "seed": 4, "width": 64, "height": 64, **values}
     return np.asarray(engine.submit(parse_request("text_to_image", asked)).result(120).images[0].image, dtype=float)
 
@@ -114,25 +128,29 @@ def test_the_engine_draws_the_same_with_recordings_and_lets_go_of_them(
     settings = Settings(device="cpu", dtype="float32", attention="sdpa", model=MODEL)
     asked: list[dict[str, Any]] = [{}, {"num_images_per_prompt": 3}, {"guidance_scale": 1.0}]
     with closing(started(settings, tmp_path / "plain")) as plain:
-        expected = [made(plain, **values) for values in asked]
+        expected = [drawn(plain, **values) for values in asked]
         assert plain._manager.current is not None
         assert plain._manager.current.captured is None, "there are none on a CPU"
-    monkeypatch.setattr(pipeline_manager, "_captured_calls", lambda device: CapturedCalls(InPlace))
-    with closing(started(settings, tmp_path / "off", cuda_graphs=False)) as off:
-        made(off)
-        assert off._manager.current is not None
-        assert off._manager.current.captured is None
+    monkeypatch.setattr(pipeline_manager, "_captured_calls", lambda *_: CapturedCalls(InPlace))
     with closing(started(settings, tmp_path / "recorded")) as engine:
         for values, before in zip(asked, expected, strict=True):
-            assert np.abs(made(engine, **values) - before).mean() < 1
+            assert np.abs(drawn(engine, **values) - before).mean() < 1
         model = engine._manager.current
         assert model is not None
         assert model.captured is not None
         assert model.captured.count == 3
         monkeypatch.setattr(model.residence, "_can_step_down", True)  # as on a device with memory of its own
         model.residence.step_down()
-        assert np.abs(made(engine) - expected[0]).mean() < 1
+        assert np.abs(drawn(engine) - expected[0]).mean() < 1
         assert model.captured.count == 0, "the weights have moved"
+
+
+def test_calls_are_recorded_on_cuda_alone_and_where_the_settings_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline_manager, "record_on_cuda", lambda: InPlace)
+    here, there = torch.device("cpu"), torch.device("cuda")
+    assert pipeline_manager._captured_calls(Settings(), here) is None
+    assert pipeline_manager._captured_calls(Settings(cuda_graphs=False), there) is None
+    assert pipeline_manager._captured_calls(Settings(), there) is not None
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -76,6 +76,7 @@ FLOORS = {
         "upscale_script",
         "recipes",
         "safety",
+        "compiled_calls",
         "loaded_model",
         "pipeline_manager",
         "worn_loras",

@@ -52,6 +52,7 @@ def test_each_field_has_a_flag_a_variable_and_a_help(name: str) -> None:
         "log_prompts": "true",
         "safety_checker": "false",
         "cuda_graphs": "false",
+        "compile": "true",
         "memory": "one_at_a_time",
     }
     value = good.get(name, "4")
@@ -60,6 +61,7 @@ def test_each_field_has_a_flag_a_variable_and_a_help(name: str) -> None:
         "log_prompts": flag,
         "safety_checker": "--no-safety-checker",
         "cuda_graphs": "--no-cuda-graphs",
+        "compile": flag,
     }
     by_flag = Settings.read([switches[name]] if name in switches else [flag, value], {})
     assert by_flag == Settings.read(environment={f"SD_DEMO_{name.upper()}": value})

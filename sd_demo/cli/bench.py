@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from argparse import BooleanOptionalAction
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 from sd_demo.cli.parser import Parser
 from sd_demo.registry import EMBEDDED, Registry
+from sd_demo.settings import Settings
 
 RANDOM = "random:"  # --model random:sd-1.5 is measured with random weights of that architecture
 
@@ -23,6 +25,8 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--steps", type=int, help="denoising steps [the model's own; 50 for random models]")
     parser.add_argument("--repeats", type=int, default=3, help="times that each way is measured [%(default)s]")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    as_usual = Settings.model_fields["compile"].default
+    parser.add_argument("--compile", action=BooleanOptionalAction, default=as_usual, help="compile ours [%(default)s]")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--write", type=Path, metavar="FILE", help="also add it to a page such as BENCHMARKS.md")
     options = parser.parse_args(arguments)
@@ -51,6 +55,7 @@ def _measure(options: Any, scratch: Path) -> dict[str, Any]:
         steps=options.steps or steps,
         repeats=options.repeats,
         device=options.device,
+        compile=options.compile,
     )
     return {"model": options.model} | bench.run()
 
@@ -66,6 +71,7 @@ def _section(report: dict[str, Any], options: Any) -> str:
     """The report as a section of a Markdown page: when, on what, with which command, and the figures."""
     seconds, ratios, error = report["s_per_image"], report["ratios"], report["error"]
     command = f"python -m sd_demo bench --model {options.model} --size {report['size']} --steps {report['steps']}"
+    command += " --compile" if report["is_compiled"] else ""
     versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
     rows = [
         ("A, plain diffusers", f"{seconds['a']} s an image, {error['a']} dB from an exact run"),
