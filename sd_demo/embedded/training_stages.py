@@ -77,14 +77,15 @@ def _run_unet(name: str, minutes: float, settings: Settings) -> None:
     tokenizer = tokenizer_of(settings)
     vae = frozen_vae(settings).to(settings.device)
     model = new_model(tokenizer)
-    if (settings.work / START).is_file():
+    goes_on = (settings.work / START).is_file()  # from weights that know what things look like
+    if goes_on:
         model.load_state_dict(torch.load(settings.work / START, map_location="cpu", weights_only=True))
     if (settings.work / "text.pt").is_file():
         reader = Reader(model.text_encoder)
         load_averaged(settings.work, "text", reader)
     if not is_first and (settings.work / "unet-128.pt").is_file():
         load_averaged(settings.work, "unet-128", model)
-    elif not is_first and not (settings.work / START).is_file():
+    elif not is_first and not goes_on:
         raise FileNotFoundError(f"{settings.work} has no unet-128.pt; train that stage first.")
     model.to(settings.device)
     stage = Stage(
@@ -110,7 +111,8 @@ def _run_unet(name: str, minutes: float, settings: Settings) -> None:
         latents_of(vae, pictures, size, settings),
         tokenise(tokenizer, pictures.captions, settings.seed),
         tokenise(tokenizer, [[""]], settings.seed)[0, 0],
-        None if is_first else close_ups(settings.pictures, settings.seed, tokenizer),
+        settings.is_pixel_art(),
+        None if is_first or goes_on else close_ups(settings.pictures, settings.seed, tokenizer),
         seed=settings.seed,
         device=settings.device,
         autocast=settings.autocast,

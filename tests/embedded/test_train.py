@@ -14,7 +14,7 @@ from diffusers import StableDiffusionPipeline
 
 from sd_demo.embedded import train as training
 from sd_demo.embedded import world
-from sd_demo.embedded.architecture import build_vae
+from sd_demo.embedded.architecture import build_unet, build_vae
 from sd_demo.embedded.close_ups import close_ups
 from sd_demo.embedded.dataset import render_pictures, tokenise
 from sd_demo.embedded.initial_vae import initialise
@@ -24,7 +24,7 @@ from sd_demo.embedded.objects import KINDS
 from sd_demo.embedded.picture import Picture, Thing
 from sd_demo.embedded.tokenizer import train_tokenizer
 from sd_demo.embedded.train_text import DETAILS, SCENERY, meanings
-from sd_demo.embedded.train_unet import NoiseSchedule, emphasis
+from sd_demo.embedded.train_unet import FINE_BELOW, NoiseSchedule, emphasis, train_unet
 from sd_demo.embedded.train_vae import (
     MARK_PATCH,
     MARK_STRENGTHS,
@@ -306,6 +306,43 @@ def test_timesteps_come_as_often_as_they_weigh() -> None:
     counts = np.bincount(drawn, minlength=1000)
     assert counts[900] > 10 * counts[:20].mean()
     assert counts[500:].std() < 1.0
+
+
+def test_pixel_art_comes_twice_as_often_and_half_of_it_with_little_noise(tmp_path: Path) -> None:
+    class Recorder(torch.nn.Module):
+        """Answers nothing, and keeps which picture came with which timestep; a row's tokens tell its number."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.unet, self.text_encoder, self.met = build_unet(), SimpleNamespace(), []
+            self.text_encoder.set_attn_implementation = lambda name: None
+
+        def forward(self, noisy: torch.Tensor, timesteps: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
+            self.met += zip(token_ids[:, 0].tolist(), timesteps.tolist(), strict=True)
+            return noisy * next(self.unet.parameters()).sum()
+
+    model, is_pixel_art = Recorder(), np.arange(12) < 3
+    token_ids = np.arange(12)[:, None, None] * np.ones((1, 2, 77), dtype=np.int64)
+    stage = Stage("unet-256", tmp_path, 60, model, learning_rate=1e-6, max_steps=40)
+    train_unet(
+        stage,
+        model,  # type: ignore[arg-type]
+        np.zeros((12, 4, 4, 4), dtype=np.float16),
+        token_ids,
+        np.full(77, 99),
+        is_pixel_art,
+        seed=0,
+        device=torch.device("cpu"),
+        autocast=None,
+        batch_size=30,
+    )
+    named = [one for one in model.met if one[0] != 99]
+    of_pixel_art = np.array([t for row, t in named if row < 3])
+    of_others = np.array([t for row, t in named if row >= 3])
+    assert len(of_pixel_art) / len(named) == pytest.approx(6 / 15, abs=0.03), "three of twelve, each twice"
+    usual = (of_others < FINE_BELOW).mean()
+    assert (of_pixel_art < FINE_BELOW).mean() == pytest.approx(0.5 + 0.5 * usual, abs=0.06)
+    assert of_pixel_art.max() > 900, "the other half learns what all learn"
 
 
 @pytest.mark.parametrize(("timestep", "is_even"), [(950, True), (50, False)])
