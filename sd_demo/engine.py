@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -199,8 +199,7 @@ class Engine:
             self._drop_cancelled()
             with self.device_turns:
                 self._admit()
-                for group in self._groups():
-                    self._advance(group)
+                self._advance_all()
                 self._finish()
 
     def _model(self, name: str, on_load: Callable[[], None], loras: Sequence[LoraChoice] = ()) -> LoadedModel:
@@ -262,11 +261,12 @@ class Engine:
                 self._state, self._message = "failed", str(error)
             self._fail([job], error)
 
-    def _groups(self) -> Iterable[list[Running]]:
+    def _advance_all(self) -> None:  # no loop of _take_turns, whose names would keep a model that was switched away
         groups: dict[Any, list[Running]] = {}
         for running in self._running:
             groups.setdefault(running.denoising.key, []).append(running)
-        return list(groups.values())
+        for group in groups.values():
+            self._advance(group)
 
     def _advance(self, group: list[Running]) -> None:
         group = [r for r in group if not r.job.is_cancelled]  # also while another group had its step

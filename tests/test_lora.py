@@ -324,7 +324,7 @@ def test_other_loras_and_a_freed_model_let_go_of_recorded_calls(file: Path, monk
             self.forgotten += 1
 
     recorded = Recorded()
-    monkeypatch.setattr(pipeline_manager, "_captured_calls", lambda device: recorded)
+    monkeypatch.setattr(pipeline_manager, "_captured_calls", lambda *_: recorded)
     manager = PipelineManager(
         Settings(device="cpu", dtype="float32", attention="sdpa", lora_dir=file.parent), Registry()
     )

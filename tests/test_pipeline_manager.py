@@ -22,6 +22,7 @@ from sd_demo.checkpoints import weights_of
 from sd_demo.engine import Engine
 from sd_demo.errors import InvalidRequest, ModelUnavailable, OutOfMemory
 from sd_demo.hub.downloads import Downloads
+from sd_demo.loaded_model import LoadedModel
 from sd_demo.pipeline_manager import PipelineManager
 from sd_demo.registry import EMBEDDED, Registry
 from sd_demo.requests import parse_request
@@ -163,6 +164,26 @@ def test_switching_frees_the_old_model_whole(manager: PipelineManager, root: Pat
     manager.free()
     assert manager.current is None
     assert bytes_alive() < before - weights_of(root / "one") * 4 * 0.95
+
+
+def test_the_old_model_is_gone_before_the_new_one_loads(
+    engine: Engine, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = {"prompt": "a red ball", "num_inference_steps": 2, "seed": 7, "width": 64, "height": 64}
+    engine.submit(parse_request("text_to_image", {**values, "model": str(root / "one")})).result(WAIT_S)
+    assert engine._manager.current is not None
+    old = weakref.ref(engine._manager.current.unet)
+    alive: list[bool] = []
+    load = PipelineManager._loaded
+
+    def loaded(self: PipelineManager, *how: Any) -> LoadedModel:
+        gc.collect()
+        alive.append(old() is not None)
+        return load(self, *how)
+
+    monkeypatch.setattr(PipelineManager, "_loaded", loaded)
+    engine.submit(parse_request("text_to_image", {**values, "model": str(root / "two")})).result(WAIT_S)
+    assert alive == [False], "both at once need not fit into the memory"
 
 
 def test_switching_under_load_finishes_running_jobs_and_never_mixes(engine: Engine, root: Path) -> None:
