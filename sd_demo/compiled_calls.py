@@ -10,16 +10,22 @@ Off by default: on a CPU it saved 6 % (BENCHMARKS.md), and it was not yet run on
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import types
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
 
 import torch
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from sd_demo.captured_calls import Call, Recording, check_same
 from sd_demo.torch_threads import rest
 
 log = logging.getLogger(__name__)
+
+CACHE_VARIABLE: Final = "TORCHINDUCTOR_CACHE_DIR"
 
 
 class Ordinary:
@@ -43,6 +49,15 @@ def compiled_behind(
     """What makes recordings as `record` does, and once more of the compiled call when that is there."""
     turn = threading.Lock()
     return lambda call, inputs: SwappedIn(call, inputs, record, compile_call or compiled, turn)
+
+
+def keep_compiled_in(folder: Path) -> None:
+    """Let PyTorch keep what it compiles in `folder`, unless the environment names another.
+
+    Importing PyTorch's compiler writes its default there, a folder for temporary files, so that does not count.
+    """
+    if os.environ.get(CACHE_VARIABLE, "") in ("", default_cache_dir()):
+        os.environ[CACHE_VARIABLE] = str(folder)
 
 
 def compiled(call: Call) -> Call:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import logging
 import math
-import os
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -16,7 +15,7 @@ import torch
 from sd_demo import random_model
 from sd_demo.captured_calls import CapturedCalls, record_on_cuda
 from sd_demo.checkpoints import assemble, hash_of, read_model, weights_of
-from sd_demo.compiled_calls import Ordinary, compiled_behind
+from sd_demo.compiled_calls import Ordinary, compiled_behind, keep_compiled_in
 from sd_demo.errors import ModelUnavailable, OutOfMemory, PlaygroundError
 from sd_demo.host_memory import give_back
 from sd_demo.known_models import RANDOM
@@ -187,5 +186,5 @@ def _captured_calls(settings: Settings, device: torch.device) -> CapturedCalls |
     has_graphs = device.type == "cuda" and settings.cuda_graphs
     if not settings.compile:
         return CapturedCalls(record_on_cuda()) if has_graphs else None
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(settings.data_dir.resolve() / "compiled"))
+    keep_compiled_in(settings.data_dir.resolve() / "compiled")
     return CapturedCalls(compiled_behind(record_on_cuda() if has_graphs else Ordinary))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import os
 import threading
 import time
 import weakref
@@ -15,10 +16,11 @@ import numpy as np
 import pytest
 import torch
 from torch._dynamo.utils import counters
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from sd_demo import pipeline_manager
 from sd_demo.captured_calls import CapturedCalls
-from sd_demo.compiled_calls import Ordinary, compiled, compiled_behind
+from sd_demo.compiled_calls import CACHE_VARIABLE, Ordinary, compiled, compiled_behind
 from sd_demo.settings import Settings
 from tests.test_captured_calls import MODEL, InPlace, Unet, drawn, inputs_of, started
 
@@ -169,11 +171,12 @@ def test_the_engine_draws_the_same_compiled_and_compiles_in_no_other_thread(
         assert gone() is None
 
 
-def test_compiled_code_is_kept_in_the_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+@pytest.mark.parametrize("named", ["", default_cache_dir(), "/elsewhere"])
+def test_compiled_code_is_kept_in_the_data_folder_or_where_the_environment_says(
+    named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(CACHE_VARIABLE, named)
     settings = Settings(compile=True, data_dir=tmp_path)
-    captured = pipeline_manager._captured_calls(settings, torch.device("cpu"))
-    assert captured is not None
-    from torch._inductor.runtime.cache_dir_utils import cache_dir
-
-    assert cache_dir() == str(tmp_path / "compiled")
+    assert pipeline_manager._captured_calls(settings, torch.device("cpu")) is not None
+    kept = "/elsewhere" if named == "/elsewhere" else str(tmp_path / "compiled")
+    assert os.environ[CACHE_VARIABLE] == kept
