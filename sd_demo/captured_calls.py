@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import torch
 
@@ -28,27 +28,28 @@ SAME: Final = 0.01  # difference to the ordinary answer, in parts of its norm, t
 Call = Callable[..., torch.Tensor]
 
 
-class Recording(Protocol):
+class Recording:
     """A call with inputs of one shape."""
 
-    @property
-    def is_settled(self) -> bool:
-        """Whether it will go on answering in the way that it does now."""
-
-    def close(self) -> None:
-        """Let go of what it holds; it is not replayed again."""
+    is_settled = True
+    """Whether it will go on answering in the way that it does now; any thread may ask."""
 
     def replay(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
         """The call's answer for other inputs of the same shapes, in memory of its own."""
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        """Begin nothing more for it: it is not replayed again. Comes before `close`, and does not wait."""
+
+    def close(self) -> None:
+        """Wait until nothing reads the weights for it any more."""
 
 
-class CudaRecording:
+class CudaRecording(Recording):
     """`call` with `inputs` as a CUDA graph; its memory comes from `pool`, which recordings may share.
 
     They may because none is replayed before the answer of another was copied.
     """
-
-    is_settled = True
 
     def __init__(self, call: Call, inputs: Sequence[torch.Tensor], pool: Any) -> None:
         self._inputs = [value.clone() for value in inputs]
@@ -68,9 +69,6 @@ class CudaRecording:
             kept.copy_(value)
         self._graph.replay()
         return self._answer.clone()
-
-    def close(self) -> None:
-        """Its memory goes with the object."""
 
 
 def record_on_cuda() -> Callable[[Call, Sequence[torch.Tensor]], Recording]:
@@ -98,13 +96,12 @@ class CapturedCalls:
 
     @property
     def is_settled(self) -> bool:
-        """Whether all recordings are what they will be."""
-        return all(recording.is_settled for recording in self._recordings.values())
+        """Whether all recordings are what they will be; any thread may ask."""
+        return all(recording.is_settled for recording in list(self._recordings.values()))
 
     def forget(self) -> None:
         """Let go of all recordings, and of their memory."""
-        for recording in self._recordings.values():
-            recording.close()
+        _let_go(*self._recordings.values())
         self._recordings.clear()
         self._calls.clear()
 
@@ -135,17 +132,27 @@ class CapturedCalls:
 
     def _keep(self, key: tuple[Any, ...], call: Call, filled: list[torch.Tensor], answer: torch.Tensor) -> None:
         """Record `call` for inputs like `filled`, if it then answers as it just did."""
+        recording = Recording()
         try:
             recording = self._record(call, filled)
             check_same(recording.replay(filled)[: len(answer)], answer, "replayed")
         except Exception as error:  # whatever a driver raises, ordinary calls go on
-            log.warning("CUDA graphs are off for this model: %s", str(error).partition("\n")[0])
+            log.warning("UNet calls of this model are recorded no more: %s", str(error).partition("\n")[0])
             self._has_failed = True
+            _let_go(recording)
             self.forget()
             return
         self._recordings[key] = recording
         while len(self._recordings) > MOST:
-            self._recordings.popitem(last=False)[1].close()
+            _let_go(self._recordings.popitem(last=False)[1])
+
+
+def _let_go(*recordings: Recording) -> None:
+    """Close all of them; none begins anything while another is waited for."""
+    for recording in recordings:
+        recording.stop()
+    for recording in recordings:
+        recording.close()
 
 
 def check_same(found: torch.Tensor, expected: torch.Tensor, how: str) -> None:

@@ -1,8 +1,9 @@
 """Calls compiled by torch.compile in a thread of their own, behind the calls that run meanwhile.
 
-Compiling a UNet takes from half a minute to several (https://docs.pytorch.org/docs/stable/generated/torch.compile.html),
-and nobody should wait for it: a shape is answered as before until its compiled call is there and gave the same answer.
-What was compiled is kept on disk by PyTorch's own caches, so that the next start is sooner done with it.
+Compiling takes long (https://docs.pytorch.org/docs/stable/generated/torch.compile.html), for the picture-book's UNet on
+two cores beside drawing nearly three minutes, and nobody should wait for it: a shape is answered as before until its
+compiled call is there and gave the same answer. Only a change of model or LoRAs waits for what compiles at that moment.
+What was compiled is kept on disk by PyTorch's own caches.
 
 Off by default: on a CPU it saved 6 % (BENCHMARKS.md), and it was not yet run on a GPU.
 """
@@ -28,19 +29,14 @@ log = logging.getLogger(__name__)
 CACHE_VARIABLE: Final = "TORCHINDUCTOR_CACHE_DIR"
 
 
-class Ordinary:
+class Ordinary(Recording):
     """A call that is nothing but made."""
-
-    is_settled = True
 
     def __init__(self, call: Call, inputs: Sequence[torch.Tensor]) -> None:
         self._call = call
 
     def replay(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
         return self._call(*inputs)
-
-    def close(self) -> None:
-        """There is nothing to let go of."""
 
 
 def compiled_behind(
@@ -71,7 +67,7 @@ def compiled(call: Call) -> Call:
     raise TypeError(f"{call!r} is no function that could be compiled")
 
 
-class SwappedIn:
+class SwappedIn(Recording):
     """A recording of `call`, and of the compiled `call` from when it is there. One compiles at a time, by `turn`."""
 
     def __init__(
@@ -93,7 +89,7 @@ class SwappedIn:
         self._thread.start()
 
     @property
-    def is_settled(self) -> bool:
+    def is_settled(self) -> bool:  # type: ignore[override] # asked for only
         """Whether nothing is being compiled for it any more, and what came of it is in use or dropped."""
         return self._thread is None
 
@@ -103,9 +99,12 @@ class SwappedIn:
             self._swap(inputs)
         return self._now.replay(inputs)
 
-    def close(self) -> None:
-        """Let go of it. What compiles now is waited for: it reads weights that may be about to change or to go."""
+    def stop(self) -> None:
         self._is_closed = True
+        self._now.stop()
+
+    def close(self) -> None:
+        """What compiles now is waited for: it reads weights that may be about to change or to go."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None

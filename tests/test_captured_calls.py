@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from sd_demo import pipeline_manager
-from sd_demo.captured_calls import MOST, CapturedCalls, record_on_cuda
+from sd_demo.captured_calls import MOST, CapturedCalls, Recording, record_on_cuda
 from sd_demo.engine import Engine
 from sd_demo.outputs import Outputs
 from sd_demo.requests import parse_request
@@ -35,7 +35,7 @@ class Unet:
         return (rows * 2 + times[:, None, None, None] + words.mean(dim=(1, 2))[:, None, None, None],)
 
 
-class InPlace:
+class InPlace(Recording):
     """As a CUDA graph: inputs are copied into the memory that was there when it was recorded."""
 
     def __init__(self, call: Callable[..., torch.Tensor], inputs: Sequence[torch.Tensor]) -> None:
@@ -47,8 +47,6 @@ class InPlace:
         for kept, value in zip(self.inputs, inputs, strict=True):
             kept.copy_(value)
         return self.call(*self.inputs).clone()
-
-    is_settled = True
 
     def close(self) -> None:
         self.is_closed = True
@@ -96,19 +94,23 @@ def test_a_recording_that_fails_or_differs_is_never_used(fault: str, caplog: pyt
     class Wrong(InPlace):
         def __init__(self, call: Callable[..., torch.Tensor], inputs: Sequence[torch.Tensor]) -> None:
             super().__init__(call, inputs)
+            made.append(self)
             if fault == "raises":
                 raise RuntimeError("operation not permitted when stream is capturing")
 
         def replay(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
             return super().replay(inputs) * (torch.nan if fault == "nan" else 1.1)
 
+    made: list[Wrong] = []
     unet, captured = Unet(), CapturedCalls(Wrong)
     for seed in range(5):
         rows, times, words = inputs_of(2, seed)
         expected = Unet()(rows, times, **words, return_dict=False)[0]
         assert torch.equal(captured(unet, rows, times, words), expected)
     assert captured.count == 0
-    assert caplog.text.count("CUDA graphs are off for this model") == 1
+    assert len(made) == 1
+    assert made[0].is_closed or fault == "raises", "what was made is let go of"
+    assert caplog.text.count("UNet calls of this model are recorded no more") == 1
 
 
 def started(settings: Settings, folder: Path, **changes: Any) -> Engine:
