@@ -21,6 +21,8 @@ THINGS_COUNT = 3.0
 ONLY_WHOLE_FROM = 0.5  # progress of a stage, after which there are no close-ups
 FINE_BELOW = 250  # timesteps where a picture's last details are drawn
 FINE_SHARE = 0.5  # of the rows of pixel art
+COARSE_FROM = 600  # timesteps where it is settled which thing goes where
+COARSE_SHARE = 0.5  # of the rows of pictures with several things
 
 
 class TextToLatents(nn.Module):
@@ -43,6 +45,7 @@ class NoiseSchedule:
     def __init__(self, device: torch.device) -> None:
         kept = build_scheduler().alphas_cumprod.to(device)
         self._signal, self._noise = kept.sqrt(), (1.0 - kept).sqrt()
+        self.length = len(kept)
         snr = kept / (1.0 - kept)
         # Min-SNR weighting (Hang et al., arXiv 2303.09556) with the weight of v, 1, kept where the noise is strong:
         # scene and colour are decided there, and a short training must hear of them. Timesteps are drawn as often
@@ -92,6 +95,7 @@ def train_unet(
     token_ids: np.ndarray,
     empty_ids: np.ndarray,
     is_pixel_art: np.ndarray,
+    has_several: np.ndarray,
     close_ups: CloseUps | None = None,
     *,
     seed: int,
@@ -104,9 +108,9 @@ def train_unet(
     """Train `model` within the stage's budget and leave its averaged weights in it.
 
     latents: [N, 4, h, w]; token_ids: [N, captions, 77], one of the captions drawn at each use; empty_ids: [77], the
-    tokens of no prompt; is_pixel_art: [N]. With close_ups, in the stage's first half, five of eight rows of a batch
-    give way to as many windows as cost about the same. at_checkpoint is called every `checkpoint_every_s` seconds with
-    the averaged weights in place, for a look at samples or an early export.
+    tokens of no prompt; is_pixel_art, has_several (things): [N]. With close_ups, in the stage's first half, five of
+    eight rows of a batch give way to as many windows as cost about the same. at_checkpoint is called every
+    `checkpoint_every_s` seconds with the averaged weights in place, for a look at samples or an early export.
     """
     schedule = NoiseSchedule(device)
     # Plain attention has the cheaper backward pass on a CPU, in bfloat16 above all; on a GPU the fused kernels win.
@@ -115,11 +119,14 @@ def train_unet(
     model.text_encoder.set_attn_implementation("sdpa" if is_cuda else "eager")
     model.unet.to(memory_format=torch.channels_last)
     # Its few colours are small steps, which are drawn last, and it is one picture in twelve: twice as often, then.
-    twice = np.concatenate([np.arange(len(latents)), np.flatnonzero(is_pixel_art)])
+    # Pictures of several things as well, as which of them goes where is harder than what each looks like.
+    twice = np.concatenate([np.arange(len(latents)), np.flatnonzero(is_pixel_art), np.flatnonzero(has_several)])
     order, epoch = _shuffled(twice, seed, 0), 0
     looked = stage.spent_s
 
-    def error(clean_rows: np.ndarray, ids: np.ndarray, is_pixels: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
+    def error(
+        clean_rows: np.ndarray, ids: np.ndarray, is_pixels: np.ndarray, is_many: np.ndarray, rng: np.random.Generator
+    ) -> torch.Tensor:
         """Weighted squared error, summed over latents [B, 4, h, w] with a caption [B, 77] each."""
         count = len(clean_rows)
         ids[rng.random(count) < PROMPT_DROPOUT] = empty_ids
@@ -128,7 +135,9 @@ def train_unet(
         # One timestep from each of as many equal parts as there are rows: the loss of a batch then varies less.
         parts = (np.arange(count) + rng.random(count)) / count
         is_fine = is_pixels & (rng.random(count) < FINE_SHARE)
-        drawn = np.where(is_fine, rng.integers(0, FINE_BELOW, count), schedule.draw(parts))
+        is_coarse = is_many & (rng.random(count) < COARSE_SHARE)
+        drawn = np.where(is_coarse, rng.integers(COARSE_FROM, schedule.length, count), schedule.draw(parts))
+        drawn = np.where(is_fine, rng.integers(0, FINE_BELOW, count), drawn)
         timesteps = torch.from_numpy(drawn).to(device)
         with torch.autocast(device.type, autocast or torch.float32, enabled=autocast is not None):
             noisy = schedule.add_noise(clean, noise, timesteps)
@@ -146,13 +155,14 @@ def train_unet(
         count = max(1, 3 * batch_size // 8) if looks_closer else batch_size
         rows = np.take(order, np.arange(position, position + count), mode="wrap")
         captions = token_ids[rows, rng.integers(0, token_ids.shape[1], count)]
-        loss = error(latents[rows], captions, is_pixel_art[rows], rng)
+        loss = error(latents[rows], captions, is_pixel_art[rows], has_several[rows], rng)
         numbers = count * latents[0].size
         if close_ups is not None and looks_closer:
             chosen = rng.integers(0, len(close_ups.rows), 2 * batch_size)
             cut = close_ups.cut(latents, chosen)
             captions = close_ups.token_ids[chosen, rng.integers(0, close_ups.token_ids.shape[1], len(chosen))]
-            loss = loss + error(cut, captions, is_pixel_art[close_ups.rows[chosen]], rng)
+            none = np.zeros(len(chosen), dtype=bool)  # a window shows one thing
+            loss = loss + error(cut, captions, is_pixel_art[close_ups.rows[chosen]], none, rng)
             numbers += cut.size
         stage.update(loss / numbers)
         if at_checkpoint is not None and stage.spent_s - looked > checkpoint_every_s:

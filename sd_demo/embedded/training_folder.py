@@ -53,6 +53,10 @@ class Settings:
         """Which of the rendered pictures are: booleans [N]."""
         return np.array([pictured(self.seed, k).style == "pixel art" for k in range(self.pictures)])
 
+    def has_several(self) -> np.ndarray:
+        """Which of the rendered pictures show two or three things: booleans [N]."""
+        return np.array([len(pictured(self.seed, k).things) > 1 for k in range(self.pictures)])
+
     def as_pixel_art(self, k: int) -> np.ndarray:
         """Rendered picture k as it would be in that style, uint8 [NATIVE_SIZE, NATIVE_SIZE, 3]."""
         return np.asarray(world.draw(replace(pictured(self.seed, k), style="pixel art"), NATIVE_SIZE))

@@ -112,6 +112,7 @@ def _run_unet(name: str, minutes: float, settings: Settings) -> None:
         tokenise(tokenizer, pictures.captions, settings.seed),
         tokenise(tokenizer, [[""]], settings.seed)[0, 0],
         settings.is_pixel_art(),
+        settings.has_several(),
         None if is_first or goes_on else close_ups(settings.pictures, settings.seed, tokenizer),
         seed=settings.seed,
         device=settings.device,

@@ -24,7 +24,7 @@ from sd_demo.embedded.objects import KINDS
 from sd_demo.embedded.picture import Picture, Thing
 from sd_demo.embedded.tokenizer import train_tokenizer
 from sd_demo.embedded.train_text import DETAILS, SCENERY, meanings
-from sd_demo.embedded.train_unet import FINE_BELOW, NoiseSchedule, emphasis, train_unet
+from sd_demo.embedded.train_unet import COARSE_FROM, FINE_BELOW, NoiseSchedule, emphasis, train_unet
 from sd_demo.embedded.train_vae import (
     MARK_PATCH,
     MARK_STRENGTHS,
@@ -308,7 +308,7 @@ def test_timesteps_come_as_often_as_they_weigh() -> None:
     assert counts[500:].std() < 1.0
 
 
-def test_pixel_art_comes_twice_as_often_and_half_of_it_with_little_noise(tmp_path: Path) -> None:
+def test_what_is_hard_comes_twice_as_often_and_half_of_it_where_it_is_settled(tmp_path: Path) -> None:
     class Recorder(torch.nn.Module):
         """Answers nothing, and keeps which picture came with which timestep; a row's tokens tell its number."""
 
@@ -321,7 +321,7 @@ def test_pixel_art_comes_twice_as_often_and_half_of_it_with_little_noise(tmp_pat
             self.met += zip(token_ids[:, 0].tolist(), timesteps.tolist(), strict=True)
             return noisy * next(self.unet.parameters()).sum()
 
-    model, is_pixel_art = Recorder(), np.arange(12) < 3
+    model, is_pixel_art, has_several = Recorder(), np.arange(12) < 3, np.arange(12) >= 8
     token_ids = np.arange(12)[:, None, None] * np.ones((1, 2, 77), dtype=np.int64)
     stage = Stage("unet-256", tmp_path, 60, model, learning_rate=1e-6, max_steps=40)
     train_unet(
@@ -331,15 +331,21 @@ def test_pixel_art_comes_twice_as_often_and_half_of_it_with_little_noise(tmp_pat
         token_ids,
         np.full(77, 99),
         is_pixel_art,
+        has_several,
         seed=0,
         device=torch.device("cpu"),
         autocast=None,
-        batch_size=30,
+        batch_size=38,
     )
     named = [one for one in model.met if one[0] != 99]
     of_pixel_art = np.array([t for row, t in named if row < 3])
-    of_others = np.array([t for row, t in named if row >= 3])
-    assert len(of_pixel_art) / len(named) == pytest.approx(6 / 15, abs=0.03), "three of twelve, each twice"
+    of_several = np.array([t for row, t in named if row >= 8])
+    of_others = np.array([t for row, t in named if 3 <= row < 8])
+    assert len(of_pixel_art) / len(named) == pytest.approx(6 / 19, abs=0.03), "three of twelve, each twice"
+    assert len(of_several) / len(named) == pytest.approx(8 / 19, abs=0.03), "four of twelve, each twice"
+    usual = (of_others >= COARSE_FROM).mean()
+    assert (of_several >= COARSE_FROM).mean() == pytest.approx(0.5 + 0.5 * usual, abs=0.06)
+    assert of_several.min() < 200, "the other half learns what all learn"
     usual = (of_others < FINE_BELOW).mean()
     assert (of_pixel_art < FINE_BELOW).mean() == pytest.approx(0.5 + 0.5 * usual, abs=0.06)
     assert of_pixel_art.max() > 900, "the other half learns what all learn"
