@@ -8,7 +8,7 @@ from typing import Final
 
 WIDTH: Final = 460
 HEIGHT: Final = 150
-LEFT: Final = 30
+LEFT: Final = 50  # room for "0.00413"
 BOTTOM: Final = 22
 DASHES: Final = ("", "7 4", "2 3", "9 3 2 3")  # lines differ without their colour, too
 

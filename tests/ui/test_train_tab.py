@@ -45,6 +45,8 @@ def test_a_word_is_taught_and_the_file_is_there(fresh_page: Page, served: Served
     expect(status).to_contain_text("Done: my robot, 4 steps")
     expect(page.locator("#train-chart svg path.line")).to_have_count(1)
     expect(page.locator("#train-samples img").first).to_be_visible()
+    left = page.locator("#train-chart svg text").first.evaluate("t => (t.textContent = '0.00413', t.getBBox().x)")
+    assert left >= 0, "a small loss is not cut off"
     column = ("#train-status", "#train-chart svg", "#train-chart .chart p", "#train-samples")
     boxes = [box for box in (page.locator(place).bounding_box() for place in column) if box is not None]
     assert len(boxes) == len(column)
