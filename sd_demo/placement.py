@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import functools
 import time
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import torch
 from diffusers.models.attention_processor import (
@@ -26,6 +27,9 @@ from sd_demo.settings import Settings
 ATTENTIONS: Final = ("sdpa", "plain", "xformers", "sliced")
 CLEAR_WIN: Final = 0.8  # another attention or precision must need at most this share of the time: noise must not decide
 MAX_SCORES: Final = 2**28  # bytes of attention scores up to which plain attention is tried
+
+K = TypeVar("K", bound=Hashable)
+_chosen: dict[tuple[torch.device, torch.dtype, int, int, int], tuple[str, str]] = {}
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ def _is_bfloat16_faster() -> bool:
 
     Without instructions for bfloat16 it takes several times as long. With AMX it was measured faster (BENCHMARKS.md),
     and every start must choose alike: beside other work a measurement does not. Else a convolution of the UNet's kind
-    runs in both precisions by turns, so that work beside it does not fall on one of them.
+    runs in both precisions.
     """
     has = {name for name, is_there in torch.cpu.get_capabilities().items() if is_there and "bf16" in name}
     if not has or "amx_bf16" in has:
@@ -83,8 +87,7 @@ def _is_bfloat16_faster() -> bool:
     for dtype in (torch.float32, torch.bfloat16):
         layer, x = torch.nn.Conv2d(64, 64, 3, padding=1, dtype=dtype), torch.ones(1, 64, 32, 32, dtype=dtype)
         calls[dtype] = functools.partial(layer, x)
-    turns = [{dtype: _fastest(call, repeats=1) for dtype, call in calls.items()} for _ in range(60)]
-    seconds = {dtype: min(turn[dtype] for turn in turns) for dtype in calls}
+    seconds = _fastest(calls, turns=60)
     return seconds[torch.bfloat16] < CLEAR_WIN * seconds[torch.float32]
 
 
@@ -112,7 +115,7 @@ def place(unet: Any, settings: Settings, device: torch.device, dtype: torch.dtyp
     where = f"{device.type} {str(dtype).removeprefix('torch.')}"
     if settings.attention != "auto":
         try:
-            _probe(layer, settings.attention, tokens, device, dtype)
+            _attend(layer, settings.attention, _tokens(layer, tokens, device, dtype))
         except Exception as error:
             raise InvalidRequest(
                 f"The attention {settings.attention} cannot run on {where} here ({_first_line(error)}); "
@@ -127,18 +130,31 @@ def place(unet: Any, settings: Settings, device: torch.device, dtype: torch.dtyp
 
 
 def _fastest_attention(layer: Attention, tokens: int, device: torch.device, dtype: torch.dtype) -> tuple[str, str]:
-    seconds: dict[str, float] = {}
+    """The name and why. Measured once for each shape: another attention rounds otherwise, and a model that is read
+    anew must give each seed the picture that it gave before. "sliced" is not kept: no memory may have been free."""
+    shape = (device, dtype, layer.heads, layer.query_dim, tokens)
+    found = _chosen.get(shape) or _measured_attention(layer, tokens, device, dtype)
+    if found[0] != "sliced":
+        _chosen[shape] = found
+    return found
+
+
+def _measured_attention(layer: Attention, tokens: int, device: torch.device, dtype: torch.dtype) -> tuple[str, str]:
+    x = _tokens(layer, tokens, device, dtype)
+    calls: dict[str, Callable[[], object]] = {}
     failures: list[str] = []
     # Plain attention holds every score at once: at Stable Diffusion's own size that is gigabytes for the probe alone,
     # and it wins only where the work is small.
     is_small = 2 * layer.heads * tokens**2 * dtype.itemsize <= MAX_SCORES
     for name in ("sdpa", "plain", "xformers") if is_small else ("sdpa", "xformers"):
         try:
-            seconds[name] = _probe(layer, name, tokens, device, dtype)
+            _attend(layer, name, x)
+            calls[name] = functools.partial(_attend, layer, name, x)
         except Exception as error:  # whatever a candidate raises, it is one that does not run here
             failures.append(f"{name} does not run: {_first_line(error)}")
-    if not seconds:
+    if not calls:
         return "sliced", "; ".join(failures)
+    seconds = _fastest(calls, turns=10)
     best = min(seconds, key=seconds.__getitem__)
     if "sdpa" in seconds and seconds[best] > CLEAR_WIN * seconds["sdpa"]:
         best = "sdpa"
@@ -158,13 +174,18 @@ def _largest_attention(unet: Any) -> tuple[Attention, int]:
     raise LookupError("The UNet has no self-attention.")
 
 
+def _tokens(layer: Attention, tokens: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """[2, tokens, width]: both halves of guidance."""
+    return torch.ones(2, tokens, layer.query_dim, device=device, dtype=dtype)
+
+
 @torch.inference_mode()
-def _probe(layer: Attention, name: str, tokens: int, device: torch.device, dtype: torch.dtype) -> float:
+def _attend(layer: Attention, name: str, x: torch.Tensor) -> None:
+    """`layer` over `x` in the attention `name`; raises whatever that raises where it cannot run."""
     before = layer.processor
-    x = torch.ones(2, tokens, layer.query_dim, device=device, dtype=dtype)
     try:
         layer.set_processor(_processor(name))
-        return _fastest(lambda: layer(x), repeats=5)
+        layer(x)
     finally:
         layer.set_processor(before)
 
@@ -175,18 +196,24 @@ def _processor(name: str) -> Any:
     return {"sdpa": AttnProcessor2_0, "plain": AttnProcessor, "xformers": XFormersAttnProcessor}[name]()
 
 
-def _fastest(call: Any, repeats: int) -> float:
-    """Seconds of the fastest of `repeats` calls after one warm-up; the minimum is what noise disturbs least."""
-    best = float("inf")
+def _fastest(calls: Mapping[K, Callable[[], object]], turns: int) -> dict[K, float]:
+    """Seconds of the fastest call of each, after one warm-up: the minimum is what noise disturbs least.
+
+    They run by turns, so that work beside them does not fall on one of them alone.
+    """
     with torch.inference_mode():
-        for k in range(repeats + 1):
-            start = time.perf_counter()
+        for call in calls.values():
             call()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            if k:
-                best = min(best, time.perf_counter() - start)
-    return best
+        rounds = [{name: _seconds(call) for name, call in calls.items()} for _ in range(turns)]
+    return {name: min(each[name] for each in rounds) for name in calls}
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
 
 
 def _first_line(error: Exception) -> str:

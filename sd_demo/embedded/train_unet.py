@@ -161,7 +161,7 @@ def train_unet(
             chosen = rng.integers(0, len(close_ups.rows), 2 * batch_size)
             cut = close_ups.cut(latents, chosen)
             captions = close_ups.token_ids[chosen, rng.integers(0, close_ups.token_ids.shape[1], len(chosen))]
-            none = np.zeros(len(chosen), dtype=bool)  # a window shows one thing
+            none = np.zeros(len(chosen), dtype=bool)  # where a thing stands in a window is no place in a picture
             loss = loss + error(cut, captions, is_pixel_art[close_ups.rows[chosen]], none, rng)
             numbers += cut.size
         stage.update(loss / numbers)
