@@ -11,11 +11,14 @@ the answer differs, every call stays ordinary and a line of the log says why.
 from __future__ import annotations
 
 import logging
+import weakref
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import torch
+
+from sd_demo.memory_errors import is_out_of_memory
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +29,10 @@ WARM_UPS: Final = 3
 SAME: Final = 0.01  # difference to the ordinary answer, in parts of its norm, that rounding in half precision explains
 
 Call = Callable[..., torch.Tensor]
+
+
+class NotNow(Exception):
+    """Nothing can be recorded at this moment; a later call may ask again."""
 
 
 class Recording:
@@ -51,18 +58,27 @@ class CudaRecording(Recording):
     They may because none is replayed before the answer of another was copied.
     """
 
-    def __init__(self, call: Call, inputs: Sequence[torch.Tensor], pool: Any) -> None:
+    def __init__(self, call: Call, inputs: Sequence[torch.Tensor], pool: Any, aside: Any) -> None:
         self._inputs = [value.clone() for value in inputs]
-        aside = torch.cuda.Stream()
-        aside.wait_stream(torch.cuda.current_stream())
+        before = torch.cuda.current_stream()
+        aside.wait_stream(before)
         with torch.cuda.stream(aside):
             for _ in range(WARM_UPS):  # what libraries allocate and choose at a first call must not be recorded
                 call(*self._inputs)
-        torch.cuda.current_stream().wait_stream(aside)
+        before.wait_stream(aside)
+        torch.cuda.synchronize()
+        _clear_workspaces()
         self._graph = torch.cuda.CUDAGraph()
-        # Other threads (a lesson, a training) may allocate while this one records.
-        with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
-            self._answer = call(*self._inputs)
+        try:
+            # Other threads (a lesson, a training) may allocate while this one records.
+            with torch.cuda.graph(self._graph, pool=pool, stream=aside, capture_error_mode="thread_local"):
+                self._answer = call(*self._inputs)
+        except BaseException:
+            self._graph.reset()
+            raise
+        finally:  # a recording that failed may leave its stream as the current one
+            torch.cuda.set_stream(before)
+            _clear_workspaces()
 
     def replay(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
         for kept, value in zip(self._inputs, inputs, strict=True):
@@ -71,10 +87,29 @@ class CudaRecording(Recording):
         return self._answer.clone()
 
 
-def record_on_cuda() -> Callable[[Call, Sequence[torch.Tensor]], Recording]:
-    """What makes recordings that share one pool of memory."""
-    pool = torch.cuda.graph_pool_handle()
-    return lambda call, inputs: CudaRecording(call, inputs, pool)
+class RecordOnCuda:
+    """Makes recordings on one stream, which share one pool of memory while any of them lives."""
+
+    def __init__(self) -> None:
+        self._aside = torch.cuda.Stream()
+        self._living: weakref.WeakSet[CudaRecording] = weakref.WeakSet()
+        self._pool: Any = None
+
+    def __call__(self, call: Call, inputs: Sequence[torch.Tensor]) -> Recording:
+        """A recording of `call` with inputs of the shapes of `inputs`."""
+        if not self._living:  # a pool whose last recording went is not to be used again
+            self._pool = torch.cuda.graph_pool_handle()
+        recording = CudaRecording(call, inputs, self._pool, self._aside)
+        self._living.add(recording)
+        return recording
+
+
+def _clear_workspaces() -> None:
+    """Free cuBLAS's workspaces, 32 MiB for each stream on a Hopper, as PyTorch does around its own recordings.
+
+    One made while recording belongs to the recording's memory, and must not be handed to calls outside of it.
+    """
+    torch._C._cuda_clearCublasWorkspaces()
 
 
 class CapturedCalls:
@@ -87,6 +122,7 @@ class CapturedCalls:
         self._record = record
         self._recordings: OrderedDict[tuple[Any, ...], Recording] = OrderedDict()
         self._calls: Counter[tuple[Any, ...]] = Counter()
+        self._never: set[tuple[Any, ...]] = set()  # shapes for whose recordings the memory is too small
         self._has_failed = False
 
     @property
@@ -99,11 +135,13 @@ class CapturedCalls:
         """Whether all recordings are what they will be; any thread may ask."""
         return all(recording.is_settled for recording in list(self._recordings.values()))
 
-    def forget(self) -> None:
-        """Let go of all recordings, and of their memory."""
-        _let_go(*self._recordings.values())
+    def forget(self) -> bool:
+        """Let go of all recordings, and of their memory; False where there was none."""
+        recordings = list(self._recordings.values())
+        _let_go(*recordings)
         self._recordings.clear()
         self._calls.clear()
+        return bool(recordings)
 
     def __call__(
         self, unet: Any, rows: torch.Tensor, times: torch.Tensor, conditions: dict[str, torch.Tensor]
@@ -124,25 +162,33 @@ class CapturedCalls:
         if recording is not None:
             self._recordings.move_to_end(key)
             return recording.replay(filled)[: len(rows)]
-        answer = call(*inputs)
+        answer = call(*filled)[: len(rows)]  # filled too: libraries choose an algorithm anew for each shape
         self._calls[key] += 1
-        if self._calls[key] >= FROM_CALL:
+        if self._calls[key] >= FROM_CALL and key not in self._never:
             self._keep(key, call, filled, answer)
         return answer
 
     def _keep(self, key: tuple[Any, ...], call: Call, filled: list[torch.Tensor], answer: torch.Tensor) -> None:
         """Record `call` for inputs like `filled`, if it then answers as it just did."""
+        if not torch.isfinite(answer).all():
+            return  # nothing can be compared with it
         recording = Recording()
         try:
             recording = self._record(call, filled)
             check_same(recording.replay(filled)[: len(answer)], answer, "replayed")
+            self._recordings[key] = recording
+        except NotNow:
+            return
         except Exception as error:  # whatever a driver raises, ordinary calls go on
-            log.warning("UNet calls of this model are recorded no more: %s", str(error).partition("\n")[0])
-            self._has_failed = True
+            self._has_failed = not is_out_of_memory(error)
+            what = "UNet calls of this model are recorded no more"
+            if not self._has_failed:
+                what = f"UNet calls with {len(filled[0])} rows of this size are not recorded"
+            log.warning("%s: %s", what, str(error).partition("\n")[0])
+        if key not in self._recordings:  # after the handler, where the error holds no memory any more
+            self._never.add(key)
             _let_go(recording)
             self.forget()
-            return
-        self._recordings[key] = recording
         while len(self._recordings) > MOST:
             _let_go(self._recordings.popitem(last=False)[1])
 

@@ -21,7 +21,7 @@ from typing import Final
 import torch
 from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
-from sd_demo.captured_calls import Call, Recording, check_same
+from sd_demo.captured_calls import Call, NotNow, Recording, check_same
 from sd_demo.torch_threads import rest
 
 log = logging.getLogger(__name__)
@@ -79,7 +79,12 @@ class SwappedIn(Recording):
         turn: threading.Lock,
     ) -> None:
         self._record, self._compile, self._turn = record, compile_call, turn
-        self._now = record(call, inputs)
+        if not turn.acquire(blocking=False):  # a compiler that measures would wait for the device, and end a recording
+            raise NotNow
+        try:
+            self._now = record(call, inputs)
+        finally:
+            turn.release()
         self._better: Call | Exception | None = None
         self._is_closed = False
         kept = [value.clone() for value in inputs]
@@ -90,13 +95,16 @@ class SwappedIn(Recording):
 
     @property
     def is_settled(self) -> bool:  # type: ignore[override] # asked for only
-        """Whether nothing is being compiled for it any more, and what came of it is in use or dropped."""
-        return self._thread is None
+        """Whether nothing is being compiled for it any more; what came of it is in use from its next replay."""
+        return self._thread is None or not self._thread.is_alive()
 
     def replay(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
-        if self._thread is not None and not self._thread.is_alive():
+        if self._thread is not None and not self._thread.is_alive() and self._turn.acquire(blocking=False):
             self._thread = None
-            self._swap(inputs)
+            try:
+                self._swap(inputs)
+            finally:
+                self._turn.release()
         return self._now.replay(inputs)
 
     def stop(self) -> None:
@@ -120,7 +128,7 @@ class SwappedIn(Recording):
                 better(*inputs)
                 self._better = better
             except Exception as error:  # whatever a compiler raises, the call goes on as it is
-                self._better = error
+                self._better = RuntimeError(str(error))  # without frames, and not as if the caller's memory had run out
             finally:
                 rest()
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 
 from sd_demo.denoising import Denoising
 from sd_demo.errors import NonFiniteImage
+from sd_demo.memory_errors import tried
 from sd_demo.residence import Residence
 
 TILE = 32  # latents of a side, where a picture is decoded in parts
@@ -66,16 +66,15 @@ def preview(denoising: Denoising) -> tuple[Image.Image, ...]:
 
 def to_picture(pixels: torch.Tensor) -> Image.Image:
     """[1, 3, H, W] in -1..1 to an RGB picture."""
-    values = ((pixels[0].float() / 2 + 0.5).clamp(0, 1) * 255).round().permute(1, 2, 0).cpu().numpy()
-    return Image.fromarray(values.astype(np.uint8))
+    values = ((pixels[0].float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+    return Image.fromarray(values.permute(1, 2, 0).contiguous().cpu().numpy())
 
 
 def _decoded(vae: Any, latents: torch.Tensor, residence: Residence) -> tuple[torch.Tensor, list[str]]:
     """The pixels [1, 3, H, W] of latents [1, 4, h, w], and what had to be tried again."""
     retries = []
-    try:
-        pixels = vae.decode(latents.to(vae.dtype), return_dict=False)[0]
-    except torch.OutOfMemoryError:
+    pixels = tried(lambda: vae.decode(latents.to(vae.dtype), return_dict=False)[0])
+    if isinstance(pixels, RuntimeError):
         pixels = _decode_in_tiles(vae, latents)
         retries.append("decoded in tiles, because the memory was too small for the whole")
     if not torch.isfinite(pixels).all() and vae.dtype != torch.float32:

@@ -15,6 +15,7 @@ import torch
 
 from sd_demo.canvas import Canvas
 from sd_demo.loaded_model import LoadedModel
+from sd_demo.memory_errors import tried
 from sd_demo.plan import Plan
 from sd_demo.prompts import PromptEmbeds
 from sd_demo.schedulers import make_scheduler
@@ -218,11 +219,11 @@ def _predict(
     model: LoadedModel, rows: torch.Tensor, times: torch.Tensor, conditions: dict[str, torch.Tensor]
 ) -> list[torch.Tensor]:
     """The UNet's answers for rows [B, c, h, w], in as few parts as the memory allows."""
-    try:
-        return [model.predict(rows, times, conditions)]
-    except torch.OutOfMemoryError:
-        if len(rows) == 1:
-            raise
+    answer = tried(lambda: model.predict(rows, times, conditions))
+    if not isinstance(answer, RuntimeError):
+        return [answer]
+    if len(rows) == 1:
+        raise answer
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     half = len(rows) // 2

@@ -276,13 +276,14 @@ class Engine:
         try:
             failures = advance([r.denoising for r in group])
         except Exception as error:
-            # One request must not take the others with it: each goes on alone from the step before.
-            if len(group) > 1:
-                for running in group:
-                    self._advance([running])
+            if len(group) == 1:
+                self._remove(group)
+                self._fail([group[0].job], error)
                 return
-            self._remove(group)
-            self._fail([r.job for r in group], error)
+            failures = []
+        if not failures:  # one request must not take the others with it: each goes on alone from the step before
+            for running in group:
+                self._advance([running])
             return
         elapsed = time.perf_counter() - start
         self._speed.learn_step(group, elapsed)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from sd_demo.errors import DeviceFailure, OutOfMemory, PlaygroundError
+from sd_demo.memory_errors import is_out_of_memory, let_go
 
 log = logging.getLogger(__name__)
 
@@ -46,9 +47,9 @@ def is_fatal(error: BaseException) -> bool:
 
     See "sticky errors" in https://docs.nvidia.com/cuda/cuda-runtime-api/. Memory that ran out comes back.
     """
-    text = str(error).lower()
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "out of memory" in text:
+    if is_out_of_memory(error):
         return False
+    text = str(error).lower()
     accelerator_error = getattr(torch, "AcceleratorError", None)  # since torch 2.8
     if accelerator_error is not None and isinstance(error, accelerator_error):
         return True
@@ -63,8 +64,9 @@ def device_bytes() -> int:
 def as_expected(error: Exception, request_id: str) -> PlaygroundError:
     """`error` in words for people; one that nobody foresaw is logged under its id and shown as that id."""
     if isinstance(error, PlaygroundError):
+        let_go(error)  # it may be kept for long, and its frames hold tensors
         return error
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "out of memory" in str(error).lower():
+    if is_out_of_memory(error):
         return OutOfMemory("Memory ran out; choose a smaller size or fewer images, then try again.")
     log.error("request %s failed", request_id, exc_info=error)
     return DeviceFailure(f"Something unforeseen went wrong; it is in the log under {request_id}. Try again.")

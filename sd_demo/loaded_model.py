@@ -22,6 +22,7 @@ from diffusers import (
 from PIL import Image
 
 from sd_demo.captured_calls import CapturedCalls
+from sd_demo.memory_errors import tried
 from sd_demo.memory_need import MemoryNeed
 from sd_demo.placement import Placement
 from sd_demo.prompts import PromptEncoder
@@ -91,15 +92,13 @@ class LoadedModel:
 
     def predict(self, rows: torch.Tensor, times: torch.Tensor, conditions: dict[str, torch.Tensor]) -> torch.Tensor:
         """The UNet's answer [B, 4, h, w] for rows [B, c, h, w], times [B] and conditions [B, …]; it must be there."""
-        if self.captured is not None and self.residence.rung == "resident":
-            try:
-                return self.captured(self.unet, rows, times, conditions)
-            except torch.OutOfMemoryError:
-                self.captured.forget()
-                raise
-        if self.captured is not None:
-            self.captured.forget()  # the weights have moved
-        return self.unet(rows, times, **conditions, return_dict=False)[0]
+        if self.captured is None or not self.residence.stays("unet"):
+            return self.unet(rows, times, **conditions, return_dict=False)[0]
+        answer = tried(partial(self.captured, self.unet, rows, times, conditions))
+        if isinstance(answer, RuntimeError):
+            self.captured.forget()
+            raise answer
+        return answer
 
     def pipeline(self, task: str, scheduler: Any) -> Any:
         """The diffusers pipeline of `task` over these very weights, with its own `scheduler`."""

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from sd_demo import random_model
-from sd_demo.captured_calls import CapturedCalls, record_on_cuda
+from sd_demo.captured_calls import CapturedCalls, RecordOnCuda
 from sd_demo.checkpoints import assemble, hash_of, read_model, weights_of
 from sd_demo.compiled_calls import Ordinary, compiled_behind, keep_compiled_in
 from sd_demo.errors import ModelUnavailable, OutOfMemory, PlaygroundError
@@ -166,6 +166,8 @@ class PipelineManager:
         reader = PooledPromptEncoder if entry.upscale_factor == 2 else PromptEncoder
         prompts = reader(components["tokenizer"], components["text_encoder"], residence=residence)
         captured = _captured_calls(self._settings, device)
+        if captured is not None:
+            residence.spare = captured.forget
         return LoadedModel(
             entry, components, placement, prompts, model_hash, residence, need, safety=safety, captured=captured
         )
@@ -185,6 +187,6 @@ class PipelineManager:
 def _captured_calls(settings: Settings, device: torch.device) -> CapturedCalls | None:
     has_graphs = device.type == "cuda" and settings.cuda_graphs
     if not settings.compile:
-        return CapturedCalls(record_on_cuda()) if has_graphs else None
+        return CapturedCalls(RecordOnCuda()) if has_graphs else None
     keep_compiled_in(settings.data_dir.resolve() / "compiled")
-    return CapturedCalls(compiled_behind(record_on_cuda() if has_graphs else Ordinary))
+    return CapturedCalls(compiled_behind(RecordOnCuda() if has_graphs else Ordinary))

@@ -10,19 +10,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Final, TypeVar, get_args
+from typing import Any, Final, get_args
 
 import torch
 from accelerate import cpu_offload
 from accelerate.hooks import remove_hook_from_module
 
+from sd_demo.memory_errors import Answer, tried
 from sd_demo.settings import Rung
 
 log = logging.getLogger(__name__)
 
 RUNGS: Final[tuple[Rung, ...]] = get_args(Rung)
 HOME: Final = torch.device("cpu")
-Answer = TypeVar("Answer")
 
 
 class Residence:
@@ -35,6 +35,9 @@ class Residence:
         self._networks, self._device = dict(networks), device
         self._rung: Rung = rung
         self._has_hooks = False
+        self._guest: str | None = None
+        self.spare: Callable[[], bool] = lambda: False
+        """Lets go of what is held on the device only to be faster; False where there was nothing."""
         self._can_step_down = device.type != HOME.type  # else nothing would be saved
         self.settle()
 
@@ -53,24 +56,28 @@ class Residence:
 
         Where the device's memory is too small, the next rung is tried. Raises OutOfMemoryError where there is none.
         """
+
+        def run_there() -> Answer:
+            self._bring(name)
+            return call()
+
         while True:
-            try:
-                self._bring(name)
-                return call()
-            except torch.OutOfMemoryError:
-                if not self.step_down():
-                    raise
+            answer = tried(run_there)
+            if not isinstance(answer, RuntimeError):
+                return answer
+            if not self._spared() and not self.step_down():
+                raise answer
 
     def step_down(self) -> bool:
         """Take the next rung; False where this is the last, or the device has no memory of its own."""
-        after = RUNGS.index(self._rung) + 1
-        if not self._can_step_down or after == len(RUNGS):
-            return False
-        self.release()
-        self._rung = RUNGS[after]
-        log.warning("memory is short; from here on the networks are %s", self._rung.replace("_", " "))
-        self.settle()
-        return True
+        for rung in RUNGS[RUNGS.index(self._rung) + 1 :] if self._can_step_down else ():
+            self._spared()  # recordings of a network that moves are of no use
+            self.release()
+            self._rung = rung
+            log.warning("memory is short; from here on the networks are %s", rung.replace("_", " "))
+            if not isinstance(tried(self.settle), RuntimeError):
+                return True
+        return False
 
     @contextmanager
     def changing(self) -> Iterator[None]:
@@ -90,7 +97,8 @@ class Residence:
                 cpu_offload(network, self._device, offload_buffers=len(network._parameters) > 0)
                 self._has_hooks = True
             else:
-                network.to(self._device if self._stays(name) else HOME)
+                network.to(self._device if self.stays(name) else HOME)
+        self._guest = None
         _empty_cache()
 
     def release(self) -> None:
@@ -102,16 +110,26 @@ class Residence:
         self._has_hooks = False
         _empty_cache()
 
-    def _stays(self, name: str) -> bool:
+    def stays(self, name: str) -> bool:
+        """Whether the network `name` is on the device at rest, whole."""
         return self._rung == "resident" or (self._rung == "text_encoder_away" and name != "text_encoder")
 
     def _bring(self, name: str) -> None:
         if self._rung in ("resident", "layer_by_layer"):
             return
-        for other, network in self._networks.items():
-            if other != name and not self._stays(other):
-                network.to(HOME)
-        self._networks[name].to(self._device)
+        if self._guest not in (None, name):  # of those that do not stay, one is there at a time
+            self._networks[self._guest].to(HOME)
+            self._guest = None
+        if not self.stays(name):
+            self._networks[name].to(self._device)
+            self._guest = name
+
+    def _spared(self) -> bool:
+        """Give back memory that is held only to be faster; False where there was none."""
+        has_spared = self.spare()
+        if has_spared:
+            _empty_cache()
+        return has_spared
 
 
 def _empty_cache() -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from sd_demo import pipeline_manager
-from sd_demo.captured_calls import MOST, CapturedCalls, Recording, record_on_cuda
+from sd_demo.captured_calls import MOST, CapturedCalls, NotNow, Recording, RecordOnCuda
 from sd_demo.engine import Engine
 from sd_demo.outputs import Outputs
 from sd_demo.requests import parse_request
@@ -66,7 +66,7 @@ def test_calls_of_a_shape_are_recorded_and_answer_as_before() -> None:
             expected = Unet()(rows, times, **words, return_dict=False)[0]
             assert torch.allclose(captured(unet, rows, times, words), expected, atol=1e-6), (count, seed)
     assert captured.count == 5, "sizes 1, 2, 4, 6 and 16; 17 rows are beyond them"
-    assert {3, 5, 17} <= set(unet.calls), "the first calls of a shape run as they are"
+    assert set(unet.calls) == {1, 2, 4, 6, 16, 17}, "the first calls of a shape are filled up as well"
     assert unet.calls[-1] == 17
     assert unet.calls[-6:-1] == [1, 2, 4, 6, 16], "the last ones filled up"
 
@@ -113,6 +113,49 @@ def test_a_recording_that_fails_or_differs_is_never_used(fault: str, caplog: pyt
     assert caplog.text.count("UNet calls of this model are recorded no more") == 1
 
 
+def test_a_shape_that_has_no_memory_for_its_recording_leaves_the_others_theirs(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Short(InPlace):
+        def __init__(self, call: Callable[..., torch.Tensor], inputs: Sequence[torch.Tensor]) -> None:
+            super().__init__(call, inputs)
+            tries.append(len(inputs[0]))
+            if len(inputs[0]) > 2:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+
+    tries: list[int] = []
+    unet, captured = Unet(), CapturedCalls(Short)
+    for seed in range(6):
+        for count in (1, 4):
+            rows, times, words = inputs_of(count, seed)
+            expected = Unet()(rows, times, **words, return_dict=False)[0]
+            assert torch.allclose(captured(unet, rows, times, words), expected, atol=1e-6)
+    assert captured.count == 1
+    assert tries == [1, 4, 1], "all memory was given back, and what fits was recorded again"
+    assert "UNet calls with 4 rows of this size are not recorded" in caplog.text
+
+
+def test_an_answer_that_is_not_finite_is_no_reason_to_record_no_more() -> None:
+    unet, captured = Unet(), CapturedCalls(InPlace)
+    for seed in range(4):
+        rows, times, words = inputs_of(2, seed)
+        captured(unet, rows * torch.nan if seed < 3 else rows, times, words)
+        assert captured.count == (seed == 3)
+
+
+def test_what_cannot_be_recorded_now_is_recorded_later() -> None:
+    def record(call: Callable[..., torch.Tensor], inputs: Sequence[torch.Tensor]) -> InPlace:
+        if len(calls) < 3:
+            raise NotNow
+        return InPlace(call, inputs)
+
+    unet, captured = Unet(), CapturedCalls(record)
+    calls = unet.calls
+    for seed in range(4):
+        captured(unet, *inputs_of(2, seed))
+    assert captured.count == 1
+
+
 def started(settings: Settings, folder: Path, **changes: Any) -> Engine:
     engine = Engine(settings.model_copy(update=changes), outputs=Outputs(folder))
     engine.start()
@@ -143,12 +186,16 @@ def test_the_engine_draws_the_same_with_recordings_and_lets_go_of_them(
         assert model.captured.count == 3
         monkeypatch.setattr(model.residence, "_can_step_down", True)  # as on a device with memory of its own
         model.residence.step_down()
-        assert np.abs(drawn(engine) - expected[0]).mean() < 1
         assert model.captured.count == 0, "the weights have moved"
+        assert np.abs(drawn(engine) - expected[0]).mean() < 1
+        assert model.captured.count == 1, "the UNet stays on the device where the text encoder alone is away"
+        model.residence.step_down()
+        assert np.abs(drawn(engine) - expected[0]).mean() < 1
+        assert model.captured.count == 0, "the UNet comes and goes"
 
 
 def test_calls_are_recorded_on_cuda_alone_and_where_the_settings_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline_manager, "record_on_cuda", lambda: InPlace)
+    monkeypatch.setattr(pipeline_manager, "RecordOnCuda", lambda: InPlace)
     here, there = torch.device("cpu"), torch.device("cuda")
     assert pipeline_manager._captured_calls(Settings(), here) is None
     assert pipeline_manager._captured_calls(Settings(cuda_graphs=False), there) is None
@@ -157,7 +204,7 @@ def test_calls_are_recorded_on_cuda_alone_and_where_the_settings_say_so(monkeypa
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_cuda_graph_answers_as_the_call() -> None:
-    record = record_on_cuda()
+    record = RecordOnCuda()
     captured = CapturedCalls(record)
     layer = torch.nn.Conv2d(4, 4, 3, padding=1).cuda().half()
 

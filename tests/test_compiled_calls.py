@@ -8,7 +8,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -45,10 +45,11 @@ class Compiler:
 
 
 def settled(captured: CapturedCalls, unet: Unet, count: int = 2) -> None:
-    """Call until nothing compiles any more."""
+    """Call until nothing compiles any more, and once more, as what was compiled comes into use then."""
     for seed in range(600):
+        has_settled = captured.is_settled
         captured(unet, *inputs_of(count, seed))
-        if captured.is_settled:
+        if has_settled:
             return
         time.sleep(0.05)
     raise AssertionError("the compiler never ended")
@@ -98,7 +99,43 @@ def test_a_compiler_that_fails_or_answers_otherwise_changes_nothing(
     assert "much more" not in caplog.text
 
 
-def test_forgetting_waits_for_what_compiles_and_drops_what_waits() -> None:
+def test_memory_that_the_compiler_lacked_is_not_the_callers(caplog: pytest.LogCaptureFixture) -> None:
+    def short(answer: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    compiler, unet = Compiler(short), Unet()
+    compiler.go.set()
+    captured = CapturedCalls(compiled_behind(Ordinary, compiler))
+    for seed in range(2):
+        captured(unet, *inputs_of(2, seed))
+    settled(captured, unet)
+    assert answers_as_ever(captured)
+    assert captured.count == 1, "its recording goes on"
+    assert "a UNet call stays uncompiled: CUDA out of memory" in caplog.text
+
+
+def test_nothing_is_recorded_while_something_compiles() -> None:
+    compiler, unet, sizes = Compiler(), Unet(), []
+
+    def record(call: Call, inputs: Sequence[torch.Tensor]) -> Ordinary:
+        sizes.append(len(inputs[0]))
+        return Ordinary(call, inputs)
+
+    captured = CapturedCalls(compiled_behind(record, compiler))
+    for seed in range(2):
+        captured(unet, *inputs_of(1, seed))
+    assert compiler.began.wait(60)
+    for seed in range(4):
+        captured(unet, *inputs_of(2, seed))
+    assert sizes == [1]
+    compiler.go.set()
+    settled(captured, unet, count=1)
+    captured(unet, *inputs_of(2, 4))
+    settled(captured, unet, count=2)
+    assert sizes == [1, 1, 2, 2], "each as it is, and compiled"
+
+
+def test_forgetting_waits_for_what_compiles() -> None:
     compiler, unet = Compiler(), Unet()
     captured = CapturedCalls(compiled_behind(Ordinary, compiler))
     for count in (1, 2):
@@ -113,7 +150,7 @@ def test_forgetting_waits_for_what_compiles_and_drops_what_waits() -> None:
     forgetting.join(60)
     assert not forgetting.is_alive()
     assert captured.count == 0
-    assert compiler.calls == 1, "the one that compiled; the other had not begun and does not"
+    assert compiler.calls == 1, "the one that compiled; the other was not recorded yet"
     assert answers_as_ever(captured)
 
 

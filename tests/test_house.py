@@ -19,6 +19,7 @@ FLOORS = {
     0: (
         "errors",
         "host_memory",
+        "memory_errors",
         "logs",
         "passwords",
         "settings",

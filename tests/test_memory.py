@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from PIL import Image
 from sd_demo import memory_need
 from sd_demo.architectures import ARCHITECTURES
 from sd_demo.engine import Engine
+from sd_demo.health import is_fatal
 from sd_demo.memory_need import MemoryNeed, Shape
 from sd_demo.outputs import Outputs
 from sd_demo.random_model import outline
@@ -167,6 +169,78 @@ def test_a_ladder_has_an_end_and_a_cpu_has_none() -> None:
         with pytest.raises(torch.OutOfMemoryError):
             residence.run("unet", lambda residence=residence: never(residence))
         assert rungs == expected
+
+
+class Shortage:
+    """A network whose first calls find the memory short, and hold a tensor while they do."""
+
+    def __init__(self, error: Exception, count: int = 1) -> None:
+        self.error, self.count, self.held = error, count, 0
+
+    def __call__(self) -> str:
+        if self.count:
+            self.count -= 1
+            activations = torch.ones(3)
+            weakref.finalize(activations, self._let_go)
+            self.held += 1
+            raise self.error
+        return f"drawn with {self.held} held"
+
+    def _let_go(self) -> None:
+        self.held -= 1
+
+
+def cuda_residence() -> Residence:
+    return Residence({name: Network() for name in NETWORKS}, torch.device("cuda"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("FIND was unable to find an engine to execute this computation"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+)
+def test_what_ran_out_holds_no_memory_while_the_next_rung_is_tried(error: Exception) -> None:
+    residence = cuda_residence()
+    assert residence.run("unet", Shortage(error)) == "drawn with 0 held"
+    assert residence.rung == "text_encoder_away"
+    assert not is_fatal(error), "the device is not lost"
+
+
+def test_another_error_is_no_lack_of_memory() -> None:
+    residence = cuda_residence()
+    with pytest.raises(RuntimeError, match="sizes"):
+        residence.run("unet", Shortage(RuntimeError("sizes do not match")))
+    assert residence.rung == "resident"
+
+
+def test_what_is_held_only_to_be_faster_goes_before_a_rung_does() -> None:
+    residence, held = cuda_residence(), ["recording"]
+    residence.spare = lambda: bool(held and held.pop())
+    short = torch.OutOfMemoryError("CUDA out of memory")
+    assert residence.run("vae", Shortage(short)) == "drawn with 0 held"
+    assert residence.rung == "resident"
+    assert not held
+    assert residence.run("vae", Shortage(short)) == "drawn with 0 held"
+    assert residence.rung == "text_encoder_away"
+
+
+def test_a_rung_on_which_the_networks_themselves_do_not_fit_is_passed_over() -> None:
+    class Large(Network):
+        def to(self, place: torch.device) -> Network:  # type: ignore[override]
+            if place.type == "cuda" and is_crowded:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().to(place)
+
+    is_crowded = False
+    networks = {name: Large() for name in NETWORKS}
+    residence = Residence(networks, torch.device("cuda"))
+    is_crowded = True
+    assert residence.step_down()
+    assert residence.rung == "one_at_a_time"
+    assert {network.place for network in networks.values()} == {"cpu"}
 
 
 @pytest.fixture(scope="module")
