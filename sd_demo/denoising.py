@@ -49,6 +49,7 @@ class Denoising:
         self._prediction: torch.Tensor | None = None
         with torch.inference_mode():
             self.latents = self._start(n)
+        self._times = self.timesteps.float().to(model.placement.device)
         self._step_extras = self._extras()
 
     @property
@@ -81,7 +82,7 @@ class Denoising:
     @property
     def time(self) -> torch.Tensor:
         """This step's place in the schedule as the UNet reads it, a single number."""
-        return self.timesteps[self.index].float()
+        return self._times[self.index]
 
     def take(self, predictions: torch.Tensor) -> None:
         """Finish this step with the UNet's answer for `rows_in()`."""
@@ -131,7 +132,8 @@ class Denoising:
         pipe, plan, canvas, model = self.pipe, self.plan, self.canvas, self.model
         device, dtype = model.placement.device, model.placement.dtype
         height, width = canvas.padded_height, canvas.padded_width
-        self.scheduler.set_timesteps(plan.num_inference_steps, device=device)
+        # On the CPU, where the schedulers' tables are: looking a number up by one on a GPU waits for the GPU.
+        self.scheduler.set_timesteps(plan.num_inference_steps)
         self.timesteps = self.scheduler.timesteps
         if canvas.image is None:
             return pipe.prepare_latents(
@@ -202,6 +204,7 @@ def advance(denoisings: Sequence[Denoising]) -> list[Exception | None]:
     conditions = {name: torch.cat([d.conditions[name] for d in denoisings]) for name in denoisings[0].conditions}
     every = torch.cat(rows), times.to(rows[0].device), conditions
     parts = model.residence.run("unet", lambda: _predict(model, *every))
+    model.pace.keep(model.placement.device)
     predictions = torch.cat(parts)
     failures: list[Exception | None] = []
     for denoising, prediction in zip(denoisings, predictions.split([d.rows for d in denoisings]), strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,7 +33,7 @@ from sd_demo.running import Running
 
 def make_plan(request: AnyRequest, entry: ModelEntry) -> Plan:
     """Every choice that the request left open, made: the model's defaults and a random seed."""
-    first = request.seed if request.seed is not None else int(torch.randint(SEED_LIMIT, ()).item())
+    first = request.seed if request.seed is not None else secrets.randbelow(SEED_LIMIT)
     return Plan(
         task=request.task,
         seeds=tuple(request.seeds(first)),

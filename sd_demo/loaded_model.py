@@ -7,7 +7,7 @@ shares every weight; only the scheduler is new each time.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
@@ -24,6 +24,7 @@ from PIL import Image
 from sd_demo.captured_calls import CapturedCalls
 from sd_demo.memory_errors import tried
 from sd_demo.memory_need import MemoryNeed
+from sd_demo.pace import Pace
 from sd_demo.placement import Placement
 from sd_demo.prompts import PromptEncoder
 from sd_demo.registry import ModelEntry
@@ -53,6 +54,7 @@ class LoadedModel:
     loras: tuple[WornLora, ...] = ()
     safety: SafetyChecker | None = None
     captured: CapturedCalls | None = None
+    pace: Pace = field(default_factory=Pace)
 
     @property
     def unet(self) -> Any:

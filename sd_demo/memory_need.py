@@ -80,7 +80,9 @@ def free_mib(device: torch.device, limit_mib: int = 0) -> float | None:
     free: float | None = None
     if device.type == "cuda":
         ours = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        free = (torch.cuda.mem_get_info(device)[0] + ours) / 2**20
+        left, total = torch.cuda.mem_get_info(device)
+        share = torch.cuda.get_per_process_memory_fraction(device.index)
+        free = min(left, total * share - torch.cuda.memory_reserved(device)) / 2**20 + ours / 2**20
     elif device.type == "cpu":
         free = _available_host_mib()
     return min(free, limit_mib) if free is not None and limit_mib else free

@@ -44,7 +44,7 @@ class _X4(Denoising):
 
     def _start(self, n: int) -> torch.Tensor:
         device, dtype = self.model.placement.device, self.model.placement.dtype
-        self.scheduler.set_timesteps(self.plan.num_inference_steps, device=device)
+        self.scheduler.set_timesteps(self.plan.num_inference_steps)
         self.timesteps = self.scheduler.timesteps
         pixels = self.pipe.image_processor.preprocess(self.canvas.image).to(device, dtype)  # [1, 3, h, w] in -1..1
         noises = [randn_tensor(pixels.shape, generator=g, device=device, dtype=dtype) for g in self.generators]
@@ -81,7 +81,7 @@ class _X2(Denoising):
 
     def _start(self, n: int) -> torch.Tensor:
         device, dtype = self.model.placement.device, self.model.placement.dtype
-        self.scheduler.set_timesteps(self.plan.num_inference_steps, device=device)
+        self.scheduler.set_timesteps(self.plan.num_inference_steps)
         self.timesteps = self.scheduler.timesteps
         small = self._encode(self.pipe.image_processor.preprocess(self.canvas.image))
         self.extra_channels = torch.nn.functional.interpolate(small, scale_factor=2, mode="nearest")

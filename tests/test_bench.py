@@ -5,13 +5,19 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
+from sd_demo import bench as bench_module
 from sd_demo.bench import Bench
+from sd_demo.engine import Engine
+from sd_demo.exactness import cudnn, last_latents, latent_errors
 from sd_demo.known_models import EMBEDDED_FOLDER
+from sd_demo.settings import Settings
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -30,6 +36,8 @@ def test_bench_prints_its_report(tmp_path: Path) -> None:
     assert report["peak_mib"] > 100
     assert report["error"]["a"] == 99  # in float32 on the CPU, A is the exact run
     assert report["error"]["c"] >= 35
+    assert report["error"]["unit"] == "dB"
+    assert report["peak_reserved_mib"] >= report["peak_mib"]
     assert report["device"]
     written = page.read_text(encoding="utf-8")
     assert "`python -m sd_demo bench --model picture-book --size 64 --steps 2`" in written
@@ -40,7 +48,35 @@ def test_ours_is_measured_after_everything_was_compiled(monkeypatch: pytest.Monk
     drawn: list[int] = []
     monkeypatch.setattr(Bench, "_together", lambda self, engine, count: drawn.append(count))
     engine = SimpleNamespace(status=lambda: SimpleNamespace(is_settled=len(drawn) % 3 == 0))
-    for is_compiled, expected in ((False, []), (True, [1, 1, 1, 4, 4, 4, 8, 8, 8])):
+    for is_compiled, expected in ((False, []), (True, [1, 1, 1, 4, 4, 4, 8, 8, 8, 1, 4, 8])):
         bench = Bench(EMBEDDED_FOLDER, size=64, steps=2, repeats=1, device="cpu", compile=is_compiled)
         bench._settle(engine)  # type: ignore[arg-type]
         assert drawn == expected
+    monkeypatch.setattr(bench_module, "SETTLE_S", 0)
+    drawn.clear()
+    bench._settle(engine)  # type: ignore[arg-type]
+    assert drawn == [1, 4, 8, 1, 4, 8], "what compiles for ever does not stop it"
+    monkeypatch.setattr(bench, "_is_cuda", True)
+    bench.compile = False
+    drawn.clear()
+    bench._settle(engine)  # type: ignore[arg-type]
+    assert drawn == [1, 4, 8], "each number of rows is searched and recorded for once"
+
+
+def test_the_latents_of_the_loop_are_those_of_an_exact_run() -> None:
+    bench = Bench(EMBEDDED_FOLDER, size=64, steps=2, repeats=1, device="cpu")
+    with closing(Engine(Settings(device="cpu"))) as engine:
+        engine.start()
+        bench._ours(engine, 1)
+        truth = bench._theirs(bench._plain(torch.float32), 7, "latent")
+        found = latent_errors(truth, a=truth * 0.9, c=last_latents(engine, bench._request(engine, 7)))
+    assert found["a"] == pytest.approx(0.1, rel=1e-3)
+    assert found["c"] < 1e-3
+
+
+def test_cudnn_is_as_it_was_after_plain_diffusers_ran() -> None:
+    settings = torch.backends.cudnn
+    before = settings.benchmark, settings.allow_tf32
+    with cudnn(benchmark=not before[0], allow_tf32=not before[1]):
+        assert (settings.benchmark, settings.allow_tf32) == (not before[0], not before[1])
+    assert (settings.benchmark, settings.allow_tf32) == before

@@ -53,6 +53,7 @@ FLOORS = {
     ),  # data, no torch
     1: (
         "placement",
+        "pace",
         "residence",
         "captured_calls",
         "torch_threads",
@@ -103,6 +104,7 @@ FLOORS = {
         "turns",
         "doctor",
         "engine",
+        "exactness",
         "bench",
     ),  # the only way to the device
     4: ("ui", "cli", "soak", "__main__"),  # doors; app.py stands here too

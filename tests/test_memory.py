@@ -17,7 +17,7 @@ from sd_demo import memory_need
 from sd_demo.architectures import ARCHITECTURES
 from sd_demo.engine import Engine
 from sd_demo.health import is_fatal
-from sd_demo.memory_need import MemoryNeed, Shape
+from sd_demo.memory_need import MemoryNeed, Shape, free_mib
 from sd_demo.outputs import Outputs
 from sd_demo.random_model import outline
 from sd_demo.requests import parse_request
@@ -289,3 +289,13 @@ def test_of_a_model_that_is_not_in_memory_nothing_is_claimed(resident: Engine, m
     assert resident.estimate({"model": "picture-book"}).peak_mib is None
     monkeypatch.setattr(memory_need, "_available_host_mib", lambda: None)
     assert resident.estimate({}).fits
+
+
+def test_what_a_process_may_not_take_is_not_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    mib = 2**20
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (100_000 * mib, 140_000 * mib))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 3000 * mib)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 2000 * mib)
+    for share, free in ((1.0, 101_000), (0.05, 5000)):
+        monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda _, share=share: share)
+        assert free_mib(torch.device("cuda"), 0) == pytest.approx(free)
