@@ -60,7 +60,7 @@ class Outputs:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with temporary.open("xb") as file:
-                image.save(file, format="PNG", pnginfo=info, compress_level=4)
+                image.save(file, format="PNG", pnginfo=info, compress_level=1)  # half the time of 4, an eighth larger
                 file.flush()
                 os.fsync(file.fileno())
             final = self._free_name(folder, name)

@@ -19,6 +19,7 @@ from sd_demo.compiled_calls import Ordinary, compiled_behind, keep_compiled_in
 from sd_demo.errors import ModelUnavailable, OutOfMemory, PlaygroundError
 from sd_demo.host_memory import give_back
 from sd_demo.known_models import RANDOM
+from sd_demo.lean_decoder import make_lean
 from sd_demo.loaded_model import LoadedModel
 from sd_demo.lora import take_off
 from sd_demo.memory_need import MemoryNeed, Shape, free_mib
@@ -160,6 +161,8 @@ class PipelineManager:
         safety = read_safety_checker(path, dtype, device) if is_checked and path else None
         networks = every_network(components) | ({"safety_checker": safety.network} if safety else {})
         lay_out(components["unet"], components["vae"], device, is_embedded=entry.is_embedded)
+        if device.type == "cuda":
+            make_lean(components["vae"].decoder)
         need = MemoryNeed.of(networks, dtype)
         residence = Residence(networks, device, self._rung(entry, need, device))
         placement = residence.run("unet", lambda: place(components["unet"], self._settings, device, dtype))

@@ -54,6 +54,7 @@ FLOORS = {
     1: (
         "placement",
         "pace",
+        "lean_decoder",
         "residence",
         "captured_calls",
         "torch_threads",
