@@ -131,7 +131,7 @@ def build(
             downloads = downloads or Downloads(engine.settings.data_dir)
             arrivals.append(download_panel.listen(engine, top, fetching, downloads).then)
         restorable: dict[str, Tab | upscale.UpscaleTab] = {**tabs, upscale.NAME: upscaling}
-        model_choice.listen(engine, top, restorable, *arrivals)
+        chosen = model_choice.listen(engine, top, restorable, *arrivals)
         memory.listen_for_visitor(page, visitor_id)
         for tab in tabs.values():
             ran = _listen(engine, tab, top, visitor_id)
@@ -146,7 +146,7 @@ def build(
             passing_on.offer(tab.results, places, chooser)
         upscale.listen(engine, upscaling, top, places, chooser, visitor_id)
         compare.listen(engine, comparing, top, places, chooser, visitor_id)
-        history.listen(engine, past, history_place, top, restorable, places, chooser, visitor_id)
+        history.listen(engine, past, history_place, top, restorable, chosen, places, chooser, visitor_id)
         api.add(engine)
         compare_api.add(engine)
         upscale_api.add(engine)

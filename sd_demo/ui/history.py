@@ -105,11 +105,12 @@ def listen(
     place: gr.Tab,
     top: Header,
     tabs: Mapping[str, Tab | UpscaleTab],
+    chosen: Mapping[str, gr.State],
     places: passing_on.Places,
     chooser: gr.Tabs,
     visitor_id: gr.BrowserState,
 ) -> None:
-    """Wire the tab. places: where its pictures can be brought.
+    """Wire the tab. chosen: as settings_back.listen has it; places: where its pictures can be brought.
 
     Every handler asks whose pictures these are, so that no name opens anybody else's.
     """
@@ -176,7 +177,7 @@ def listen(
         return settings_back.show(here.back, restored)
 
     here.settings.click(settings, [large.shown], here.back.outputs, **_PRIVATE)
-    settings_back.listen(engine, here.back, top, tabs, chooser)
+    settings_back.listen(engine, here.back, top, tabs, chosen, chooser)
     passing_on.offer(large, places, chooser)
 
 

@@ -12,7 +12,7 @@ import gradio as gr
 from sd_demo.errors import InvalidImage, PlaygroundError
 from sd_demo.restore import restore
 from sd_demo.restored import Restored
-from sd_demo.ui import controls, status_line, upscale
+from sd_demo.ui import controls, header, status_line, upscale
 from sd_demo.ui.header import Header
 from sd_demo.ui.run import Tab
 from sd_demo.ui.uploads import uploaded_file
@@ -27,6 +27,7 @@ TITLES: Final = {
     "inpaint": "Inpaint",
     upscale.NAME: upscale.TITLE,
 }
+REST: Final = "All other settings go back to what suits the model."
 _PRIVATE: Final[dict[str, Any]] = {"show_progress": "hidden", "api_visibility": "private"}
 
 
@@ -60,9 +61,14 @@ def build() -> SettingsBack:
 
 
 def listen(
-    engine: Engine, back: SettingsBack, top: Header, tabs: Mapping[str, Tab | upscale.UpscaleTab], chooser: gr.Tabs
+    engine: Engine,
+    back: SettingsBack,
+    top: Header,
+    tabs: Mapping[str, Tab | upscale.UpscaleTab],
+    chosen: Mapping[str, gr.State],
+    chooser: gr.Tabs,
 ) -> None:
-    """Wire the drop zone and the button."""
+    """Wire the drop zone and the button. chosen: by tab, the model whose defaults its controls follow."""
 
     def read(file: Any) -> dict[Any, Any]:
         if file is None:
@@ -75,24 +81,35 @@ def listen(
         except PlaygroundError as error:
             return failed(back, str(error))
 
-    def apply(restored: Restored | None) -> dict[Any, Any]:
+    def apply(restored: Restored | None, model: Any) -> dict[Any, Any]:
         if restored is None:
             return {chooser: gr.skip()}
-        tab = tabs[restored.task]
+        task, wanted = restored.task, restored.values.get("model")
+        try:
+            entry = engine.defaults(wanted or model)
+        except (PlaygroundError, TypeError):
+            raise gr.Error(
+                "The model of these settings is no longer here; choose another one, then bring them back again.",
+                print_exception=False,
+            ) from None
         updates: dict[Any, Any] = {
-            control: controls.held_value(restored.task, name, restored.values[name])
-            for name, control in tab.controls.items()
-            if name in restored.values
+            control: controls.held_value(
+                task, name, restored.values.get(name, controls.default_value(task, name, entry))
+            )
+            for name, control in tabs[task].controls.items()
         }
-        if restored.values.get("model") in [name for _, name in top.model.choices]:
-            updates[top.model] = restored.values["model"]
-        return {chooser: gr.Tabs(selected=restored.task), **updates}
+        # They belong to this model already: its choice, which follows, must leave them as they are.
+        updates[chosen[task]] = entry.name
+        if wanted:
+            updates[top.model] = gr.update(choices=header.choices(engine), value=entry.name)
+        return {chooser: gr.Tabs(selected=task), **updates}
 
     back.drop.change(read, [back.drop], back.outputs, preprocess=False, **_PRIVATE)
     back.apply.click(
         apply,
-        [back.restored],
-        [chooser, top.model, *(control for tab in tabs.values() for control in tab.controls.values())],
+        [back.restored, top.model],
+        [chooser, top.model, *chosen.values(), *(one for tab in tabs.values() for one in tab.controls.values())],
+        preprocess=False,
         **_PRIVATE,
     )
 
@@ -121,7 +138,7 @@ def report(restored: Restored) -> str:
     )
     lost = "".join(f'<li class="differs">{escape(sentence)}</li>' for sentence in restored.cannot)
     cannot = f'<h4>Does not come back</h4><ul class="notes">{lost}</ul>' if lost else ""
-    return f"<h4>Comes back, for {TITLES[restored.task]}</h4><dl>{rows}</dl>{cannot}"
+    return f"<h4>Comes back, for {TITLES[restored.task]}</h4><dl>{rows}</dl>{cannot}<p>{REST}</p>"
 
 
 def _label(name: str) -> str:
