@@ -174,7 +174,7 @@ def listen(
             restored = from_receipt(shown[0].receipt, registry=engine.registry, lora_dir=engine.settings.lora_dir)
         except InvalidImage as error:
             return settings_back.failed(here.back, str(error))
-        return settings_back.show(here.back, restored)
+        return settings_back.show(engine, here.back, restored)
 
     here.settings.click(settings, [large.shown], here.back.outputs, **_PRIVATE)
     settings_back.listen(engine, here.back, top, tabs, chosen, chooser)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any, Final
@@ -16,6 +16,7 @@ from sd_demo.ui import controls, header, status_line, upscale
 from sd_demo.ui.header import Header
 from sd_demo.ui.run import Tab
 from sd_demo.ui.uploads import uploaded_file
+from sd_demo.weight_hashes import other_weights
 
 if TYPE_CHECKING:
     from sd_demo.engine import Engine
@@ -77,7 +78,7 @@ def listen(
             path = uploaded_file(file, field="The file")
             if path is None:
                 raise InvalidImage("Drop a picture first.")
-            return show(back, restore(path, registry=engine.registry, lora_dir=engine.settings.lora_dir))
+            return show(engine, back, restore(path, registry=engine.registry, lora_dir=engine.settings.lora_dir))
         except PlaygroundError as error:
             return failed(back, str(error))
 
@@ -114,10 +115,12 @@ def listen(
     )
 
 
-def show(back: SettingsBack, restored: Restored) -> dict[Any, Any]:
+def show(engine: Engine, back: SettingsBack, restored: Restored) -> dict[Any, Any]:
     """The updates that tell what `restored` will bring, and offer it."""
+    registry, folder, receipt = engine.registry, engine.settings.lora_dir, restored.receipt
+    others = other_weights(receipt, registry=registry, lora_dir=folder) if receipt is not None else []
     return {
-        back.report: report(restored),
+        back.report: report(restored, others),
         back.apply: gr.update(visible=True, value=f"Apply to {TITLES[restored.task]}"),
         back.restored: restored,
     }
@@ -129,14 +132,14 @@ def failed(back: SettingsBack, sentence: str) -> dict[Any, Any]:
     return {back.report: line, back.apply: gr.update(visible=False), back.restored: None}
 
 
-def report(restored: Restored) -> str:
-    """Two lists in escaped words: what comes back, and what does not."""
+def report(restored: Restored, others: Sequence[str] = ()) -> str:
+    """Two lists in escaped words: what comes back, and what does not, `others` (sentences on weights) among it."""
     rows = "".join(
         f"<dt>{escape(_label(name))}</dt><dd>{escape(_words(value))}</dd>"
         for name, value in restored.values.items()
         if value != ""
     )
-    lost = "".join(f'<li class="differs">{escape(sentence)}</li>' for sentence in restored.cannot)
+    lost = "".join(f'<li class="differs">{escape(sentence)}</li>' for sentence in (*others, *restored.cannot))
     cannot = f'<h4>Does not come back</h4><ul class="notes">{lost}</ul>' if lost else ""
     return f"<h4>Comes back, for {TITLES[restored.task]}</h4><dl>{rows}</dl>{cannot}<p>{REST}</p>"
 

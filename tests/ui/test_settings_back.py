@@ -16,6 +16,7 @@ from sd_demo.restore import from_receipt
 from sd_demo.restored import Restored
 from sd_demo.settings import Settings
 from sd_demo.ui import blocks, controls
+from sd_demo.ui.results import Shown
 from tests.fake_engine import FakeEngine
 from tests.receipts import make_receipt
 
@@ -106,6 +107,16 @@ def test_a_model_that_came_after_the_page_was_built_is_chosen(page: blocks.Page,
     (folder / "model_index.json").unlink()
     with pytest.raises(gr.Error, match="no longer here"):
         applied(page, Restored(TASK, {"model": str(folder)}, {}, ()))
+
+
+def test_other_weights_stand_in_the_report_and_above_the_code(page: blocks.Page) -> None:
+    (settings,) = [one for one in handlers(page, "settings") if len(one.outputs) == 3]
+    shown = [Shown(Path("a.png"), make_receipt(prompt="<b>a ball"))]
+    report = next(v for k, v in settings.fn(shown).items() if k.elem_id == "settings-back-report")
+    assert "picture-book&#x27; has other weights here" in report
+    request = gr.Request(base_url="http://127.0.0.1:7860/")
+    expand = handlers(page, "expand")[0]
+    assert [text.splitlines()[0][:20] for text in expand.fn(request, shown, 0)[1:]] == ["# The model 'picture"] * 3
 
 
 def test_a_lora_in_the_picker_is_read_as_it_was_written() -> None:
