@@ -14,11 +14,11 @@ from sd_demo.registry import ModelEntry
 from sd_demo.requests import (
     MAX_LORAS,
     PICTURE_FIELDS,
-    SCHEDULER_NAMES,
     TextToImage,
     bounds,
     parse_request,
 )
+from sd_demo.schedulers import available
 from sd_demo.upscale import KINDS, Upscale, guidance_for
 
 SCHEDULER_TITLES: Final = {
@@ -106,7 +106,7 @@ def make(task: str, name: str, entry: ModelEntry) -> Component:
     if look.widget == "text":
         return gr.Textbox(**shared, lines=look.lines, max_lines=6, placeholder=look.placeholder)
     if look.widget == "choice":
-        return gr.Dropdown(**shared, choices=[(SCHEDULER_TITLES[key], key) for key in SCHEDULER_NAMES])
+        return gr.Dropdown(**shared, choices=[(SCHEDULER_TITLES[key], key) for key in available()])
     if look.widget == "names":  # what can be chosen is read from disk, by who places it
         return gr.Dropdown(**shared, choices=[], multiselect=True, allow_custom_value=True, max_choices=MAX_LORAS)
     if is_optional_number(task, name):
@@ -153,6 +153,8 @@ def _fits(task: str, name: str, held: dict[Any, Any]) -> bool:
         return is_optional_number(task, name)
     if name == "strength":  # not among the fields of a request that needs no picture
         return isinstance(value, (int, float)) and 0 < value <= 1
+    if name == "scheduler":
+        return value in available()
     # A sheet must have room for the pictures that it was chosen for.
     others = ("num_images_per_prompt", "keep_best") if name == "grid" else ()
     counts = {other: request_value(task, other, held[other]) for other in others if held.get(other) is not None}

@@ -11,11 +11,12 @@ import pytest
 
 from sd_demo.outputs import Outputs
 from sd_demo.receipt import Lora, Receipt
-from sd_demo.requests import parse_request
+from sd_demo.requests import SCHEDULER_NAMES, TextToImage, parse_request
 from sd_demo.restore import from_receipt
 from sd_demo.restored import Restored
+from sd_demo.schedulers import available
 from sd_demo.settings import Settings
-from sd_demo.ui import blocks, controls
+from sd_demo.ui import api, blocks, controls
 from sd_demo.ui.results import Shown
 from tests.fake_engine import FakeEngine
 from tests.receipts import make_receipt
@@ -125,6 +126,19 @@ def test_a_lora_in_the_picker_is_read_as_it_was_written() -> None:
     assert texts[2] == "b"
     read = parse_request(TASK, {"prompt": "", "loras": texts}).loras
     assert [{"name": one.name, "weight": one.weight} for one in read] == wanted
+
+
+def test_only_schedulers_that_can_run_are_offered(page: blocks.Page) -> None:
+    choosers = [one for one in page.blocks.values() if str(one.elem_id).endswith("-scheduler")]
+    choosers += [one for one in page.blocks.values() if one.elem_id == "learn-schedulers-names"]
+    assert len(choosers) >= 5
+    for chooser in choosers:
+        assert [name for _, name in chooser.choices] == list(available())
+    missing = set(SCHEDULER_NAMES) - set(available())
+    for name in SCHEDULER_NAMES:
+        assert controls.acceptable(TASK, {"scheduler": name}) == ({} if name in missing else {"scheduler": name})
+    told = api.parameter(TextToImage, "scheduler").api_info()["description"]
+    assert told.endswith(f" It is one of {', '.join(available())}.")
 
 
 def test_a_remembered_sheet_fits_the_pictures_that_it_was_chosen_for() -> None:
