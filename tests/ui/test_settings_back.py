@@ -1,4 +1,4 @@
-"""What "Apply these settings" puts into a tab, asked of the page's own handlers without a browser."""
+"""What "Apply these settings" and an example put into a tab, asked of the page's own handlers without a browser."""
 
 from __future__ import annotations
 
@@ -126,6 +126,16 @@ def test_a_lora_in_the_picker_is_read_as_it_was_written() -> None:
     assert texts[2] == "b"
     read = parse_request(TASK, {"prompt": "", "loras": texts}).loras
     assert [{"name": one.name, "weight": one.weight} for one in read] == wanted
+
+
+def test_an_example_is_filled_in_as_it_suits_the_chosen_model(page: blocks.Page) -> None:
+    fill = handlers(page, "fill")[0]
+    assert [one.elem_id for one in fill.inputs] == ["model"]
+    for model in ("sd-1.5", "picture-book"):
+        entry = page.engine.defaults(model)
+        values = held(fill.fn(model, gr.SelectData(None, {"index": 0, "value": ""})))
+        assert (values["num_inference_steps"], values["width"]) == (entry.num_inference_steps, entry.native_size)
+    assert held(fill.fn("gone", gr.SelectData(None, {"index": 0, "value": ""}))), "the run then says that it is gone"
 
 
 def test_only_schedulers_that_can_run_are_offered(page: blocks.Page) -> None:
