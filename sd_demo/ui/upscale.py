@@ -37,7 +37,7 @@ class UpscaleTab:
     start: gr.Button
     cancel: gr.Button
     results: Results
-    running: gr.State  # the Jobs of the run in progress
+    running: gr.State  # a run.Stop of the run in progress
 
 
 def build(engine: Engine) -> UpscaleTab:
@@ -130,7 +130,7 @@ def _handler(engine: Engine, here: UpscaleTab) -> Callable[..., Iterator[dict[An
                 parts.status: status_line.running("Sending …"),
                 parts.compare: gr.update(visible=False),
                 parts.picture: gr.update(visible=True),
-                here.running: jobs,
+                here.running: run.Stop(jobs),
                 **busy,
             }
             # A closed page closes this generator, and so that one, which cancels its jobs.
@@ -141,7 +141,8 @@ def _handler(engine: Engine, here: UpscaleTab) -> Callable[..., Iterator[dict[An
                         words = f"{one.done * tiles // one.total} of {tiles} tiles"
                         yield {parts.status: status_line.running(words, one.done / one.total)}
                         continue
-                    shown = [Shown(one.result.path, one.result.receipt, one.enlarged)]
+                    made = one.result
+                    shown = [Shown(made.path, made.receipt, results.published_before(one.enlarged, made.receipt))]
                     yield {
                         parts.status: status_line.ended("Done"),
                         **results.show(parts, shown, 0, engine.registry),
