@@ -103,6 +103,17 @@ def loading(entry: ModelEntry, dtype: str) -> str:
     return f"from_pretrained({where}{revision}, dtype=torch.{dtype})"
 
 
+_OPENED: Final = (  # transparency as read_picture and read_mask lay it on a ground
+    "",
+    "",
+    "def opened(file, ground):",
+    '    picture = ImageOps.exif_transpose(Image.open(file)).convert("RGBA")',
+    '    return Image.alpha_composite(Image.new("RGBA", picture.size, ground), picture).convert("RGB")',
+    "",
+    "",
+)
+
+
 def _pictures(restored: Restored, receipt: Receipt, entry: ModelEntry, files: Mapping[str, str]) -> _Pictures:
     if receipt.task == TextToImage.task:
         size = restored.values["width"], restored.values["height"]
@@ -116,12 +127,12 @@ def _pictures(restored: Restored, receipt: Receipt, entry: ModelEntry, files: Ma
     right, below = padded[0] - width, padded[1] - height
     pad = f'image = Image.fromarray(np.pad(np.asarray(image), ((0, {below}), (0, {right}), (0, 0)), mode="edge"))'
     pads = [pad] if right or below else []
-    opened = f'ImageOps.exif_transpose(Image.open({files["image"]!r})).convert("RGB")'
+    opened = f'opened({files["image"]!r}, "white")'
     arguments = {"image": "image", "strength": restored.values["strength"]}
     if receipt.task == ImageToImage.task:
         fit = f"image = ImageOps.fit(image, ({width}, {height}), Image.Resampling.LANCZOS)"
-        return _Pictures(arguments, [f"image = {opened}", fit, *pads], _crop((width, height), padded))
-    mask = f'ImageOps.exif_transpose(Image.open({files["mask_image"]!r})).convert("L")'
+        return _Pictures(arguments, [*_OPENED, f"image = {opened}", fit, *pads], _crop((width, height), padded))
+    mask = f'opened({files["mask_image"]!r}, "black").convert("L")'
     is_resized = (width, height) != whole
     before = [
         f"original = image = {opened}",
@@ -142,7 +153,7 @@ def _pictures(restored: Restored, receipt: Receipt, entry: ModelEntry, files: Ma
         "result = Image.composite(result, original, Image.fromarray(alpha.round().astype(np.uint8)))",
     ]
     of_mask = {"mask_image": "mask", "height": padded[1], "width": padded[0]}
-    return _Pictures(arguments | of_mask, before, after)
+    return _Pictures(arguments | of_mask, [*_OPENED, *before], after)
 
 
 def _padded(size: tuple[int, int]) -> tuple[int, int]:

@@ -16,6 +16,7 @@ from sd_demo.errors import InvalidRequest, QueueFull
 from sd_demo.limits import Limits
 from sd_demo.registry import ModelEntry
 from sd_demo.requests import PICTURE_FIELDS, AnyRequest
+from sd_demo.schedulers import check_available
 
 if TYPE_CHECKING:
     from sd_demo.job import Job
@@ -36,8 +37,9 @@ class Gate:
         self._lock = threading.Lock()
 
     def check_request(self, request: AnyRequest, entry: ModelEntry) -> None:
-        """Raises InvalidRequest naming the field that asks for more than one visitor may have here."""
+        """Raises InvalidRequest naming the field that asks for more than one visitor may have here, or there is."""
         limits = self.limits
+        check_available(request.scheduler or entry.scheduler)
         sides = [request.height, request.width]
         if not any(name in type(request).model_fields for name in PICTURE_FIELDS):
             sides = [side or entry.native_size for side in sides]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, Final
 
 import diffusers
@@ -30,13 +31,9 @@ def make_scheduler(name: str, config: dict[str, Any]) -> Any:
 
     Raises InvalidRequest where the scheduler needs a package that is not installed.
     """
-    class_name, overrides, title = _TABLE[name]
-    try:
-        return getattr(diffusers, class_name).from_config(config, **overrides)
-    except ImportError:
-        raise InvalidRequest(
-            f"The scheduler {title} needs the package torchsde; choose another one.", "scheduler"
-        ) from None
+    check_available(name)
+    class_name, overrides, _ = _TABLE[name]
+    return getattr(diffusers, class_name).from_config(config, **overrides)
 
 
 def diffusers_class(name: str) -> tuple[str, dict[str, Any]]:
@@ -50,9 +47,18 @@ def title(name: str) -> str:
     return _TABLE[name][2]
 
 
-def available() -> list[str]:
+@cache
+def available() -> tuple[str, ...]:
     """The names whose packages are installed here."""
-    return [name for name, (class_name, _, _) in _TABLE.items() if _is_real(getattr(diffusers, class_name))]
+    return tuple(name for name, (class_name, _, _) in _TABLE.items() if _is_real(getattr(diffusers, class_name)))
+
+
+def check_available(name: str) -> None:
+    """Raises InvalidRequest where the scheduler needs a package that is not installed."""
+    if name not in available():
+        raise InvalidRequest(
+            f"The scheduler {title(name)} needs the package torchsde; choose another one.", "scheduler"
+        )
 
 
 def _is_real(kind: type) -> bool:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,7 +14,7 @@ from PIL import Image
 
 from sd_demo.errors import InvalidImage, InvalidRequest
 from sd_demo.images import read_picture
-from sd_demo.training_request import LoraTrainingRequest
+from sd_demo.training_request import PICTURE_SUFFIXES, LoraTrainingRequest
 
 METADATA: Final = "metadata.jsonl"  # as the datasets library has it: {"file_name": …, "text": …} in each line
 _TEXT_KEYS: Final = ("text", "caption", "prompt")
@@ -47,6 +50,58 @@ def read_pictures(request: LoraTrainingRequest) -> list[TrainingPicture]:
     if unused:
         raise InvalidRequest(f"captions: there is no picture named {sorted(unused)[0]}.", "captions")
     return pictures
+
+
+def keep_pictures(files: Sequence[tuple[Path, str]], captions: str, folder: Path) -> list[Path]:
+    """Copy pictures into `folder`, each under a name of its own and with its caption in metadata.jsonl.
+
+    files: pictures, .txt files and metadata.jsonl, each with the name that it was given by. captions: one line for
+    each picture, in their order, or nothing; a line goes before a .txt file. Returns the copies in the same order.
+    Raises InvalidRequest where captions cannot be told apart or do not fit, OSError where there is no room.
+    """
+    pictures = [(path, name) for path, name in files if Path(name).suffix.lower() in PICTURE_SUFFIXES]
+    texts: dict[str, Path] = {}
+    for path, name in files:
+        if name in texts:
+            raise InvalidRequest(f"captions: two files are called {name}; give each a name of its own.", "captions")
+        if (path, name) not in pictures:
+            texts[name] = path
+    listed = _listed_captions(texts[METADATA]) if METADATA in texts else {}
+    lines = _typed_captions(captions, len(pictures))
+    folder.mkdir(parents=True)
+    kept, entries = [], []
+    for (path, name), line in zip(pictures, lines, strict=True):
+        beside = texts.get(Path(name).with_suffix(".txt").name)
+        text = line or (_read_text(beside) if beside else "") or listed.get(name, "")
+        kept.append(_free_name(folder, name))
+        shutil.copyfile(path, kept[-1])
+        entries.append({"file_name": kept[-1].name, "text": text})
+    (folder / METADATA).write_text("".join(f"{json.dumps(entry)}\n" for entry in entries), encoding="utf-8")
+    return kept
+
+
+def kept_files(folder: Path) -> list[tuple[Path, str]]:
+    """What `keep_pictures` left in `folder`, as it takes it: the pictures in their order, then the captions."""
+    order = {name: k for k, name in enumerate(_listed_captions(folder / METADATA))}
+    files = sorted(path for path in folder.glob("*") if path.is_file())
+    return [(path, path.name) for path in sorted(files, key=lambda path: order.get(path.name, len(order)))]
+
+
+def _typed_captions(text: str, pictures: int) -> list[str]:
+    lines = [line.strip() for line in text.splitlines()]
+    while lines and not lines[-1]:
+        lines.pop()
+    if lines and len(lines) != pictures:
+        raise InvalidRequest(
+            f"captions: there are {len(lines)} lines for {pictures} pictures; write one line for each.", "captions"
+        )
+    return lines or [""] * pictures
+
+
+def _free_name(folder: Path, name: str) -> Path:
+    wanted = folder / name
+    numbered = (wanted.with_stem(f"{wanted.stem}-{k}") for k in count(2))
+    return wanted if not wanted.exists() else next(path for path in numbered if not path.exists())
 
 
 def _with_trigger(text: str, trigger: str, path: Path) -> str:

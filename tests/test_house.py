@@ -41,6 +41,7 @@ FLOORS = {
         "parameters_text",
         "restored",
         "restore",
+        "weight_hashes",
         "image_difference",
         "contact_sheet",
         "compare",

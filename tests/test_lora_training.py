@@ -39,7 +39,7 @@ from sd_demo.training_events import (
     TrainingCancelled,
     TrainingStep,
 )
-from sd_demo.training_pictures import TrainingPicture, read_pictures
+from sd_demo.training_pictures import TrainingPicture, keep_pictures, kept_files, read_pictures
 from sd_demo.training_request import LoraTrainingRequest, parse_training
 from sd_demo.training_views import CROPS, views_of
 from sd_demo.turns import Turns
@@ -443,3 +443,31 @@ def test_the_command_refuses_before_anything_is_loaded(
     assert out == ""
     assert err.endswith(".\n")
     assert err.count("\n") == 1
+
+
+def test_kept_pictures_have_names_and_captions_of_their_own(tmp_path: Path) -> None:
+    files = []
+    for k, name in enumerate(("2.png", "1.png", "1.jpg", "1.png")):
+        path = tmp_path / str(k) / name
+        path.parent.mkdir()
+        Image.new("RGB", (64, 64), (60 * k, 0, 0)).save(path)
+        files.append((path, name))
+    (tmp_path / "1.txt").write_text("beside")
+    (tmp_path / "list").write_text('{"file_name": "2.png", "text": "listed"}')
+    texts = [(tmp_path / "1.txt", "1.txt"), (tmp_path / "list", "metadata.jsonl")]
+
+    def read(folder: Path) -> list[tuple[str, str, int]]:
+        pictures = [path for path, name in kept_files(folder) if name != "metadata.jsonl"]
+        request = parse_training({"images": pictures, "output": tmp_path / "a.safetensors"})
+        return [(one.name, one.caption, round(one.image.getpixel((9, 9))[0], -1)) for one in read_pictures(request)]  # type: ignore[index]
+
+    keep_pictures([*texts, *files], "one\n\nthree\ntwo of them\n", tmp_path / "typed")
+    assert read(tmp_path / "typed") == [
+        ("2.png", "one", 0), ("1.png", "beside", 60), ("1.jpg", "three", 120), ("1-2.png", "two of them", 180)
+    ]  # fmt: skip
+    keep_pictures([*files, *texts], "", tmp_path / "found")
+    assert [caption for _, caption, _ in read(tmp_path / "found")] == ["listed", "beside", "beside", "beside"]
+    keep_pictures(kept_files(tmp_path / "typed"), "", tmp_path / "again")
+    assert read(tmp_path / "again") == read(tmp_path / "typed")
+    with pytest.raises(InvalidRequest, match=r"two files are called 1\.txt"):
+        keep_pictures([*files, *texts, texts[0]], "", tmp_path / "twice")

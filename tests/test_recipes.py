@@ -48,6 +48,14 @@ def photo(size: tuple[int, int]) -> Image.Image:
     return Image.merge("RGB", (ramp, ramp.rotate(180), Image.new("L", size, 90)))
 
 
+def see_through(size: tuple[int, int]) -> Image.Image:
+    """A picture whose transparent half has a colour of its own below."""
+    picture = photo(size).convert("RGBA")
+    picture.paste((255, 255, 255, 40), (0, 0, size[0], size[1] // 4))
+    picture.paste((200, 0, 0, 90), (size[0] // 2, 0, size[0], size[1]))
+    return picture
+
+
 def painted(size: tuple[int, int]) -> Image.Image:
     mask = Image.new("L", size)
     mask.paste(255, (size[0] // 4, size[1] // 4, size[0] * 3 // 4, size[1] * 3 // 4))
@@ -76,6 +84,11 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "batch": ("text_to_image", {"prompt": "x", "width": 64, "height": 64, "num_images_per_prompt": 2}),
     "picture": ("image_to_image", {"prompt": "x", "image": photo((100, 70)), "strength": 0.7}),
     "cropped": ("image_to_image", {"prompt": "x", "image": photo((100, 70)), "width": 64, "height": 64}),
+    "see-through": ("image_to_image", {"prompt": "x", "image": see_through((64, 64)), "strength": 0.3}),
+    "see-through mask": (
+        "inpaint",
+        {"prompt": "x", "image": see_through((64, 64)), "mask_image": see_through((64, 64)), "strength": 0.8},
+    ),
     "mask": ("inpaint", {"prompt": "x", "image": photo((76, 64)), "mask_image": painted((76, 64)), "strength": 0.8}),
     "smaller": ("inpaint", {"prompt": "x", "image": photo((90, 80)), "mask_image": painted((90, 80)), "height": 68}),
 }

@@ -13,13 +13,16 @@ from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from sd_demo import weight_hashes
 from sd_demo.errors import InvalidImage
+from sd_demo.known_models import EMBEDDED_FOLDER
 from sd_demo.parameters_text import from_parameters, parse_parameters, scheduler_of
 from sd_demo.receipt import JSON_KEY, SAMPLER_NAMES, TEXT_KEY, Lora, Receipt
 from sd_demo.registry import Registry
 from sd_demo.requests import ImageToImage, Inpaint, TextToImage
 from sd_demo.restore import from_receipt, restore
 from sd_demo.restored import Restored
+from sd_demo.weight_hashes import hash_over, other_weights, sha256_of, weight_files
 from tests.receipts import make_receipt
 
 NOWHERE = Path("no-such-folder")
@@ -91,6 +94,39 @@ def test_loras_come_back_where_their_files_are(tmp_path: Path) -> None:
     assert tagged.values["prompt"] == "a ball, red"
     assert tagged.values["loras"] == [{"name": "styles/pencil", "weight": 0.8}]
     assert sum("gone" in sentence for sentence in tagged.cannot) == 2
+
+
+def test_other_weights_under_the_same_name_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def said(**done: Any) -> list[str]:
+        receipt = make_receipt(**done)
+        return other_weights(receipt, registry=Registry(models_dir=tmp_path / "models"), lora_dir=tmp_path)
+
+    same = hash_over(sha256_of(file) for file in weight_files(EMBEDDED_FOLDER))
+    assert said(model_hash=same) == []
+    assert said() == ["The model 'picture-book' has other weights here; expect another picture."]
+    assert said(model="gone") == said(model="sd-1.5") == []  # what is not here, is said elsewhere
+    file = tmp_path / "pencil.safetensors"
+    file.write_bytes(b"before")
+    worn = [Lora(name=name, weight=0.5, sha256=sha256_of(file), matched=1, total=1) for name in ("pencil", "gone")]
+    assert said(model_hash=same, loras=worn) == []
+    file.write_bytes(b"trained anew")
+    assert said(model_hash=same, loras=worn) == ["The LoRA 'pencil' is another file here; expect another picture."]
+    monkeypatch.setattr(weight_hashes, "LARGEST", 4)
+    assert said(loras=worn) == [], "what is too large to read at a click, nothing is claimed of"
+
+
+def test_a_download_is_compared_without_reading_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "unet" / "weights.safetensors"
+    file.parent.mkdir()
+    file.write_bytes(b"gigabytes")
+    (tmp_path / "model_index.json").write_text("{}")
+    told = {"files": {"unet/weights.safetensors": {"size": 9, "sha256": sha256_of(file)}}}
+    (tmp_path / "sd_demo.json").write_text(json.dumps(told))
+    monkeypatch.setattr(weight_hashes, "LARGEST", 4)
+    then = make_receipt(model=str(tmp_path), model_hash=hash_over([sha256_of(file)]))
+    assert other_weights(then, registry=Registry(), lora_dir=NOWHERE) == []
+    other = make_receipt(model=str(tmp_path))
+    assert len(other_weights(other, registry=Registry(), lora_dir=NOWHERE)) == 1
 
 
 def test_what_a_receipt_holds_beyond_the_bounds_is_said() -> None:

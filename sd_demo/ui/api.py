@@ -21,6 +21,7 @@ from gradio.data_classes import ImageData
 from sd_demo import events
 from sd_demo.errors import JobCancelled, PlaygroundError
 from sd_demo.requests import PICTURE_FIELDS, REQUESTS, Request, describe_bounds, parse_request
+from sd_demo.schedulers import available
 from sd_demo.ui import results, visitor
 from sd_demo.ui.uploads import given, uploaded_file
 
@@ -72,7 +73,7 @@ def parameter(kind: type[Request], name: str) -> Component:
 
 def _values(kind: type[Request], name: str) -> str:
     if name == "scheduler":
-        return "one of " + ", ".join(get_args(get_args(kind.model_fields[name].annotation)[0]))
+        return "one of " + ", ".join(available())
     return describe_bounds(kind, name)
 
 

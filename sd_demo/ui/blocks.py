@@ -131,7 +131,7 @@ def build(
             downloads = downloads or Downloads(engine.settings.data_dir)
             arrivals.append(download_panel.listen(engine, top, fetching, downloads).then)
         restorable: dict[str, Tab | upscale.UpscaleTab] = {**tabs, upscale.NAME: upscaling}
-        model_choice.listen(engine, top, restorable, *arrivals)
+        chosen = model_choice.listen(engine, top, restorable, *arrivals)
         memory.listen_for_visitor(page, visitor_id)
         for tab in tabs.values():
             ran = _listen(engine, tab, top, visitor_id)
@@ -144,12 +144,13 @@ def build(
             places[task] = (tabs[task].picture_inputs[0], tabs[task].controls["prompt"])
         for tab in tabs.values():
             passing_on.offer(tab.results, places, chooser)
-        upscale.listen(engine, upscaling, top, places, chooser, visitor_id)
+        planner = upscale.Planner(engine)
+        upscale.listen(engine, planner, upscaling, top, places, chooser, visitor_id)
         compare.listen(engine, comparing, top, places, chooser, visitor_id)
-        history.listen(engine, past, history_place, top, restorable, places, chooser, visitor_id)
+        history.listen(engine, past, history_place, top, restorable, chosen, places, chooser, visitor_id)
         api.add(engine)
         compare_api.add(engine)
-        upscale_api.add(engine)
+        upscale_api.add(engine, planner)
     # The engine queues and is fair; Gradio must neither hold a job back nor let a call pass beside its queue.
     page.queue(api_open=False, default_concurrency_limit=None)
     return page

@@ -45,7 +45,7 @@ class CompareTab:
     cancel: gr.Button
     sheet: gr.Image
     cells: Results
-    running: gr.State  # the Jobs of the run in progress
+    running: gr.State  # a run.Stop of the run in progress
 
 
 def build(engine: Engine) -> CompareTab:
@@ -135,7 +135,7 @@ def _handler(engine: Engine, here: CompareTab) -> Callable[..., Iterator[dict[An
             running = Jobs()
             yield {
                 parts.status: status_line.running("Sending …"),
-                here.running: running,
+                here.running: run.Stop(running),
                 **busy,
             }
             # A closed page closes this generator, and so that one, which cancels its jobs.

@@ -14,11 +14,11 @@ from sd_demo.registry import ModelEntry
 from sd_demo.requests import (
     MAX_LORAS,
     PICTURE_FIELDS,
-    SCHEDULER_NAMES,
     TextToImage,
     bounds,
     parse_request,
 )
+from sd_demo.schedulers import available
 from sd_demo.upscale import KINDS, Upscale, guidance_for
 
 SCHEDULER_TITLES: Final = {
@@ -106,7 +106,7 @@ def make(task: str, name: str, entry: ModelEntry) -> Component:
     if look.widget == "text":
         return gr.Textbox(**shared, lines=look.lines, max_lines=6, placeholder=look.placeholder)
     if look.widget == "choice":
-        return gr.Dropdown(**shared, choices=[(SCHEDULER_TITLES[key], key) for key in SCHEDULER_NAMES])
+        return gr.Dropdown(**shared, choices=[(SCHEDULER_TITLES[key], key) for key in available()])
     if look.widget == "names":  # what can be chosen is read from disk, by who places it
         return gr.Dropdown(**shared, choices=[], multiselect=True, allow_custom_value=True, max_choices=MAX_LORAS)
     if is_optional_number(task, name):
@@ -144,17 +144,22 @@ def acceptable(task: str, values: object) -> dict[str, Any]:
     """The entries of remembered settings that still fit a control of `task`; whatever else is there is left out."""
     if not isinstance(values, dict):
         return {}
-    return {name: values[name] for name in names_of(task) if name in values and _fits(task, name, values[name])}
+    return {name: values[name] for name in names_of(task) if name in values and _fits(task, name, values)}
 
 
-def _fits(task: str, name: str, held: Any) -> bool:
-    value = request_value(task, name, held)
+def _fits(task: str, name: str, held: dict[Any, Any]) -> bool:
+    value = request_value(task, name, held[name])
     if value is None:
         return is_optional_number(task, name)
     if name == "strength":  # not among the fields of a request that needs no picture
         return isinstance(value, (int, float)) and 0 < value <= 1
+    if name == "scheduler":
+        return value in available()
+    # A sheet must have room for the pictures that it was chosen for.
+    others = ("num_images_per_prompt", "keep_best") if name == "grid" else ()
+    counts = {other: request_value(task, other, held[other]) for other in others if held.get(other) is not None}
     try:
-        parse_request(TextToImage.task, {"prompt": "a", "num_images_per_prompt": 16, name: value})
+        parse_request(TextToImage.task, {"prompt": "a", "num_images_per_prompt": 16, **counts, name: value})
     except PlaygroundError:
         return False
     return True
@@ -163,5 +168,12 @@ def _fits(task: str, name: str, held: Any) -> bool:
 def held_value(task: str, name: str, value: Any) -> Any:
     """What the control of a field holds for a request value; the other way round from `request_value`."""
     if LOOKS[name].widget == "names":
-        return [one["name"] if one["weight"] == 1 else f"{one['name']}:{one['weight']:g}" for one in value]
+        return [_held_lora(one["name"], one["weight"]) for one in value]
+    if value is None:
+        return ""
     return str(value) if is_optional_number(task, name) else value
+
+
+def _held_lora(name: str, weight: float) -> str:
+    """Text that is read back as just these; after a colon in the name itself a weight must stand in any case."""
+    return name if weight == 1 and ":" not in name else f"{name}:{weight!r}"

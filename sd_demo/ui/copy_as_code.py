@@ -9,6 +9,7 @@ import gradio as gr
 from sd_demo.errors import PlaygroundError
 from sd_demo.restore import from_receipt
 from sd_demo.ui.results import Results, Shown
+from sd_demo.weight_hashes import other_weights
 
 if TYPE_CHECKING:
     from sd_demo.engine import Engine
@@ -69,7 +70,9 @@ def _texts(engine: Engine, request: gr.Request, shown: list[Shown], selected: in
         told = recipes(restored, engine.registry, url=_address(request))
     except PlaygroundError as error:
         return [f"# {error}"] * len(TITLES)
-    return [getattr(told, kind) for kind in TITLES]
+    others = other_weights(receipt, registry=engine.registry, lora_dir=engine.settings.lora_dir)
+    warned = "".join(f"# {sentence}\n" for sentence in others)
+    return [warned + getattr(told, kind) for kind in TITLES]
 
 
 def _address(request: gr.Request) -> str:

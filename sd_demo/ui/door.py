@@ -16,8 +16,10 @@ from urllib.parse import unquote
 from gradio.routes import App, ORJSONResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from sd_demo.ui import visitor
 from sd_demo.ui.door_rules import CLOSED, SAFE_METHODS, UPLOADS, Hosts, body_limit, security_headers
 from sd_demo.ui.sessions import Sessions
 
@@ -81,7 +83,7 @@ class Door:
             if not visit.has_answered:
                 await visit.answer(500, f"Something went wrong here; try again, and quote the id {visit.id}.")
             if visit.is_login and visit.status in (400, 401):
-                self._note_failed_login(visit.address)
+                self._note_failed_login(self._caller(scope))
         except Refused as refused:
             await visit.answer(refused.status, str(refused))
         except Exception as error:
@@ -144,8 +146,12 @@ class Door:
             self._failed_logins.popitem(last=False)
 
     def _has_failed_too_often(self, scope: Scope) -> bool:
-        times = self._failed_logins.get(_address(scope), deque())
+        times = self._failed_logins.get(self._caller(scope), deque())
         return len(times) == LOGIN_TRIES and times[0] > time.monotonic() - 60
+
+    def _caller(self, scope: Scope) -> str:
+        """Whose tries are counted together: one network address, also behind a proxy that all come through."""
+        return visitor.origin(Request(scope), self._engine.settings) or str((scope.get("client") or ("?",))[0])
 
 
 class _Visit:
@@ -154,7 +160,6 @@ class _Visit:
     def __init__(self, scope: Scope, receive: Receive, send: Send, headers: dict[str, str]) -> None:
         self.id = secrets.token_hex(4)
         self.scope, self._receive, self._send, self._headers = scope, receive, send, headers
-        self.address = _address(scope)
         self.is_login = scope["path"].rstrip("/") == "/login"
         self.status = 0
         self.has_answered = False
@@ -211,10 +216,6 @@ class _Visit:
         message.setdefault("headers", [])
         headers = MutableHeaders(scope=message)
         headers.update({**self._headers, "x-request-id": self.id})
-
-
-def _address(scope: Scope) -> str:
-    return str((scope.get("client") or ("?",))[0])
 
 
 def _says_json(message: Message) -> bool:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import gradio as gr
 from PIL import Image
 
+from sd_demo.errors import PlaygroundError
 from sd_demo.images import read_mask, read_picture
 from sd_demo.requests import Inpaint
 from sd_demo.ui import controls, mask_editor, run
@@ -71,11 +72,14 @@ def build(
         elem_classes=["examples"],
     )
 
-    def fill(event: gr.SelectData) -> dict[Any, Any]:
+    def fill(model: Any, event: gr.SelectData) -> dict[Any, Any]:
         if not isinstance(event.index, int) or not 0 <= event.index < len(here):
             return {tab.results.selected: 0}
         example = here[event.index]
-        entry = engine.defaults(None)
+        try:
+            entry = engine.defaults(model)
+        except (PlaygroundError, TypeError):  # the run that follows says so
+            entry = engine.defaults(None)
         updates: dict[Any, Any] = {
             control: example.values.get(name, controls.default_value(tab.task, name, entry))
             for name, control in tab.controls.items()
@@ -86,7 +90,9 @@ def build(
 
     row.select(
         fill,
-        outputs=[*tab.inputs, tab.results.selected],
+        [header.model],
+        [*tab.inputs, tab.results.selected],
+        preprocess=False,
         show_progress="hidden",
         api_visibility="private",
     ).then(

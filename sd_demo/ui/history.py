@@ -105,11 +105,12 @@ def listen(
     place: gr.Tab,
     top: Header,
     tabs: Mapping[str, Tab | UpscaleTab],
+    chosen: Mapping[str, gr.State],
     places: passing_on.Places,
     chooser: gr.Tabs,
     visitor_id: gr.BrowserState,
 ) -> None:
-    """Wire the tab. places: where its pictures can be brought.
+    """Wire the tab. chosen: as settings_back.listen has it; places: where its pictures can be brought.
 
     Every handler asks whose pictures these are, so that no name opens anybody else's.
     """
@@ -173,10 +174,10 @@ def listen(
             restored = from_receipt(shown[0].receipt, registry=engine.registry, lora_dir=engine.settings.lora_dir)
         except InvalidImage as error:
             return settings_back.failed(here.back, str(error))
-        return settings_back.show(here.back, restored)
+        return settings_back.show(engine, here.back, restored)
 
     here.settings.click(settings, [large.shown], here.back.outputs, **_PRIVATE)
-    settings_back.listen(engine, here.back, top, tabs, chooser)
+    settings_back.listen(engine, here.back, top, tabs, chosen, chooser)
     passing_on.offer(large, places, chooser)
 
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 import gradio as gr
 
 from sd_demo.errors import InvalidRequest
+from sd_demo.schedulers import available
 from sd_demo.ui import lesson, status_line
 from sd_demo.ui.controls import SCHEDULER_TITLES
 from sd_demo.ui.learn_steps import FIRST_PROMPT, SEED, STEPS, plan_of
@@ -28,7 +29,7 @@ def build(classroom: ClassroomOf) -> None:
     with gr.Row(elem_classes=["lesson-ask"]):
         prompt = gr.Textbox(FIRST_PROMPT, label="Prompt", max_lines=2, scale=4, elem_id="learn-schedulers-prompt")
         names = gr.Dropdown(
-            [(SCHEDULER_TITLES[name], name) for name in SCHEDULER_TITLES],
+            [(SCHEDULER_TITLES[name], name) for name in available()],
             value=FIRST,
             multiselect=True,
             max_choices=AT_MOST,
@@ -50,7 +51,7 @@ def build(classroom: ClassroomOf) -> None:
         from sd_demo.learn import scripts
         from sd_demo.learn.schedules import paths
 
-        if not isinstance(names, list) or not 1 <= len(names) <= AT_MOST or set(names) - set(SCHEDULER_TITLES):
+        if not isinstance(names, list) or not 1 <= len(names) <= AT_MOST or set(names) - set(available()):
             raise InvalidRequest(f"Choose one to {AT_MOST} schedulers.")
         text, plan = plan_of(prompt, seed, scheduler=names[0])
         made = []

@@ -19,10 +19,15 @@ if TYPE_CHECKING:
 FOLLOWING = ("num_inference_steps", "guidance_scale", "scheduler", "width", "height")
 
 
-def listen(engine: Engine, top: Header, tabs: Mapping[str, Tab | UpscaleTab], *others: Any) -> None:
-    """Wire the chooser to every tab; `others`: further events after which a model may have come."""
+def listen(engine: Engine, top: Header, tabs: Mapping[str, Tab | UpscaleTab], *others: Any) -> dict[str, gr.State]:
+    """Wire the chooser to every tab; `others`: further events after which a model may have come.
+
+    Returns, by tab, the name of the model whose defaults its controls follow.
+    """
+    states: dict[str, gr.State] = {}
     for task, tab in tabs.items():
-        chosen = gr.State(engine.defaults(None).name)  # one a tab: each handler needs the choice before this one
+        # One a tab: each handler needs the choice before this one.
+        chosen = states[task] = gr.State(engine.defaults(None).name)
         followers = {name: tab.controls[name] for name in FOLLOWING if name in tab.controls}
         for event in (top.model.change, *others):
             event(
@@ -42,6 +47,7 @@ def listen(engine: Engine, top: Header, tabs: Mapping[str, Tab | UpscaleTab], *o
                 queue=False,
                 api_visibility="private",
             )
+    return states
 
 
 def _follow(engine: Engine, task: str, names: list[str]) -> Callable[..., list[Any]]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any, Final
 
 import gradio as gr
-from gradio.processing_utils import save_file_to_cache
+from gradio.processing_utils import save_file_to_cache, save_pil_to_cache
 from gradio.utils import get_upload_folder
 from PIL import Image
 
@@ -23,11 +24,14 @@ ONWARD: Final = {"image_to_image": "Use as input", "inpaint": "Inpaint this", "u
 
 @dataclass(frozen=True)
 class Shown:
-    """A finished picture as the page holds it; `before` is what it started from, at its size."""
+    """A finished picture as the page holds it; `before` is the published file of what it started from.
+
+    Pictures themselves stay out of it: Gradio keeps the states of a closed page for an hour.
+    """
 
     path: Path
     receipt: Receipt
-    before: Image.Image | None = None
+    before: str | None = None
 
     def __hash__(self) -> int:  # Gradio tells by it whether a gr.State has changed; a receipt cannot be hashed
         return hash(self.path)
@@ -133,10 +137,29 @@ def show(results: Results, shown: list[Shown], index: int, registry: Registry) -
         results.shown: shown,
         results.selected: index,
     }
-    if one.before is not None and one.before.size == (one.receipt.done.width, one.receipt.done.height):
+    if one.before is not None and _touched(one.before):
         updates[results.picture] = gr.update(visible=False)
         updates[results.compare] = gr.update(value=(one.before, file), visible=True)
+    elif one.before is not None:  # swept away since
+        updates[results.picture] |= {"visible": True}
+        updates[results.compare] = gr.update(value=None, visible=False)
     return updates
+
+
+def published_before(image: Image.Image | None, receipt: Receipt) -> str | None:
+    """The file that Gradio may serve of the picture that another one started from; None where sizes differ."""
+    if image is None or image.size != (receipt.done.width, receipt.done.height):
+        return None
+    return save_pil_to_cache(image, cache_dir=get_upload_folder(), format="png")
+
+
+def _touched(file: str) -> bool:
+    """Whether the file is still there; if so, it counts as used now."""
+    try:
+        os.utime(file)
+    except OSError:
+        return False
+    return True
 
 
 def published(path: Path) -> str:

@@ -9,6 +9,7 @@ import json
 import logging
 import secrets
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -53,7 +54,7 @@ class Tab:
     reuse_seed: gr.Button
     settings: gr.BrowserState  # {field: value}
     last: gr.BrowserState  # file names of the last run's pictures
-    job: gr.State
+    job: gr.State  # a Stop of the run in progress
     style: gr.Dropdown
     picture_inputs: tuple[Component, ...] = ()
     read_pictures: ReadPictures = dict
@@ -96,7 +97,7 @@ def page_handler(engine: Engine, tab: Tab) -> Callable[..., Iterator[dict[Any, A
             yield {parts.status: unexpected(tab.task)}
             return
         try:
-            yield {tab.job: job, **_started(tab, asked)}
+            yield {tab.job: Stop(job), **_started(tab, asked)}
             for event in _unhurried(job.events()):
                 yield {parts.status: status_line.of_event(event), **_update(engine, tab, asked, event)}
         except Exception:
@@ -123,14 +124,27 @@ def outputs(tab: Tab) -> list[Any]:
     return [tab.results.status, *tab.results.of_picture, tab.sheet, tab.generate, tab.cancel, tab.job, tab.last]
 
 
-def cancel(job: Any) -> None:
+class Stop:
+    """What a page holds of a running job, or several: cancels them, and does not keep their pictures in memory."""
+
+    def __init__(self, job: Any) -> None:
+        self._job = weakref.ref(job)
+
+    def cancel(self) -> None:
+        """Cancel what is still there."""
+        job = self._job()
+        if job is not None:
+            job.cancel()
+
+
+def cancel(running: Stop | None) -> None:
     """Ask a running job to stop; it does within a step, and its handler then says so."""
-    if job is not None:
-        job.cancel()
+    if running is not None:
+        running.cancel()
 
 
 def listen_to_cancel(button: gr.Button, status: gr.HTML, running: gr.State) -> None:
-    """Let `button` cancel what `running` holds (anything with cancel()), and say so at once in `status`."""
+    """Let `button` cancel what `running` holds (a Stop), and say so at once in `status`."""
     button.click(None, None, [status, button], js=cancelling(), show_progress="hidden", queue=False)
     button.click(cancel, [running], show_progress="hidden", queue=False, api_visibility="private")
 
@@ -185,7 +199,7 @@ def _update(engine: Engine, tab: Tab, asked: AnyRequest, event: events.Event) ->
     if isinstance(event, events.Step) and event.previews:
         return {tab.results.picture: _side_by_side(event.previews)}
     if isinstance(event, events.Done):
-        before = asked.image if isinstance(asked, Inpaint) else None
+        before = results.published_before(asked.image if isinstance(asked, Inpaint) else None, event.images[0].receipt)
         shown = [Shown(one.path, one.receipt, before) for one in event.images]
         names = [one.path.name for one in event.images]
         sheet = results.published(event.sheet) if event.sheet else None

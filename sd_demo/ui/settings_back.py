@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any, Final
@@ -12,10 +12,11 @@ import gradio as gr
 from sd_demo.errors import InvalidImage, PlaygroundError
 from sd_demo.restore import restore
 from sd_demo.restored import Restored
-from sd_demo.ui import controls, status_line, upscale
+from sd_demo.ui import controls, header, status_line, upscale
 from sd_demo.ui.header import Header
 from sd_demo.ui.run import Tab
 from sd_demo.ui.uploads import uploaded_file
+from sd_demo.weight_hashes import other_weights
 
 if TYPE_CHECKING:
     from sd_demo.engine import Engine
@@ -27,6 +28,7 @@ TITLES: Final = {
     "inpaint": "Inpaint",
     upscale.NAME: upscale.TITLE,
 }
+REST: Final = "All other settings go back to what suits the model."
 _PRIVATE: Final[dict[str, Any]] = {"show_progress": "hidden", "api_visibility": "private"}
 
 
@@ -60,9 +62,14 @@ def build() -> SettingsBack:
 
 
 def listen(
-    engine: Engine, back: SettingsBack, top: Header, tabs: Mapping[str, Tab | upscale.UpscaleTab], chooser: gr.Tabs
+    engine: Engine,
+    back: SettingsBack,
+    top: Header,
+    tabs: Mapping[str, Tab | upscale.UpscaleTab],
+    chosen: Mapping[str, gr.State],
+    chooser: gr.Tabs,
 ) -> None:
-    """Wire the drop zone and the button."""
+    """Wire the drop zone and the button. chosen: by tab, the model whose defaults its controls follow."""
 
     def read(file: Any) -> dict[Any, Any]:
         if file is None:
@@ -71,36 +78,49 @@ def listen(
             path = uploaded_file(file, field="The file")
             if path is None:
                 raise InvalidImage("Drop a picture first.")
-            return show(back, restore(path, registry=engine.registry, lora_dir=engine.settings.lora_dir))
+            return show(engine, back, restore(path, registry=engine.registry, lora_dir=engine.settings.lora_dir))
         except PlaygroundError as error:
             return failed(back, str(error))
 
-    def apply(restored: Restored | None) -> dict[Any, Any]:
+    def apply(restored: Restored | None, model: Any) -> dict[Any, Any]:
         if restored is None:
             return {chooser: gr.skip()}
-        tab = tabs[restored.task]
+        task, wanted = restored.task, restored.values.get("model")
+        try:
+            entry = engine.defaults(wanted or model)
+        except (PlaygroundError, TypeError):
+            raise gr.Error(
+                "The model of these settings is no longer here; choose another one, then bring them back again.",
+                print_exception=False,
+            ) from None
         updates: dict[Any, Any] = {
-            control: controls.held_value(restored.task, name, restored.values[name])
-            for name, control in tab.controls.items()
-            if name in restored.values
+            control: controls.held_value(
+                task, name, restored.values.get(name, controls.default_value(task, name, entry))
+            )
+            for name, control in tabs[task].controls.items()
         }
-        if restored.values.get("model") in [name for _, name in top.model.choices]:
-            updates[top.model] = restored.values["model"]
-        return {chooser: gr.Tabs(selected=restored.task), **updates}
+        # They belong to this model already: its choice, which follows, must leave them as they are.
+        updates[chosen[task]] = entry.name
+        if wanted:
+            updates[top.model] = gr.update(choices=header.choices(engine), value=entry.name)
+        return {chooser: gr.Tabs(selected=task), **updates}
 
     back.drop.change(read, [back.drop], back.outputs, preprocess=False, **_PRIVATE)
     back.apply.click(
         apply,
-        [back.restored],
-        [chooser, top.model, *(control for tab in tabs.values() for control in tab.controls.values())],
+        [back.restored, top.model],
+        [chooser, top.model, *chosen.values(), *(one for tab in tabs.values() for one in tab.controls.values())],
+        preprocess=False,
         **_PRIVATE,
     )
 
 
-def show(back: SettingsBack, restored: Restored) -> dict[Any, Any]:
+def show(engine: Engine, back: SettingsBack, restored: Restored) -> dict[Any, Any]:
     """The updates that tell what `restored` will bring, and offer it."""
+    registry, folder, receipt = engine.registry, engine.settings.lora_dir, restored.receipt
+    others = other_weights(receipt, registry=registry, lora_dir=folder) if receipt is not None else []
     return {
-        back.report: report(restored),
+        back.report: report(restored, others),
         back.apply: gr.update(visible=True, value=f"Apply to {TITLES[restored.task]}"),
         back.restored: restored,
     }
@@ -112,16 +132,16 @@ def failed(back: SettingsBack, sentence: str) -> dict[Any, Any]:
     return {back.report: line, back.apply: gr.update(visible=False), back.restored: None}
 
 
-def report(restored: Restored) -> str:
-    """Two lists in escaped words: what comes back, and what does not."""
+def report(restored: Restored, others: Sequence[str] = ()) -> str:
+    """Two lists in escaped words: what comes back, and what does not, `others` (sentences on weights) among it."""
     rows = "".join(
         f"<dt>{escape(_label(name))}</dt><dd>{escape(_words(value))}</dd>"
         for name, value in restored.values.items()
         if value != ""
     )
-    lost = "".join(f'<li class="differs">{escape(sentence)}</li>' for sentence in restored.cannot)
+    lost = "".join(f'<li class="differs">{escape(sentence)}</li>' for sentence in (*others, *restored.cannot))
     cannot = f'<h4>Does not come back</h4><ul class="notes">{lost}</ul>' if lost else ""
-    return f"<h4>Comes back, for {TITLES[restored.task]}</h4><dl>{rows}</dl>{cannot}"
+    return f"<h4>Comes back, for {TITLES[restored.task]}</h4><dl>{rows}</dl>{cannot}<p>{REST}</p>"
 
 
 def _label(name: str) -> str:

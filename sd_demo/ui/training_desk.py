@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 import shutil
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,7 +15,7 @@ from sd_demo.errors import InvalidRequest, OutputFailed
 from sd_demo.lora_folder import SUFFIX
 from sd_demo.lora_training import LoraTraining
 from sd_demo.training_events import Trained
-from sd_demo.training_pictures import METADATA
+from sd_demo.training_pictures import METADATA, keep_pictures, kept_files
 from sd_demo.training_request import PICTURE_SUFFIXES, parse_training
 from sd_demo.ui.uploads import uploaded_file
 
@@ -54,28 +53,29 @@ class TrainingDesk:
             output = self._engine.settings.lora_dir / f"{called}{SUFFIX}"
             if output.exists():
                 raise InvalidRequest(f"There is a LoRA called {called} already; choose another name.", "name")
-            pictures = self._pictures(files, captions, folder, is_resumed=bool(options.get("resume")))
-            training = LoraTraining(
-                parse_training({"images": pictures, "output": output, **options}),
-                self._engine.settings,
-                registry=self._engine.registry,
-                turns=self._engine.device_turns,
-            )
+            fresh = folder.with_name(f".{called}")  # what an earlier try left stays until this one is accepted
+            shutil.rmtree(fresh, ignore_errors=True)
+            try:
+                given = _uploads(files) or (kept_files(folder) if options.get("resume") else [])
+                pictures = keep_pictures(given, str(captions or ""), fresh)
+                training = LoraTraining(
+                    parse_training({"images": pictures, "output": output, **options}),
+                    self._engine.settings,
+                    registry=self._engine.registry,
+                    turns=self._engine.device_turns,
+                )
+                shutil.rmtree(folder, ignore_errors=True)
+                fresh.replace(folder)
+            except OSError as error:
+                raise OutputFailed(
+                    f"The pictures cannot be kept in {folder} ({error.strerror}); free some space."
+                ) from error
+            finally:
+                shutil.rmtree(fresh, ignore_errors=True)
             training.start()
             self.current = training
             threading.Thread(target=self._tidy, args=(training, folder), daemon=True).start()
             return training
-
-    def _pictures(self, files: Any, captions: Any, folder: Path, *, is_resumed: bool) -> list[Path]:
-        """The pictures in `folder`: those that were uploaded now, or with `is_resumed` those that are there."""
-        if not files and is_resumed:
-            return sorted(path for path in folder.glob("*") if path.suffix.lower() in PICTURE_SUFFIXES)
-        shutil.rmtree(folder, ignore_errors=True)  # of an earlier try
-        taken = self._take_in(files, folder)
-        pictures = [path for path in taken if path.suffix.lower() in PICTURE_SUFFIXES]
-        for path, line in _captions(captions, pictures).items():
-            path.with_suffix(".txt").write_text(line, encoding="utf-8")
-        return pictures
 
     @staticmethod
     def _name(name: Any) -> str:
@@ -85,44 +85,24 @@ class TrainingDesk:
         return called
 
     @staticmethod
-    def _take_in(files: Any, folder: Path) -> list[Path]:
-        """Copy what was uploaded into `folder`, by the names that it had, in its order."""
-        if files is not None and not isinstance(files, list):
-            raise InvalidRequest("images must be uploaded files.", "images")
-        taken = []
-        try:
-            for one in files or []:
-                path = uploaded_file(one, field="images")
-                if path is None:
-                    continue
-                given = str(one.get("orig_name") or "")
-                name = given if _FILE_NAME.fullmatch(given) else path.name
-                if Path(name).suffix.lower() not in (*PICTURE_SUFFIXES, ".txt") and name != METADATA:
-                    raise InvalidRequest(f"images: {name} is no picture, .txt file or {METADATA}.", "images")
-                folder.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path, folder / name)
-                taken.append(folder / name)
-        except OSError as error:
-            raise OutputFailed(
-                f"The pictures cannot be kept in {folder} ({error.strerror}); free some space."
-            ) from error
-        return taken
-
-    @staticmethod
     def _tidy(training: LoraTraining, folder: Path) -> None:
         *_, end = training.events()
         if isinstance(end, Trained):
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _captions(text: Any, pictures: Sequence[Path]) -> dict[Path, str]:
-    lines = [line.strip() for line in str(text or "").splitlines()]
-    while lines and not lines[-1]:
-        lines.pop()
-    if not lines:
-        return {}
-    if len(lines) != len(pictures):
-        raise InvalidRequest(
-            f"captions: there are {len(lines)} lines for {len(pictures)} pictures; write one line for each.", "captions"
-        )
-    return {path: line for path, line in zip(pictures, lines, strict=True) if line}
+def _uploads(files: Any) -> list[tuple[Path, str]]:
+    """What was uploaded, each with the name that it had, in its order."""
+    if files is not None and not isinstance(files, list):
+        raise InvalidRequest("images must be uploaded files.", "images")
+    taken = []
+    for one in files or []:
+        path = uploaded_file(one, field="images")
+        if path is None:
+            continue
+        given = str(one.get("orig_name") or "")
+        name = given if _FILE_NAME.fullmatch(given) else path.name
+        if Path(name).suffix.lower() not in (*PICTURE_SUFFIXES, ".txt") and name != METADATA:
+            raise InvalidRequest(f"images: {name} is no picture, .txt file or {METADATA}.", "images")
+        taken.append((path, name))
+    return taken

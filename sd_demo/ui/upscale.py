@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -9,13 +11,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import gradio as gr
 
-from sd_demo.errors import JobCancelled, PlaygroundError
+from sd_demo.errors import JobCancelled, PlaygroundError, QueueFull
 from sd_demo.together import Jobs, Progress
 from sd_demo.ui import controls, copy_as_code, introduction, lora_picker, passing_on, results, run, status_line, visitor
 from sd_demo.ui.header import Header
 from sd_demo.ui.results import Results, Shown
 from sd_demo.ui.uploads import given, uploaded_file
-from sd_demo.upscale import Upscale, plan_upscaling
+from sd_demo.upscale import Upscale, Upscaling, plan_upscaling
 from sd_demo.upscaling import run_upscaling
 
 if TYPE_CHECKING:
@@ -37,7 +39,30 @@ class UpscaleTab:
     start: gr.Button
     cancel: gr.Button
     results: Results
-    running: gr.State  # the Jobs of the run in progress
+    running: gr.State  # a run.Stop of the run in progress
+
+
+class Planner:
+    """Plans upscalings, one at a time for all who ask.
+
+    Enlarging four megapixels takes a core for seconds, and comes before there is a job that could be refused.
+    """
+
+    def __init__(self, engine: Engine, *, patience_s: float = 10.0) -> None:
+        self._engine, self._patience_s = engine, patience_s
+        self._turn = threading.Lock()
+
+    def plan(self, values: dict[str, Any]) -> Upscaling:
+        """As plan_upscaling, with the model that `values` name. Raises QueueFull where others keep it busy."""
+        model = values.get("model")
+        entry = self._engine.defaults(model if isinstance(model, str) else None)
+        if not self._turn.acquire(timeout=self._patience_s):
+            wait = math.ceil(self._patience_s)
+            raise QueueFull(f"Other pictures are being enlarged; try again in about {wait} s.", wait)
+        try:
+            return plan_upscaling(values, entry=entry)
+        finally:
+            self._turn.release()
 
 
 def build(engine: Engine) -> UpscaleTab:
@@ -79,6 +104,7 @@ def build(engine: Engine) -> UpscaleTab:
 
 def listen(
     engine: Engine,
+    planner: Planner,
     here: UpscaleTab,
     top: Header,
     places: passing_on.Places,
@@ -89,7 +115,7 @@ def listen(
     parts = here.results
     run.listen_to_cancel(here.cancel, parts.status, here.running)
     here.start.click(
-        _handler(engine, here),
+        _handler(engine, planner, here),
         [visitor_id, top.model, here.image, *here.controls.values()],
         [parts.status, here.start, here.cancel, here.running, *parts.of_picture],
         preprocess=False,
@@ -112,7 +138,7 @@ def _suited(engine: Engine, model: Any) -> list[Any]:
     return [gr.update(visible=factor in OF_SOME[name]) for name in OF_SOME]
 
 
-def _handler(engine: Engine, here: UpscaleTab) -> Callable[..., Iterator[dict[Any, Any]]]:
+def _handler(engine: Engine, planner: Planner, here: UpscaleTab) -> Callable[..., Iterator[dict[Any, Any]]]:
     parts = here.results
 
     def make_larger(
@@ -124,13 +150,13 @@ def _handler(engine: Engine, here: UpscaleTab) -> Callable[..., Iterator[dict[An
             pairs = zip(here.controls, held, strict=True)
             values = given({name: controls.request_value(NAME, name, value) for name, value in pairs})
             values |= given({"model": model, "image": uploaded_file(image, field="image")})
-            upscaling = plan_upscaling(values, entry=engine.defaults(values.get("model")))
+            upscaling = planner.plan(values)
             jobs = Jobs()
             yield {
                 parts.status: status_line.running("Sending …"),
                 parts.compare: gr.update(visible=False),
                 parts.picture: gr.update(visible=True),
-                here.running: jobs,
+                here.running: run.Stop(jobs),
                 **busy,
             }
             # A closed page closes this generator, and so that one, which cancels its jobs.
@@ -141,7 +167,8 @@ def _handler(engine: Engine, here: UpscaleTab) -> Callable[..., Iterator[dict[An
                         words = f"{one.done * tiles // one.total} of {tiles} tiles"
                         yield {parts.status: status_line.running(words, one.done / one.total)}
                         continue
-                    shown = [Shown(one.result.path, one.result.receipt, one.enlarged)]
+                    made = one.result
+                    shown = [Shown(made.path, made.receipt, results.published_before(one.enlarged, made.receipt))]
                     yield {
                         parts.status: status_line.ended("Done"),
                         **results.show(parts, shown, 0, engine.registry),

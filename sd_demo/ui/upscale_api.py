@@ -10,20 +10,21 @@ import gradio as gr
 
 from sd_demo.ui import api, results, visitor
 from sd_demo.ui.uploads import given, uploaded_file
-from sd_demo.upscale import NOT_TAKEN, Upscale, plan_upscaling
+from sd_demo.ui.upscale import Planner
+from sd_demo.upscale import NOT_TAKEN, Upscale
 from sd_demo.upscaling import Upscaled, run_upscaling
 
 if TYPE_CHECKING:
     from sd_demo.engine import Engine
 
 
-def add(engine: Engine) -> None:
+def add(engine: Engine, planner: Planner) -> None:
     """Declare the endpoint in the Blocks that is being built."""
     door = gr.Button(visible=False)
     inputs = [api.parameter(Upscale, name) for name in parameters()]
     inputs[parameters().index("prompt")].value = ""  # required of a task, not of this
     door.click(
-        _handler(engine),
+        _handler(engine, planner),
         inputs=inputs,
         outputs=[
             gr.Gallery(visible=False, format="png", label="The larger picture: a PNG file that carries its receipt"),
@@ -41,7 +42,7 @@ def parameters() -> list[str]:
     return ["image", *(name for name in Upscale.model_fields if name not in ("image", *NOT_TAKEN))]
 
 
-def _handler(engine: Engine) -> Callable[..., Iterator[tuple[Any, Any]]]:
+def _handler(engine: Engine, planner: Planner) -> Callable[..., Iterator[tuple[Any, Any]]]:
     names = parameters()
 
     def call(request: gr.Request, *values: Any) -> Iterator[tuple[Any, Any]]:
@@ -49,8 +50,7 @@ def _handler(engine: Engine) -> Callable[..., Iterator[tuple[Any, Any]]]:
             asked = given(dict(zip(names, values, strict=True)))
             if "image" in asked:
                 asked["image"] = uploaded_file(asked["image"], field="image")
-            model = asked.get("model")
-            upscaling = plan_upscaling(asked, entry=engine.defaults(model if isinstance(model, str) else None))
+            upscaling = planner.plan(asked)
             who = visitor.caller(None, request, engine.settings)
             with closing(run_upscaling(engine, upscaling, **who)) as news:
                 for one in news:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final, TypedDict
 
 import gradio as gr
+from starlette.requests import Request
 
 from sd_demo.outputs import Outputs
 from sd_demo.settings import Settings
@@ -58,7 +59,7 @@ def caller(value: Any, request: gr.Request | None, settings: Settings) -> Caller
     return {"visitor": folder_name(value, request), "origin": origin(request, settings)}
 
 
-def origin(request: gr.Request | None, settings: Settings) -> str:
+def origin(request: gr.Request | Request | None, settings: Settings) -> str:
     """The network address of a request (of IPv6 the 64 bits that one subscriber has), "" where it is not known.
 
     Behind a share link's tunnel (which comes from this machine) and a Space's proxy it is the last public address in

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import socket
@@ -15,7 +16,7 @@ import pytest
 
 from sd_demo.outputs import Outputs
 from sd_demo.settings import Settings
-from sd_demo.ui import blocks
+from sd_demo.ui import blocks, door
 from sd_demo.ui.door_rules import Hosts, host_name
 from tests.fake_engine import FakeEngine
 from tests.fake_page import FakePage
@@ -199,6 +200,33 @@ def test_nothing_but_the_login_is_open_and_guessing_is_slow(locked: FakePage) ->
     statuses = [httpx.post(f"{locked.url}/login", data=wrong).status_code for _ in range(12)]
     assert statuses[:10] == [400] * 10
     assert statuses[10:] == [429] * 2
+
+
+def test_wrong_passwords_lock_their_own_address_and_no_other_behind_the_proxy(tmp_path: Path) -> None:
+    engine = FakeEngine(Outputs(tmp_path), settings=Settings(profile="space", trusted_hosts="art.example"))
+
+    async def refuse(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 400, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    guarded = door.Door(refuse, engine, None)  # type: ignore[arg-type] # the same contract
+
+    def status(*headers: tuple[str, str], peer: str = "10.16.0.4") -> int:
+        named = [(name.encode(), value.encode()) for name, value in (("host", "art.example"), *headers)]
+        scope = {"type": "http", "method": "POST", "path": "/login", "headers": named, "client": (peer, 1)}
+        sent: list[Any] = []
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        asyncio.run(guarded(scope, None, send))  # type: ignore[arg-type] # nothing reads a body
+        return int(sent[0]["status"])
+
+    for_many = [status(("x-forwarded-for", f"1.1.1.{k}, 8.8.8.8")) for k in range(12)]
+    assert for_many == [400] * 10 + [429] * 2, "what stands before the proxy's own word, the caller wrote"
+    assert status(("x-forwarded-for", "8.8.4.4")) == 400
+    unnamed = [status() for _ in range(12)]
+    assert unnamed[10:] == [429] * 2, "where nothing tells callers apart, they are counted together"
 
 
 def test_hosts_by_how_the_server_is_started() -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
 import gradio as gr
 import pytest
+from PIL import Image
 
 from sd_demo.outputs import Outputs
-from sd_demo.ui import blocks, sessions
+from sd_demo.ui import blocks, run, sessions
 from sd_demo.ui.sessions import Session, Sessions
 from tests.fake_engine import FakeEngine
 
@@ -83,3 +85,55 @@ def test_closed_pages_go_before_open_ones(holder: Sessions, page: blocks.Page) -
     holder["newest"][number] = "newest"
     assert set(holder.session_data) == {"open", "newer", "newest"}
     assert set(holder.time_last_used) == {"open", "newer", "newest"}
+
+
+def test_a_finished_run_leaves_no_picture_in_the_states(
+    page: blocks.Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
+    (tmp_path / "uploads").mkdir()
+    picture, layer = Image.linear_gradient("L").convert("RGB"), Image.new("RGBA", (256, 256))
+    layer.paste((255, 45, 120, 150), (64, 64, 128, 128))
+    picture.save(tmp_path / "uploads" / "image.png")
+    layer.save(tmp_path / "uploads" / "layer.png")
+    files = {name: {"path": str(tmp_path / "uploads" / f"{name}.png")} for name in ("image", "layer")}
+    generate = next(
+        one for one in page.fns.values()
+        if getattr(one.fn, "__name__", "") == "generate" and one.inputs[-1].elem_id == "inpaint-image"
+    )  # fmt: skip
+    given = [one.value for one in generate.inputs[1:-1]]
+    drawn = {"background": files["image"], "layers": [files["layer"]]}
+    held: dict[int, object] = {}
+    job = None
+    for updates in generate.fn(gr.Request(), None, *given, drawn):
+        states = {one: value for one, value in updates.items() if isinstance(one, gr.State)}
+        held |= {one._id: value for one, value in states.items()}
+        job = next((value for value in states.values() if isinstance(value, run.Stop)), job)
+        last = updates
+    assert isinstance(job, run.Stop)
+    assert not any(isinstance(one, Image.Image) for value in held.values() for one in _within(value))
+    (compare,) = [one for one in last if one.elem_id == "inpaint-compare"]
+    with Image.open(last[compare]["value"][0]) as before:
+        assert before.tobytes() == picture.tobytes()
+    page.engine.close()  # whose worker holds its last job
+    page.engine.jobs.clear()  # type: ignore[attr-defined]
+    gc.collect()
+    assert job._job() is None, "a page that was closed in the middle would keep the request with its pictures"
+    job.cancel()
+
+    # Where the file has gone since, the picture stands alone.
+    (tab_shown,) = [value for value in held.values() if isinstance(value, list)]
+    Path(tab_shown[0].before).unlink()
+    parts = next(
+        one for one in page.fns.values() if getattr(one.fn, "__name__", "") == "select" and compare in one.outputs
+    )
+    again = parts.fn(tab_shown, gr.SelectData(None, {"index": 0, "value": ""}))
+    assert again[compare]["visible"] is False
+    (large,) = [one for one in again if one.elem_id == "inpaint-picture"]
+    assert again[large]["visible"] is True
+
+
+def _within(value: object) -> list[object]:
+    """A value of a state and everything that its items hold."""
+    items = value if isinstance(value, list) else [value]
+    return [inner for one in items for inner in (one, *getattr(one, "__dict__", {}).values())]

@@ -1,0 +1,159 @@
+"""What "Apply these settings" and an example put into a tab, asked of the page's own handlers without a browser."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import pytest
+
+from sd_demo.outputs import Outputs
+from sd_demo.receipt import Lora, Receipt
+from sd_demo.requests import SCHEDULER_NAMES, TextToImage, parse_request
+from sd_demo.restore import from_receipt
+from sd_demo.restored import Restored
+from sd_demo.schedulers import available
+from sd_demo.settings import Settings
+from sd_demo.ui import api, blocks, controls
+from sd_demo.ui.results import Shown
+from tests.fake_engine import FakeEngine
+from tests.receipts import make_receipt
+
+TASK = "text_to_image"
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Iterator[blocks.Page]:
+    settings = Settings(lora_dir=tmp_path / "loras", data_dir=tmp_path / "data")
+    engine = FakeEngine(Outputs(tmp_path / "outputs"), settings=settings)
+    engine.start()
+    yield blocks.build(engine)  # type: ignore[arg-type]
+    engine.close()
+
+
+def handlers(page: blocks.Page, name: str) -> list[Any]:
+    return [one for one in page.fns.values() if getattr(one.fn, "__name__", "") == name]
+
+
+def back(page: blocks.Page, receipt: Receipt) -> Restored:
+    return from_receipt(receipt, registry=page.engine.registry, lora_dir=page.engine.settings.lora_dir)
+
+
+def applied(page: blocks.Page, restored: Restored, model: str = "picture-book") -> dict[Any, Any]:
+    (apply,) = handlers(page, "apply")
+    updates: dict[Any, Any] = apply.fn(restored, model)
+    assert set(updates) <= set(apply.outputs)
+    return updates
+
+
+def held(updates: dict[Any, Any], task: str = TASK) -> dict[str, Any]:
+    """By field, what the controls of `task` were set to."""
+    names = {f"{task}-{name}": name for name in controls.names_of(task)}
+    return {names[one.elem_id]: value for one, value in updates.items() if one.elem_id in names}
+
+
+def test_every_control_is_set_and_what_the_picture_does_not_tell_is_cleared(page: blocks.Page) -> None:
+    worn = [Lora(name="gone", weight=0.5, sha256="", matched=1, total=1)]
+    for receipt in (make_receipt(), make_receipt(loras=worn)):
+        values = held(applied(page, back(page, receipt)))
+        assert set(values) == set(controls.names_of(TASK))
+        assert (values["loras"], values["keep_best"], values["grid"]) == ([], "", "")
+        asked = {name: controls.request_value(TASK, name, value) for name, value in values.items()}
+        assert parse_request(TASK, asked).num_images_per_prompt == 1
+    known = {"sha256": "ab", "width": 96, "height": 64}
+    receipt = make_receipt(strength=0.4, width=96, height=64)
+    asked = {"prompt": "x", "image": known}
+    values = held(
+        applied(page, back(page, receipt.model_copy(update={"task": "image_to_image", "asked": asked}))),
+        "image_to_image",
+    )
+    assert (values["width"], values["height"], values["strength"]) == ("", "", 0.4)
+
+
+@pytest.mark.parametrize(("shown", "of_picture"), [("picture-book", "sd-1.5"), ("sd-1.5", "picture-book")])
+def test_settings_that_are_another_models_defaults_stay_as_they_were_restored(
+    page: blocks.Page, shown: str, of_picture: str
+) -> None:
+    old = page.engine.defaults(shown)
+    receipt = make_receipt(
+        model=of_picture, width=old.native_size, height=old.native_size, scheduler=old.scheduler,
+        num_inference_steps=old.num_inference_steps, guidance_scale=old.guidance_scale,
+    )  # fmt: skip
+    updates = applied(page, back(page, receipt), shown)
+    values = held(updates)
+    chooser = next(update for one, update in updates.items() if one.elem_id == "model")
+    assert chooser["value"] == of_picture
+    assert of_picture in [name for _, name in chooser["choices"]]
+    by_component = {one._id: value for one, value in updates.items()}
+    followers = [
+        one for one in handlers(page, "follow")
+        if any(o.elem_id == f"{TASK}-num_inference_steps" for o in one.outputs) and one.inputs[1]._id in by_component
+    ]  # fmt: skip
+    assert followers, "the choice of a model follows this tab's own state"
+    for follow in followers:
+        names = [one.elem_id.removeprefix(f"{TASK}-") for one in follow.inputs[2:]]
+        after = follow.fn(of_picture, by_component[follow.inputs[1]._id], *(values[name] for name in names))
+        for name, update in zip(names, after[:-1], strict=True):
+            assert update == gr.skip() or update == values[name], name
+
+
+def test_a_model_that_came_after_the_page_was_built_is_chosen(page: blocks.Page, tmp_path: Path) -> None:
+    folder = tmp_path / "own"
+    folder.mkdir()
+    (folder / "model_index.json").write_text("{}")
+    updates = applied(page, back(page, make_receipt(model=str(folder))))
+    assert next(update for one, update in updates.items() if one.elem_id == "model")["value"] == str(folder)
+    (folder / "model_index.json").unlink()
+    with pytest.raises(gr.Error, match="no longer here"):
+        applied(page, Restored(TASK, {"model": str(folder)}, {}, ()))
+
+
+def test_other_weights_stand_in_the_report_and_above_the_code(page: blocks.Page) -> None:
+    (settings,) = [one for one in handlers(page, "settings") if len(one.outputs) == 3]
+    shown = [Shown(Path("a.png"), make_receipt(prompt="<b>a ball"))]
+    report = next(v for k, v in settings.fn(shown).items() if k.elem_id == "settings-back-report")
+    assert "picture-book&#x27; has other weights here" in report
+    request = gr.Request(base_url="http://127.0.0.1:7860/")
+    expand = handlers(page, "expand")[0]
+    assert [text.splitlines()[0][:20] for text in expand.fn(request, shown, 0)[1:]] == ["# The model 'picture"] * 3
+
+
+def test_a_lora_in_the_picker_is_read_as_it_was_written() -> None:
+    wanted = [{"name": "a", "weight": 0.123456789}, {"name": "style:2", "weight": 1.0}, {"name": "b", "weight": 1.0}]
+    texts = controls.held_value(TASK, "loras", wanted)
+    assert texts[2] == "b"
+    read = parse_request(TASK, {"prompt": "", "loras": texts}).loras
+    assert [{"name": one.name, "weight": one.weight} for one in read] == wanted
+
+
+def test_an_example_is_filled_in_as_it_suits_the_chosen_model(page: blocks.Page) -> None:
+    fill = handlers(page, "fill")[0]
+    assert [one.elem_id for one in fill.inputs] == ["model"]
+    for model in ("sd-1.5", "picture-book"):
+        entry = page.engine.defaults(model)
+        values = held(fill.fn(model, gr.SelectData(None, {"index": 0, "value": ""})))
+        assert (values["num_inference_steps"], values["width"]) == (entry.num_inference_steps, entry.native_size)
+    assert held(fill.fn("gone", gr.SelectData(None, {"index": 0, "value": ""}))), "the run then says that it is gone"
+
+
+def test_only_schedulers_that_can_run_are_offered(page: blocks.Page) -> None:
+    choosers = [one for one in page.blocks.values() if str(one.elem_id).endswith("-scheduler")]
+    choosers += [one for one in page.blocks.values() if one.elem_id == "learn-schedulers-names"]
+    assert len(choosers) >= 5
+    for chooser in choosers:
+        assert [name for _, name in chooser.choices] == list(available())
+    missing = set(SCHEDULER_NAMES) - set(available())
+    for name in SCHEDULER_NAMES:
+        assert controls.acceptable(TASK, {"scheduler": name}) == ({} if name in missing else {"scheduler": name})
+    told = api.parameter(TextToImage, "scheduler").api_info()["description"]
+    assert told.endswith(f" It is one of {', '.join(available())}.")
+
+
+def test_a_remembered_sheet_fits_the_pictures_that_it_was_chosen_for() -> None:
+    kept = {"num_images_per_prompt": 6, "keep_best": "", "grid": "2x3"}
+    assert controls.acceptable(TASK, kept) == kept
+    assert controls.acceptable(TASK, {**kept, "num_images_per_prompt": 16, "keep_best": "5"})["grid"] == "2x3"
+    assert "grid" not in controls.acceptable(TASK, {**kept, "grid": "2x2"})
+    assert "grid" not in controls.acceptable(TASK, {**kept, "grid": "2 by 3"})
