@@ -21,8 +21,8 @@ THINGS_COUNT = 3.0
 ONLY_WHOLE_FROM = 0.5  # progress of a stage, after which there are no close-ups
 FINE_BELOW = 250  # timesteps where a picture's last details are drawn
 FINE_SHARE = 0.5  # of the rows of pixel art
-COARSE_FROM = 600  # timesteps where it is settled which thing goes where
-COARSE_SHARE = 0.5  # of the rows of pictures with several things
+COARSE_FROM = 600  # timesteps where it is settled which thing goes where, and how large
+COARSE_SHARE = 0.5  # of the rows of whole pictures
 
 
 class TextToLatents(nn.Module):
@@ -125,7 +125,7 @@ def train_unet(
     looked = stage.spent_s
 
     def error(
-        clean_rows: np.ndarray, ids: np.ndarray, is_pixels: np.ndarray, is_many: np.ndarray, rng: np.random.Generator
+        clean_rows: np.ndarray, ids: np.ndarray, is_pixels: np.ndarray, coarse_share: float, rng: np.random.Generator
     ) -> torch.Tensor:
         """Weighted squared error, summed over latents [B, 4, h, w] with a caption [B, 77] each."""
         count = len(clean_rows)
@@ -135,7 +135,7 @@ def train_unet(
         # One timestep from each of as many equal parts as there are rows: the loss of a batch then varies less.
         parts = (np.arange(count) + rng.random(count)) / count
         is_fine = is_pixels & (rng.random(count) < FINE_SHARE)
-        is_coarse = is_many & (rng.random(count) < COARSE_SHARE)
+        is_coarse = rng.random(count) < coarse_share
         drawn = np.where(is_coarse, rng.integers(COARSE_FROM, schedule.length, count), schedule.draw(parts))
         drawn = np.where(is_fine, rng.integers(0, FINE_BELOW, count), drawn)
         timesteps = torch.from_numpy(drawn).to(device)
@@ -155,14 +155,14 @@ def train_unet(
         count = max(1, 3 * batch_size // 8) if looks_closer else batch_size
         rows = np.take(order, np.arange(position, position + count), mode="wrap")
         captions = token_ids[rows, rng.integers(0, token_ids.shape[1], count)]
-        loss = error(latents[rows], captions, is_pixel_art[rows], has_several[rows], rng)
+        loss = error(latents[rows], captions, is_pixel_art[rows], COARSE_SHARE, rng)
         numbers = count * latents[0].size
         if close_ups is not None and looks_closer:
             chosen = rng.integers(0, len(close_ups.rows), 2 * batch_size)
             cut = close_ups.cut(latents, chosen)
             captions = close_ups.token_ids[chosen, rng.integers(0, close_ups.token_ids.shape[1], len(chosen))]
-            none = np.zeros(len(chosen), dtype=bool)  # where a thing stands in a window is no place in a picture
-            loss = loss + error(cut, captions, is_pixel_art[close_ups.rows[chosen]], none, rng)
+            # Where a thing stands in a window is no place in a picture.
+            loss = loss + error(cut, captions, is_pixel_art[close_ups.rows[chosen]], 0.0, rng)
             numbers += cut.size
         stage.update(loss / numbers)
         if at_checkpoint is not None and stage.spent_s - looked > checkpoint_every_s:
