@@ -96,7 +96,6 @@ class PipelineManager:
             on_load()
             device = choose_device(self._settings.device)
             dtype = choose_dtype(self._settings.dtype, device, is_embedded=entry.is_embedded)
-            self._make_room(path, dtype)
             self._models[name] = self._loaded(entry, path, device, dtype)
             log.info("%s: %s", name, self._models[name].placement.reason)
         self._models.move_to_end(name)
@@ -117,6 +116,8 @@ class PipelineManager:
 
     def _make_room(self, path: Path | None, dtype: torch.dtype) -> None:
         """Free the models used longest ago until one at `path` fits beside the others; None stands for any size."""
+        if not self._models:
+            return
         needed = math.inf if path is None else weights_of(path) * dtype.itemsize / 2**20
         while self._models:
             if needed + sum(model.weights_mib for model in self._models.values()) <= self._settings.model_memory_mib:
@@ -137,6 +138,7 @@ class PipelineManager:
 
     def _loaded(self, entry: ModelEntry, path: Path | None, device: torch.device, dtype: torch.dtype) -> LoadedModel:
         try:
+            self._make_room(path, dtype)
             return self._load(entry, path, device, dtype)
         except PlaygroundError:
             raise

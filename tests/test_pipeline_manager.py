@@ -233,6 +233,85 @@ def test_memory_that_runs_out_while_loading_is_said(
     assert manager.get(str(root / "one")).components
 
 
+DAMAGES = {
+    "a pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 4265380512\n",
+    "cut off": None,
+}
+
+
+@pytest.fixture(params=DAMAGES)
+def damaged(request: pytest.FixtureRequest, root: Path, tmp_path: Path) -> Path:
+    """A checkpoint that came in part, or of which only the pointer came."""
+    path = tmp_path / "bad.safetensors"
+    content = DAMAGES[request.param]
+    path.write_bytes((root / "file.safetensors").read_bytes()[:2000] if content is None else content)
+    return path
+
+
+def test_a_damaged_model_to_start_with_leaves_the_others_usable(settings: Settings, root: Path, damaged: Path) -> None:
+    engine = Engine(settings.model_copy(update={"model": str(damaged)}))
+    engine.start()
+    try:
+        with pytest.raises(ModelUnavailable, match=r"bad.safetensors is damaged \(.*\); fetch it again\.$"):
+            picture(engine, str(damaged))
+        assert engine.health().fault == ""
+        assert engine.status().state == "failed"
+        assert "fetch it again" in engine.status().message
+        assert picture(engine, str(root / "one")).std() > 5
+        assert (engine.status().state, engine.status().message) == ("ready", "")
+    finally:
+        engine.close()
+
+
+def test_an_unforeseen_fault_at_the_start_leaves_the_others_usable(
+    settings: Settings, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("what nobody foresaw")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PipelineManager, "get", fail)
+        engine = Engine(settings)
+        engine.start()
+        while engine.status().state == "loading" and not engine.health().fault:
+            time.sleep(0.05)
+    try:
+        assert engine.health().fault == ""
+        assert "it is in the log" in engine.status().message
+        assert picture(engine, str(root / "one")).std() > 5
+    finally:
+        engine.close()
+
+
+def test_a_damaged_model_is_said_and_the_one_in_memory_stays_ready(
+    settings: Settings, root: Path, damaged: Path
+) -> None:
+    engine = Engine(settings.model_copy(update={"model_memory_mib": 4000}))
+    engine.start()
+    try:
+        before = picture(engine, str(root / "one"))
+        with pytest.raises(ModelUnavailable, match=r"bad.safetensors is damaged \(.*\); fetch it again\.$"):
+            picture(engine, str(damaged))
+        assert (engine.status().state, engine.status().title) == ("ready", "one")
+        assert np.array_equal(picture(engine, str(root / "one")), before)
+    finally:
+        engine.close()
+
+
+def test_after_memory_ran_out_while_loading_nothing_is_said_to_be_loading(
+    engine: Engine, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def out_of_memory(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline_manager, "place", out_of_memory)
+        with pytest.raises(OutOfMemory):
+            picture(engine, str(root / "two"))
+    assert engine.status().state == "failed"
+    assert "does not fit into the memory of cpu" in engine.status().message
+
+
 def test_a_model_that_is_not_here_leaves_the_current_one(manager: PipelineManager, root: Path) -> None:
     model = manager.get(str(root / "one"))
     with pytest.raises(ModelUnavailable, match=r"python -m sd_demo download sd-1\.5 "):
