@@ -181,7 +181,8 @@ def _notes(running: Running, done: ReceiptDone, withheld: int, rank: int) -> lis
         chosen = "only the picture was followed" if follows_picture else "the model chose what to show"
         notes.append(f"The prompt is empty, so {chosen}.")
     if plan.effective_strength != plan.strength:
-        notes.append(f"Strength {plan.strength:g} of {plan.num_inference_steps} steps is less than one; one step ran.")
+        ran = "one step" if running.denoising.total == 1 else f"{running.denoising.total} steps"
+        notes.append(f"Strength {plan.strength:g} of {plan.num_inference_steps} steps is less than one; {ran} ran.")
     if done.unknown_words:
         notes.append("The picture-book model does not know: " + ", ".join(done.unknown_words) + ".")
     for lora in done.loras:

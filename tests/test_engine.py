@@ -307,3 +307,12 @@ def test_a_model_that_cannot_be_loaded_is_said(tmp_path: Path) -> None:
     assert job.result(WAIT_S).images
     assert engine.status().state == "ready"
     engine.close()
+def test_less_than_a_step_says_how_many_ran(engine: Engine) -> None:
+    image = Image.effect_noise((64, 64), 40).convert("RGB")
+    for scheduler, words in (("ddim", "one step ran"), ("pndm", "2 steps ran")):
+        asked = request("image_to_image", image=image, strength=0.01, scheduler=scheduler, num_inference_steps=49)
+        receipt = engine.submit(asked).result(WAIT_S).images[0].receipt
+        assert receipt.notes == [f"Strength 0.01 of 49 steps is less than one; {words}."]
+        assert receipt.done.strength == 0.0205
+
+
