@@ -335,6 +335,9 @@ def test_a_distilled_model_draws_what_diffusers_draws(engine: Engine, tmp_path: 
     expected = oracle(pipe, num_inference_steps=4, guidance_scale=8.5)
     asked = {"num_inference_steps": None, "scheduler": None}
     assert psnr(picture(engine, str(folder), **asked), expected) > 50
+    values = {"prompt": "a red ball", "negative_prompt": "sun", "width": 64, "height": 64, "model": str(folder)}
+    notes = engine.submit(parse_request("text_to_image", values)).result(WAIT_S).images[0].receipt.notes
+    assert notes == ["The negative prompt had no effect, because this model is distilled and reads none."]
 
 
 def test_an_inpainting_model_inpaints_and_says_what_it_cannot(engine: Engine, tmp_path: Path) -> None:

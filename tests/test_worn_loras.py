@@ -43,7 +43,7 @@ def write(path: Path, seed: int, layers: dict[str, tuple[int, ...]], **metadata:
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     folder = tmp_path_factory.mktemp("engine")
     (folder / "loras").mkdir()
-    write(folder / "loras/one.safetensors", 1, LAYERS, **{TRIGGER_KEY: "Snowman hat"})
+    write(folder / "loras/one.safetensors", 1, LAYERS, **{TRIGGER_KEY: "Snowman, hat"})
     write(folder / "loras/two.safetensors", 2, LAYERS | TEXT)
     write(folder / "loras/partly.safetensors", 3, LAYERS | {"unet.nowhere.to_k": (8, 8)})
     write(
