@@ -85,6 +85,7 @@ def imports(body: str, of_diffusers: set[str]) -> list[str]:
         f"from diffusers import {', '.join(sorted(of_diffusers))}",
         *([f"from PIL import {', '.join(modules)}"] if modules else []),
         *(["", "from sd_demo.known_models import EMBEDDED_FOLDER"] if "EMBEDDED_FOLDER" in body else []),
+        *(["from sd_demo.plan import strength_of_a_step"] if "strength_of_a_step(" in body else []),
         *(["from sd_demo.prompts import PromptEncoder"] if "PromptEncoder(" in body else []),
         *(["from sd_demo.registry import Registry"] if "Registry(" in body else []),
         *(["from sd_demo.upscale import joined, plan_upscaling"] if "plan_upscaling(" in body else []),

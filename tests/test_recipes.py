@@ -125,6 +125,7 @@ LARGER: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("case", LARGER)
+    "less than a step": {"image": photo((64, 64)), "scale": 1.0, "strength": 0.02, "num_inference_steps": 20},
 def test_each_text_of_a_larger_picture_gives_its_pixels(
     case: str, engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
