@@ -27,7 +27,7 @@ from sd_demo.pipeline_manager import PipelineManager
 from sd_demo.placement import choose_device
 from sd_demo.preflight import estimate
 from sd_demo.prompts import TokenReport
-from sd_demo.registry import ModelEntry, Registry, check_task, default_model, what_is_missing
+from sd_demo.registry import ModelEntry, Registry, check_request, default_model, what_is_missing
 from sd_demo.requests import MAX_PROMPT_CHARACTERS, AnyRequest
 from sd_demo.running import Running, step_of
 from sd_demo.settings import Settings, writable_folder
@@ -99,7 +99,7 @@ class Engine:
         job = Job(request, visitor=visitor, origin=origin, has_previews=has_previews, is_kept=is_kept)
         try:
             entry = self.registry.get(request.model or self._default)
-            check_task(entry, request.task)
+            check_request(entry, request)
             self._gate.check_request(request, entry)
             for choice in request.loras:
                 find_lora(choice.name, self.settings.lora_dir, takes_paths=self.registry.takes_paths)
@@ -238,7 +238,7 @@ class Engine:
         try:
             model = self._manager.get(name, on_load, job.request.loras)
             self._state, self._message = "ready", ""
-            check_task(model.entry, job.request.task)  # of a single file only its weights tell
+            check_request(model.entry, job.request)  # of a single file only its weights tell
             ranker = self._manager.ranker(model.entry) if job.request.keep_best else None
             job.tell(Encoding())
             start = time.perf_counter()
