@@ -87,16 +87,18 @@ class Engine:
 
     def submit(
         self, request: AnyRequest, *, visitor: str = "local", origin: str = "", has_previews: bool = False,
-        is_kept: bool = True,
+        is_kept: bool = True, is_accepted: bool = False,
     ) -> Job:  # fmt: skip
         """Queue a request and return its job at once. is_kept: False saves no file of its pictures.
 
-        origin: the network address that it came from, "" where it is not known.
+        origin: the network address that it came from, "" where it is not known. is_accepted: a later part of what was
+        let in as a whole, which a visitor's seconds on the device do not end.
 
         Raises ModelUnavailable for a model that is not known, InvalidRequest for a LoRA that is not there or for more
         than a visitor may ask here, QueueFull where too much waits already, DeviceFailure where the device is lost.
         """
-        job = Job(request, visitor=visitor, origin=origin, has_previews=has_previews, is_kept=is_kept)
+        who: dict[str, Any] = {"visitor": visitor, "origin": origin, "has_previews": has_previews}
+        job = Job(request, **who, is_kept=is_kept, is_accepted=is_accepted)
         try:
             entry = self.registry.get(request.model or self._default)
             check_request(entry, request)
@@ -180,8 +182,7 @@ class Engine:
         with self._wake:  # nobody may wait for ever
             left = [*self._queue.in_order(), *(running.job for running in self._running)]
             self._queue, self._running = FairQueue(), []
-        if left:
-            self._fail(left, DeviceFailure(self._fault))
+        self._fail(left, DeviceFailure(self._fault))
 
     def _take_turns(self) -> None:
         try:
@@ -207,7 +208,9 @@ class Engine:
         with self._wake:
             dropped = self._queue.drop_cancelled()
             stopped = [r for r in self._running if r.job.is_cancelled]
-            self._running = [r for r in self._running if not r.job.is_cancelled]
+            self._remove(stopped)  # not whoever else is cancelled by now, whose end would never be told
+            if dropped:
+                self._tell_positions()
         for job in dropped:
             self._end_cancelled(job)
         for running in stopped:
@@ -221,10 +224,9 @@ class Engine:
                 if job is None:
                     return
                 name = job.request.model or self._default
-                rows = sum(r.denoising.rows for r in self._running)
+                rows = sum(r.denoising.rows for r in self._running) + 2 * job.request.num_images_per_prompt
                 is_other = not self._manager.holds(name, job.request.loras)
-                needed = 2 * job.request.num_images_per_prompt
-                if self._running and (is_other or rows + needed > self.settings.max_rows):
+                if self._running and (is_other or rows > self.settings.max_rows):
                     return
                 self._queue.take()
                 self._tell_positions()
@@ -248,8 +250,7 @@ class Engine:
                 device=model.placement.device, dtype=model.placement.dtype,
                 key=tuple((worn.sha256, worn.choice.weight) for worn in model.loras),
             )  # fmt: skip
-            denoising = begin(model, plan, job.request, embeds)
-            running = Running(job, denoising, embeds, ranker, encode_s=time.perf_counter() - start)
+            running = Running(job, begin(model, plan, job.request, embeds), embeds, ranker, time.perf_counter() - start)
             self._charge(job, "encode", running.encode_s)
             with self._wake:
                 self._running.append(running)
