@@ -116,8 +116,6 @@ class PipelineManager:
 
     def _make_room(self, path: Path | None, dtype: torch.dtype) -> None:
         """Free the models used longest ago until one at `path` fits beside the others; None stands for any size."""
-        if not self._models:
-            return
         needed = math.inf if path is None else weights_of(path) * dtype.itemsize / 2**20
         while self._models:
             if needed + sum(model.weights_mib for model in self._models.values()) <= self._settings.model_memory_mib:

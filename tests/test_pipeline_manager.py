@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import shutil
 import time
 import weakref
 from collections.abc import Iterator
@@ -239,9 +240,14 @@ DAMAGES = {
 }
 
 
-@pytest.fixture(params=DAMAGES)
+@pytest.fixture(params=[*DAMAGES, "a folder"])
 def damaged(request: pytest.FixtureRequest, root: Path, tmp_path: Path) -> Path:
-    """A checkpoint that came in part, or of which only the pointer came."""
+    """A model that came in part, or of which only the pointer came."""
+    if request.param == "a folder":
+        shutil.copytree(root / "one", tmp_path / "bad")
+        (weights,) = (tmp_path / "bad" / "unet").glob("*.safetensors")
+        weights.write_bytes(weights.read_bytes()[:-100])
+        return tmp_path / "bad"
     path = tmp_path / "bad.safetensors"
     content = DAMAGES[request.param]
     path.write_bytes((root / "file.safetensors").read_bytes()[:2000] if content is None else content)
@@ -252,7 +258,7 @@ def test_a_damaged_model_to_start_with_leaves_the_others_usable(settings: Settin
     engine = Engine(settings.model_copy(update={"model": str(damaged)}))
     engine.start()
     try:
-        with pytest.raises(ModelUnavailable, match=r"bad.safetensors is damaged \(.*\); fetch it again\.$"):
+        with pytest.raises(ModelUnavailable, match=r"^bad\S* is damaged \(.*\); fetch it again\.$"):
             picture(engine, str(damaged))
         assert engine.health().fault == ""
         assert engine.status().state == "failed"
@@ -290,7 +296,7 @@ def test_a_damaged_model_is_said_and_the_one_in_memory_stays_ready(
     engine.start()
     try:
         before = picture(engine, str(root / "one"))
-        with pytest.raises(ModelUnavailable, match=r"bad.safetensors is damaged \(.*\); fetch it again\.$"):
+        with pytest.raises(ModelUnavailable, match=r"^bad\S* is damaged \(.*\); fetch it again\.$"):
             picture(engine, str(damaged))
         assert (engine.status().state, engine.status().title) == ("ready", "one")
         assert np.array_equal(picture(engine, str(root / "one")), before)
