@@ -19,6 +19,7 @@ from sd_demo.errors import DeviceFailure, JobCancelled, ModelUnavailable, NonFin
 from sd_demo.events import Cancelled, Decoding, Done, Encoding, Queued, Step
 from sd_demo.fair_queue import FairQueue
 from sd_demo.job import Job
+from sd_demo.model_files import MANIFEST, repo_folder
 from sd_demo.receipt import read_receipt
 from sd_demo.requests import AnyRequest, parse_request
 from sd_demo.settings import Settings
@@ -330,6 +331,21 @@ def test_closing_ends_the_running_job_and_refuses_new_ones(tmp_path: Path) -> No
     assert job.result(1).images
     with pytest.raises(QueueFull, match="shutting down"):
         engine.submit(request())
+
+
+def test_what_was_downloaded_meanwhile_is_no_longer_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))  # whatever lies on this machine
+    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
+    engine = Engine(Settings(device="cpu", dtype="float32", data_dir=tmp_path / "data", output_dir=tmp_path / "out"))
+    engine.start()
+    engine.submit(request()).result(WAIT_S)
+    assert "Stable Diffusion 1.5 is not here" in engine.status().message
+    best = engine.registry.get("sd-1.5")
+    folder = engine.registry.models_dir / repo_folder(best.source) / str(best.revision)
+    folder.mkdir(parents=True)
+    (folder / MANIFEST).write_text("{}")
+    assert "Stable Diffusion 1.5 is here; without a GPU" in engine.status().message
+    engine.close()
 
 
 def test_a_model_that_cannot_be_loaded_is_said(tmp_path: Path) -> None:
