@@ -175,14 +175,14 @@ def test_the_old_model_is_gone_before_the_new_one_loads(
     assert engine._manager.current is not None
     old = weakref.ref(engine._manager.current.unet)
     alive: list[bool] = []
-    load = PipelineManager._loaded
+    load = PipelineManager._load
 
     def loaded(self: PipelineManager, *how: Any) -> LoadedModel:
         gc.collect()
         alive.append(old() is not None)
         return load(self, *how)
 
-    monkeypatch.setattr(PipelineManager, "_loaded", loaded)
+    monkeypatch.setattr(PipelineManager, "_load", loaded)
     engine.submit(parse_request("text_to_image", {**values, "model": str(root / "two")})).result(WAIT_S)
     assert alive == [False], "both at once need not fit into the memory"
 
