@@ -49,6 +49,10 @@ def read_model(path: Path, dtype: torch.dtype, tokenizers: Sequence[Path] = ()) 
         raise ModelUnavailable(f"{path.name} could not be loaded: {said[:200]}.") from error
 
 
+def _damaged(path: Path, error: SafetensorError) -> ModelUnavailable:
+    return ModelUnavailable(f"{path.name} is damaged ({error}); fetch it again.")
+
+
 def assemble(parts: dict[str, Any], name: str) -> dict[str, Any]:
     """All components of the pipeline that `parts` make. Raises ModelUnavailable where they do not fit together.
 
@@ -111,10 +115,6 @@ def hash_of(path: Path) -> str:
             )
         total.update(bytes.fromhex(digest))
     return total.hexdigest()
-
-
-def _damaged(path: Path, error: SafetensorError) -> ModelUnavailable:
-    return ModelUnavailable(f"{path.name} is damaged ({error}); fetch it again.")
 
 
 def _weight_files(folder: Path) -> Iterator[Path]:
