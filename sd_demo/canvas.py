@@ -15,6 +15,7 @@ from PIL import Image, ImageFilter, ImageOps
 from sd_demo.requests import MAX_SIDE, MIN_SIDE, AnyRequest, ImageToImage, Inpaint, SuperResolution
 
 FEATHER = 3  # pixels inside the mask over which the original fades out, so that no seam shows
+OPAQUE = 240  # alpha of the paste from which the original no longer shows
 COMFORT = 1.5  # a picture up to this many times the model's own size is worked on as it is
 
 
@@ -27,7 +28,7 @@ class Canvas:
     padded_width: int
     padded_height: int
     image: Image.Image | None = None  # RGB at the padded size; where that is made from a smaller picture, at its size
-    mask: Image.Image | None = None  # L at the padded size; the padding is kept (black)
+    mask: Image.Image | None = None  # L at the padded size, in whole blocks of a latent that it touches
     original: Image.Image | None = None  # RGB, an inpainting's input as it came
     original_mask: Image.Image | None = None
     notes: tuple[str, ...] = ()
@@ -70,8 +71,9 @@ def plan(request: AnyRequest, *, native_size: int, multiple: int) -> Canvas:
     mask = mask.point(lambda v: 255 if v > 0 else 0) if mask.size != source.size else mask
     ground = Image.new("L", padded, 0)
     ground.paste(mask, (0, 0))
+    whole = _in_blocks(ground, multiple)
     return Canvas(
-        width, height, *padded, image=image, mask=ground, original=source, original_mask=request.mask_image, notes=notes
+        width, height, *padded, image=image, mask=whole, original=source, original_mask=request.mask_image, notes=notes
     )
 
 
@@ -88,11 +90,8 @@ def working_size(
 ) -> tuple[int, int, tuple[str, ...]]:
     """(width, height, notes) of the work on a picture of size `picture`; `wanted` is the (width, height) asked for."""
     (w, h), (width, height) = picture, wanted
-    if width and height:
-        same_shape = abs(width * h - height * w) <= max(w, h)
-        crop = task == ImageToImage.task and not same_shape
-        note = (f"The picture was cropped from its middle to the shape {width}x{height}.",)
-        return width, height, note if crop else ()
+    if width and height and task == ImageToImage.task and abs(width * h - height * w) > max(w, h):
+        return width, height, (f"The picture was cropped from its middle to the shape {width}x{height}.",)
     if width or height:
         scale = width / w if width else (height or h) / h
     else:
@@ -101,7 +100,10 @@ def working_size(
     scale = max(scale, MIN_SIDE / min(w, h))
     scale = min(scale, MAX_SIDE / max(w, h))
     size = max(MIN_SIDE, round(w * scale)), max(MIN_SIDE, round(h * scale))
-    if size == (w, h) or width or height:
+    if width and height:
+        size = width, height
+    is_as_asked = bool(width or height) and size == (width or size[0], height or size[1])
+    if size == (w, h) or (is_as_asked and task != Inpaint.task):
         return *size, ()
     after = " and put back at its own size" if task == Inpaint.task else "; set width and height for another size"
     return *size, (f"The picture of {w}x{h} was worked on at {size[0]}x{size[1]}{after}.",)
@@ -125,9 +127,22 @@ def _pad(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     return Image.fromarray(np.pad(np.asarray(image), ((0, below), (0, right), (0, 0)), mode="edge"))
 
 
+def _in_blocks(mask: Image.Image, multiple: int) -> Image.Image:
+    """Every block with a part of the mask, whole: of a latent only one pixel's mask is read, which a line may miss."""
+    height, width = mask.height // multiple, mask.width // multiple
+    blocks = np.asarray(mask).reshape(height, multiple, width, multiple).max(axis=(1, 3))
+    return Image.fromarray(blocks.repeat(multiple, axis=0).repeat(multiple, axis=1))
+
+
 def _fade_inwards(mask: Image.Image) -> Image.Image:
-    """Alpha of the paste: 0 outside the mask, rising to 255 within FEATHER pixels inside it."""
+    """Alpha of the paste: 0 outside the mask, rising to 255 within FEATHER pixels inside it.
+
+    A line that is too thin to become opaque anywhere is opaque throughout.
+    """
     soft = np.asarray(mask.filter(ImageFilter.GaussianBlur(FEATHER / 2)), dtype=np.float32)
     alpha = ((soft - 127.5) * 2).clip(0, 255)
     alpha[np.asarray(mask) == 0] = 0
+    core = Image.fromarray(np.where(alpha >= OPAQUE, 255, 0).astype(np.uint8))
+    is_near = np.asarray(core.filter(ImageFilter.MaxFilter(2 * FEATHER + 1))) > 0
+    alpha[(np.asarray(mask) > 0) & ~is_near] = 255
     return Image.fromarray(alpha.round().astype(np.uint8))

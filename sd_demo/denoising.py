@@ -38,7 +38,7 @@ class Denoising:
         self.most_shared = 0
         self.most_parts = 1  # in which a UNet call ran, where the memory was too small for the whole
         n = len(plan.seeds)
-        self.has_two_rows = plan.guidance_scale > 1 and not self._is_distilled
+        self.has_two_rows = plan.guidance_scale > 1 and not self.is_distilled
         rows = [embeds.negative_prompt_embeds, embeds.prompt_embeds] if self.has_two_rows else [embeds.prompt_embeds]
         self.conditions = self._conditions(torch.cat([e.expand(n, -1, -1) for e in rows]))
         self.extra_channels: torch.Tensor | None = None  # [n, c, h, w]: what the UNet sees beside the latents
@@ -116,13 +116,13 @@ class Denoising:
         return (x - (1 - abar).sqrt() * self._prediction) / abar.sqrt()
 
     @property
-    def _is_distilled(self) -> bool:
+    def is_distilled(self) -> bool:
         """The UNet takes the guidance scale as an input, in place of a second row."""
         return self.model.unet.config.time_cond_proj_dim is not None
 
     def _conditions(self, embeds: torch.Tensor) -> dict[str, torch.Tensor]:
         """What the UNet gets beside latents and time, each of `rows` rows; embeds: [rows, 77 k, D]."""
-        distilled = {"timestep_cond": self._guidance_embedding(len(embeds))} if self._is_distilled else {}
+        distilled = {"timestep_cond": self._guidance_embedding(len(embeds))} if self.is_distilled else {}
         return {"encoder_hidden_states": embeds, **distilled}
 
     def _extras(self) -> dict[str, Any]:

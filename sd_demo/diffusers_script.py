@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from sd_demo.canvas import FEATHER, working_size
+from sd_demo.canvas import FEATHER, OPAQUE, working_size
 from sd_demo.errors import InvalidRequest
 from sd_demo.known_models import RANDOM
 from sd_demo.lora_folder import SUFFIX
@@ -85,6 +85,7 @@ def imports(body: str, of_diffusers: set[str]) -> list[str]:
         f"from diffusers import {', '.join(sorted(of_diffusers))}",
         *([f"from PIL import {', '.join(modules)}"] if modules else []),
         *(["", "from sd_demo.known_models import EMBEDDED_FOLDER"] if "EMBEDDED_FOLDER" in body else []),
+        *(["from sd_demo.plan import strength_of_a_step"] if "strength_of_a_step(" in body else []),
         *(["from sd_demo.prompts import PromptEncoder"] if "PromptEncoder(" in body else []),
         *(["from sd_demo.registry import Registry"] if "Registry(" in body else []),
         *(["from sd_demo.upscale import joined, plan_upscaling"] if "plan_upscaling(" in body else []),
@@ -134,6 +135,7 @@ def _pictures(restored: Restored, receipt: Receipt, entry: ModelEntry, files: Ma
         return _Pictures(arguments, [*_OPENED, f"image = {opened}", fit, *pads], _crop((width, height), padded))
     mask = f'opened({files["mask_image"]!r}, "black").convert("L")'
     is_resized = (width, height) != whole
+    rows, columns = padded[1] // _BLOCK, padded[0] // _BLOCK
     before = [
         f"original = image = {opened}",
         f"painted = mask = {mask}.point(lambda v: 255 if v >= 128 else 0)",
@@ -142,14 +144,20 @@ def _pictures(restored: Restored, receipt: Receipt, entry: ModelEntry, files: Ma
         *(["mask = mask.point(lambda v: 255 if v > 0 else 0)"] if is_resized else []),
         *pads,
         *([f"mask = ImageOps.expand(mask, (0, 0, {right}, {below}))"] if pads else []),
+        "# Every latent that the mask touches is repainted; of each only one pixel's mask would be read.",
+        f"blocks = np.asarray(mask).reshape({rows}, {_BLOCK}, {columns}, {_BLOCK}).max(axis=(1, 3))",
+        f"mask = Image.fromarray(blocks.repeat({_BLOCK}, axis=0).repeat({_BLOCK}, axis=1))",
     ]
     after = [
         *_crop((width, height), padded),
         *(["result = result.resize(original.size, Image.Resampling.LANCZOS)"] if is_resized else []),
-        "# Pixels outside the mask stay the input's; inside it the seam fades over a few pixels.",
+        "# Pixels outside the mask stay the input's; inside it the seam fades over a few pixels, not in thin lines.",
         f"soft = np.asarray(painted.filter(ImageFilter.GaussianBlur({FEATHER / 2})), dtype=np.float32)",
         "alpha = ((soft - 127.5) * 2).clip(0, 255)",
         "alpha[np.asarray(painted) == 0] = 0",
+        f"core = Image.fromarray(np.where(alpha >= {OPAQUE}, 255, 0).astype(np.uint8))",
+        f"is_near = np.asarray(core.filter(ImageFilter.MaxFilter({2 * FEATHER + 1}))) > 0",
+        "alpha[(np.asarray(painted) > 0) & ~is_near] = 255",
         "result = Image.composite(result, original, Image.fromarray(alpha.round().astype(np.uint8)))",
     ]
     of_mask = {"mask_image": "mask", "height": padded[1], "width": padded[0]}

@@ -9,19 +9,17 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from sd_demo.denoising import advance
-from sd_demo.errors import DeviceFailure, ModelUnavailable, PlaygroundError, QueueFull
-from sd_demo.events import Cancelled, Decoding, Encoding, Failed, Loading, Queued, Step
+from sd_demo.errors import DeviceFailure, PlaygroundError, QueueFull
+from sd_demo.events import Cancelled, Decoding, Encoding, Failed, Loading, Queued
 from sd_demo.fair_queue import FairQueue
 from sd_demo.finishing import finish, make_plan
 from sd_demo.gate import Gate
 from sd_demo.health import Health, Status, as_expected, device_bytes, is_fatal
 from sd_demo.job import Job
-from sd_demo.loaded_model import LoadedModel
 from sd_demo.lora_folder import find_lora
 from sd_demo.metrics import Metrics
 from sd_demo.outputs import Outputs
@@ -29,9 +27,9 @@ from sd_demo.pipeline_manager import PipelineManager
 from sd_demo.placement import choose_device
 from sd_demo.preflight import estimate
 from sd_demo.prompts import TokenReport
-from sd_demo.registry import ModelEntry, Registry, check_task, default_model, what_is_missing
-from sd_demo.requests import MAX_PROMPT_CHARACTERS, AnyRequest, LoraChoice
-from sd_demo.running import Running, previews
+from sd_demo.registry import ModelEntry, Registry, check_request, default_model, what_is_missing
+from sd_demo.requests import MAX_PROMPT_CHARACTERS, AnyRequest
+from sd_demo.running import Running, step_of
 from sd_demo.settings import Settings, writable_folder
 from sd_demo.speed import Estimate, Speed
 from sd_demo.super_resolution import begin
@@ -53,9 +51,8 @@ class Engine:
                 log.warning(note)
             outputs = Outputs(folder)
         self.outputs = outputs
-        has_gpu = choose_device(settings.device).type != "cpu"
-        self._default = settings.model or default_model(choices=self.registry, has_gpu=has_gpu)
-        self._note = "" if settings.model else what_is_missing(self.registry, has_gpu=has_gpu)
+        self._has_gpu = choose_device(settings.device).type != "cpu"
+        self._default = settings.model or default_model(choices=self.registry, has_gpu=self._has_gpu)
         self.registry.get(self._default)  # a wrong name is said at once, not at the first click
         self._manager = PipelineManager(settings, self.registry)
         self.device_turns = Turns()  # whatever else works on the device, such as a training, takes turns too
@@ -90,19 +87,21 @@ class Engine:
 
     def submit(
         self, request: AnyRequest, *, visitor: str = "local", origin: str = "", has_previews: bool = False,
-        is_kept: bool = True,
+        is_kept: bool = True, is_accepted: bool = False,
     ) -> Job:  # fmt: skip
         """Queue a request and return its job at once. is_kept: False saves no file of its pictures.
 
-        origin: the network address that it came from, "" where it is not known.
+        origin: the network address that it came from, "" where it is not known. is_accepted: a later part of what was
+        let in as a whole, which a visitor's seconds on the device do not end.
 
         Raises ModelUnavailable for a model that is not known, InvalidRequest for a LoRA that is not there or for more
         than a visitor may ask here, QueueFull where too much waits already, DeviceFailure where the device is lost.
         """
-        job = Job(request, visitor=visitor, origin=origin, has_previews=has_previews, is_kept=is_kept)
+        who: dict[str, Any] = {"visitor": visitor, "origin": origin, "has_previews": has_previews}
+        job = Job(request, **who, is_kept=is_kept, is_accepted=is_accepted)
         try:
             entry = self.registry.get(request.model or self._default)
-            check_task(entry, request.task)
+            check_request(entry, request)
             self._gate.check_request(request, entry)
             for choice in request.loras:
                 find_lora(choice.name, self.settings.lora_dir, takes_paths=self.registry.takes_paths)
@@ -131,7 +130,10 @@ class Engine:
         """The state of model and queue at this moment."""
         model = self._manager.current
         entry, busy = model.entry if model else self.registry.get(self._default), len(self._running)
-        status = Status(entry.name, entry.title, self._state, self._message, queued=len(self._queue), running=busy)
+        is_default = self._state == "ready" and not self.settings.model and entry.name == self._default
+        note = what_is_missing(self.registry, has_gpu=self._has_gpu) if is_default else ""  # or fetched since
+        state, message = "failed" if self._fault else self._state, self._fault or self._message or note
+        status = Status(entry.name, entry.title, state, message, queued=len(self._queue), running=busy)
         if model is None:
             return status
         place = model.placement
@@ -180,15 +182,15 @@ class Engine:
         with self._wake:  # nobody may wait for ever
             left = [*self._queue.in_order(), *(running.job for running in self._running)]
             self._queue, self._running = FairQueue(), []
-        if left:
-            self._fail(left, DeviceFailure(self._fault))
+        self._fail(left, DeviceFailure(self._fault))
 
     def _take_turns(self) -> None:
         try:
-            self._model(self._default, lambda: None)
-        except PlaygroundError as error:
-            self._state, self._message = "failed", str(error)
-            log.error("%s", error)
+            self._manager.get(self._default)
+            self._state = "ready"
+        except Exception as error:  # other models may be usable, also where nobody foresaw what happened
+            self._not_begun([], error)
+            log.error("%s", self._message)
         while not self._fault:
             if not self._running:
                 rest()  # whoever computes while this thread is idle, such as a judge, has the cores for itself
@@ -202,16 +204,13 @@ class Engine:
                 self._advance_all()
                 self._finish()
 
-    def _model(self, name: str, on_load: Callable[[], None], loras: Sequence[LoraChoice] = ()) -> LoadedModel:
-        model = self._manager.get(name, on_load, loras)
-        self._state, self._message = "ready", self._note if name == self._default else ""
-        return model
-
     def _drop_cancelled(self) -> None:
         with self._wake:
             dropped = self._queue.drop_cancelled()
             stopped = [r for r in self._running if r.job.is_cancelled]
-            self._running = [r for r in self._running if not r.job.is_cancelled]
+            self._remove(stopped)  # not whoever else is cancelled by now, whose end would never be told
+            if dropped:
+                self._tell_positions()
         for job in dropped:
             self._end_cancelled(job)
         for running in stopped:
@@ -225,10 +224,9 @@ class Engine:
                 if job is None:
                     return
                 name = job.request.model or self._default
-                rows = sum(r.denoising.rows for r in self._running)
+                rows = sum(r.denoising.rows for r in self._running) + 2 * job.request.num_images_per_prompt
                 is_other = not self._manager.holds(name, job.request.loras)
-                needed = 2 * job.request.num_images_per_prompt
-                if self._running and (is_other or rows + needed > self.settings.max_rows):
+                if self._running and (is_other or rows > self.settings.max_rows):
                     return
                 self._queue.take()
                 self._tell_positions()
@@ -240,8 +238,9 @@ class Engine:
             job.tell(Loading(name))
 
         try:
-            model = self._model(name, on_load, job.request.loras)
-            check_task(model.entry, job.request.task)  # of a single file only its weights tell
+            model = self._manager.get(name, on_load, job.request.loras)
+            self._state, self._message = "ready", ""
+            check_request(model.entry, job.request)  # of a single file only its weights tell
             ranker = self._manager.ranker(model.entry) if job.request.keep_best else None
             job.tell(Encoding())
             start = time.perf_counter()
@@ -251,15 +250,18 @@ class Engine:
                 device=model.placement.device, dtype=model.placement.dtype,
                 key=tuple((worn.sha256, worn.choice.weight) for worn in model.loras),
             )  # fmt: skip
-            denoising = begin(model, plan, job.request, embeds)
-            running = Running(job, denoising, embeds, ranker, encode_s=time.perf_counter() - start)
+            running = Running(job, begin(model, plan, job.request, embeds), embeds, ranker, time.perf_counter() - start)
             self._charge(job, "encode", running.encode_s)
             with self._wake:
                 self._running.append(running)
         except Exception as error:
-            if self._manager.current is None and isinstance(error, ModelUnavailable):
-                self._state, self._message = "failed", str(error)
-            self._fail([job], error)
+            self._not_begun([job], error)
+
+    def _not_begun(self, jobs: list[Job], error: Exception) -> None:
+        expected = error if is_fatal(error) else as_expected(error, jobs[0].id if jobs else "start")
+        is_there = self._manager.current is not None  # what is in memory can be used all the same
+        self._state, self._message = ("ready", "") if is_there else ("failed", str(expected))
+        self._fail(jobs, expected)
 
     def _advance_all(self) -> None:  # no loop of _take_turns, whose names would keep a model that was switched away
         groups: dict[Any, list[Running]] = {}
@@ -298,12 +300,10 @@ class Engine:
             self._tell_step(running)
 
     def _tell_step(self, running: Running) -> None:
-        denoising, before_s = running.denoising, running.preview_s
-        left = (denoising.total - denoising.index) * running.denoise_s / max(1, denoising.index)
-        pictures = previews(running)
+        before_s, step = running.preview_s, step_of(running)
         if running.preview_s > before_s:
             self._charge(running.job, "preview", running.preview_s - before_s)
-        running.job.tell(Step(denoising.index, denoising.total, left, pictures))
+        running.job.tell(step)
 
     def _finish(self) -> None:
         for running in [r for r in self._running if r.denoising.is_finished]:

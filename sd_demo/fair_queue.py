@@ -37,7 +37,7 @@ class FairQueue:
         """Remove the jobs that were cancelled while waiting, and return them."""
         dropped = [job for jobs in self._waiting.values() for job in jobs if job.is_cancelled]
         for visitor in list(self._waiting):
-            kept = deque(job for job in self._waiting[visitor] if not job.is_cancelled)
+            kept = deque(job for job in self._waiting[visitor] if job not in dropped)
             if kept:
                 self._waiting[visitor] = kept
             else:

@@ -170,7 +170,7 @@ def asked(request: AnyRequest) -> dict[str, Any]:
 
 def _unknown_words(prompt: str, model: LoadedModel) -> list[str]:
     """The words that neither the picture-book world nor a LoRA knows."""
-    taught = " ".join(worn.trigger_words for worn in model.loras).lower().split()
+    taught = {word.lower() for worn in model.loras for word in unknown_words(worn.trigger_words)}
     return [word for word in unknown_words(prompt) if word.lower() not in taught]
 
 
@@ -182,7 +182,8 @@ def _notes(running: Running, done: ReceiptDone, withheld: int, rank: int) -> lis
         chosen = "only the picture was followed" if follows_picture else "the model chose what to show"
         notes.append(f"The prompt is empty, so {chosen}.")
     if plan.effective_strength != plan.strength:
-        notes.append(f"Strength {plan.strength:g} of {plan.num_inference_steps} steps is less than one; one step ran.")
+        ran = "one step" if running.denoising.total == 1 else f"{running.denoising.total} steps"
+        notes.append(f"Strength {plan.strength:g} of {plan.num_inference_steps} steps is less than one; {ran} ran.")
     if done.unknown_words:
         notes.append("The picture-book model does not know: " + ", ".join(done.unknown_words) + ".")
     for lora in done.loras:
@@ -191,7 +192,8 @@ def _notes(running: Running, done: ReceiptDone, withheld: int, rank: int) -> lis
     if done.dropped_words:
         notes.append("Past the limit of the text encoder and not used: " + " ".join(done.dropped_words) + ".")
     if request.negative_prompt.strip() and not running.denoising.has_two_rows:
-        notes.append("The negative prompt had no effect, because guidance_scale is 1.")
+        cause = "this model is distilled and reads none" if running.denoising.is_distilled else "guidance_scale is 1"
+        notes.append(f"The negative prompt had no effect, because {cause}.")
     if done.clip_score is not None:
         made = request.num_images_per_prompt - withheld
         notes.append(f"Number {rank} of {made} pictures by CLIP score, {done.clip_score:.3f}.")

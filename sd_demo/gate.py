@@ -46,7 +46,7 @@ class Gate:
         for name, value, most in (
             ("height", sides[0], max(limits.max_side, entry.native_size)),
             ("width", sides[1], max(limits.max_side, entry.native_size)),
-            ("num_inference_steps", request.num_inference_steps, limits.max_steps),
+            ("num_inference_steps", _steps_that_run(request), limits.max_steps),
             ("num_images_per_prompt", request.num_images_per_prompt, limits.max_images),
         ):
             if value is not None and value > most:
@@ -79,6 +79,8 @@ class Gate:
                 f"try again in about {math.ceil(wait_s)} s.",
                 wait_s,
             )
+        if job.is_accepted:  # what its other parts took would be lost
+            return
         after = self._free_after_s(job.visitor, limits.max_device_seconds)
         if after > 0:
             raise QueueFull(
@@ -136,3 +138,9 @@ class Gate:
         if not used:
             del self._used[visitor]
         return used
+
+
+def _steps_that_run(request: AnyRequest) -> int | None:
+    """The steps asked for, less those that a strength leaves out; None where the model chooses."""
+    steps, strength = request.num_inference_steps, getattr(request, "strength", 1.0)
+    return None if steps is None else max(1, int(steps * strength))

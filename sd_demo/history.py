@@ -156,8 +156,11 @@ def _told(path: Path) -> tuple[Any, ...]:
         return (None,) * 7
     prompt, negative = (str(receipt.asked.get(name) or "") for name in ("prompt", "negative_prompt"))
     done = receipt.done
+    numbers = done.seed, done.width, done.height
+    if not all(-(2**63) <= number < 2**63 for number in numbers):  # SQLite holds no others, and we make none
+        return (None,) * 7
     words = f"{prompt}\n{negative}".casefold()
-    return (receipt.task, _storable(prompt), _storable(words), done.model, done.seed, done.width, done.height)
+    return (receipt.task, _storable(prompt), _storable(words), done.model, *numbers)
 
 
 def _storable(text: str) -> str:

@@ -21,14 +21,16 @@ class Job:
     """Made by `Engine.submit`. Any number of threads may read its events; each sees all of them in order."""
 
     def __init__(
-        self, request: AnyRequest, *, visitor: str, origin: str = "", has_previews: bool, is_kept: bool = True
-    ) -> None:
+        self, request: AnyRequest, *, visitor: str, origin: str = "", has_previews: bool, is_kept: bool = True,
+        is_accepted: bool = False,
+    ) -> None:  # fmt: skip
         self.id = secrets.token_hex(4)
         self.request = request
         self.visitor = visitor
         self.origin = origin
         self.has_previews = has_previews
         self.is_kept = is_kept
+        self.is_accepted = is_accepted  # a later part of what was let in as a whole
         self.submitted_at = time.monotonic()
         self._events: list[Event] = []
         self._changed = threading.Condition()

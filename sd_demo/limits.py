@@ -34,7 +34,10 @@ class Limits(BaseModel):
     )  # fmt: skip
     max_side: int = Field(default=MAX_SIDE, ge=64, le=MAX_SIDE, description="Longest side of a picture in pixels.")
     max_steps: int = Field(
-        default=_most("num_inference_steps"), ge=1, le=_most("num_inference_steps"), description="Steps of a request."
+        default=_most("num_inference_steps"),
+        ge=1,
+        le=_most("num_inference_steps"),
+        description="Steps that a request may run.",
     )
     max_images: int = Field(
         default=_most("num_images_per_prompt"), ge=1, le=_most("num_images_per_prompt"),

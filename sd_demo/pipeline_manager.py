@@ -97,7 +97,6 @@ class PipelineManager:
             on_load()
             device = choose_device(self._settings.device)
             dtype = choose_dtype(self._settings.dtype, device, is_embedded=entry.is_embedded)
-            self._make_room(path, dtype)
             self._models[name] = self._loaded(entry, path, device, dtype)
             log.info("%s: %s", name, self._models[name].placement.reason)
         self._models.move_to_end(name)
@@ -138,6 +137,7 @@ class PipelineManager:
 
     def _loaded(self, entry: ModelEntry, path: Path | None, device: torch.device, dtype: torch.dtype) -> LoadedModel:
         try:
+            self._make_room(path, dtype)
             return self._load(entry, path, device, dtype)
         except PlaygroundError:
             raise

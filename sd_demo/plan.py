@@ -20,6 +20,14 @@ class Plan:
     @property
     def effective_strength(self) -> float | None:
         """`strength`, raised where strength x steps would leave no step at all."""
-        if self.strength is None or int(self.num_inference_steps * self.strength) >= 1:
-            return self.strength
-        return 1 / self.num_inference_steps
+        return None if self.strength is None else strength_of_a_step(self.strength, self.num_inference_steps)
+
+
+def strength_of_a_step(strength: float, num_inference_steps: int) -> float:
+    """`strength`, or where strength x steps is less than one step, that of exactly one.
+
+    Rounded up to four places: 49 x (1 / 49) is less than 1 to a computer.
+    """
+    if int(num_inference_steps * strength) >= 1:
+        return strength
+    return -(-10_000 // num_inference_steps) / 10_000

@@ -107,7 +107,7 @@ class Receipt(BaseModel):
     def parameters(self) -> str:
         """The text that A1111 began and most programs read: prompt, negative prompt, settings."""
         done = self.done
-        names = [Path(lora.name).stem for lora in done.loras]
+        names = [Path(lora.name).name.removesuffix(".safetensors") for lora in done.loras]
         worn = "".join(f" <lora:{name}:{lora.weight:g}>" for name, lora in zip(names, done.loras, strict=True))
         hashes = ", ".join(f"{name}: {lora.sha256[:12]}" for name, lora in zip(names, done.loras, strict=True))
         lines = [str(self.asked.get("prompt", "")) + worn]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from sd_demo.architectures import ARCHITECTURES
 from sd_demo.errors import InvalidRequest, ModelUnavailable
@@ -23,7 +23,7 @@ from sd_demo.known_models import (
     ModelEntry,
 )
 from sd_demo.model_files import HUB_ID, INDEX, MANIFEST, downloaded, in_hub_cache, missing_in, repo_folder
-from sd_demo.requests import Inpaint, SuperResolution, TaskName
+from sd_demo.requests import AnyRequest, Inpaint, SuperResolution, TaskName
 from sd_demo.settings import Settings
 
 __all__ = [
@@ -31,11 +31,14 @@ __all__ = [
     "EMBEDDED_FOLDER",
     "ModelEntry",
     "Registry",
+    "check_request",
     "check_task",
     "default_model",
     "what_is_missing",
     "what_suits",
 ]
+
+LCM_STEPS: Final = 50  # what it was distilled from (https://arxiv.org/abs/2310.04378), diffusers' default
 
 
 class Registry:
@@ -195,6 +198,17 @@ def what_suits(unet: Mapping[str, Any]) -> dict[str, Any]:
     if unet.get("time_cond_proj_dim") is not None:  # latent consistency, https://arxiv.org/abs/2310.04378
         suits |= {"num_inference_steps": 4, "guidance_scale": 8.5, "scheduler": "lcm"}
     return suits
+
+
+def check_request(entry: ModelEntry, request: AnyRequest) -> None:
+    """Raises InvalidRequest where the model cannot do what is asked for, with what it chooses itself."""
+    check_task(entry, request.task)
+    steps = request.num_inference_steps or entry.num_inference_steps
+    if (request.scheduler or entry.scheduler) == "lcm" and steps > LCM_STEPS:
+        raise InvalidRequest(
+            f"The scheduler lcm takes at most {LCM_STEPS} steps; ask for fewer, or choose another scheduler.",
+            "num_inference_steps",
+        )
 
 
 def check_task(entry: ModelEntry, task: TaskName) -> None:

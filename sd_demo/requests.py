@@ -42,6 +42,7 @@ MIN_SIDE: Final = 64
 MAX_SIDE: Final = 1024
 MAX_PROMPT_CHARACTERS: Final = 4000
 MAX_LORAS: Final = 8
+MAX_IMAGES: Final = 16
 _GRID: Final = re.compile(r"auto|[1-9][0-9]?x[1-9][0-9]?", re.ASCII)
 
 
@@ -61,12 +62,14 @@ def _text(value: Any) -> Any:
 
 
 def _grid_text(value: Any) -> Any:
-    """None, "auto" or ROWSxCOLUMNS; text without anything in it is None."""
+    """None, "auto" or ROWSxCOLUMNS; text without anything in it is None. No more of either than there are pictures."""
     text = value.strip().lower().replace("×", "x") if isinstance(value, str) else value
     if text in (None, ""):
         return None
     if not isinstance(text, str) or not _GRID.fullmatch(text):
         raise ValueError("must be auto or ROWSxCOLUMNS")
+    if text != "auto" and max(int(number) for number in text.split("x")) > MAX_IMAGES:
+        raise ValueError(f"must have at most {MAX_IMAGES} rows and columns")
     return text
 
 
@@ -141,11 +144,11 @@ class Request(BaseModel):
         description="The same seed and settings give the same picture; empty means a random one.",
     )
     num_images_per_prompt: Annotated[int, Number] = Field(
-        default=1, ge=1, le=16, description="Pictures to make; picture k has the seed plus k."
+        default=1, ge=1, le=MAX_IMAGES, description="Pictures to make; picture k has the seed plus k."
     )
     keep_best: Annotated[int | None, Number] = Field(
-        default=None, ge=1, le=16, description="Keep only so many of the pictures: those that fit the prompt best, as "
-        "a CLIP sees it, the best first. Empty keeps all, in the order of their seeds.",
+        default=None, ge=1, le=MAX_IMAGES, description="Keep only so many of the pictures: those that fit the prompt "
+        "best, as a CLIP sees it, the best first. Empty keeps all, in the order of their seeds.",
     )  # fmt: skip
     grid: Annotated[str | None, BeforeValidator(_grid_text)] = Field(
         default=None, description="One labelled sheet of all pictures as well: auto, or rows x columns such as 2x3. "
@@ -293,7 +296,7 @@ def describe_bounds(kind: type[BaseModel], name: str) -> str:
     field = kind.model_fields[name]
     low, high = bounds(kind, name)
     if name == "grid":
-        return "auto, or ROWSxCOLUMNS such as 2x3"
+        return f"auto, or ROWSxCOLUMNS such as 2x3, each at most {MAX_IMAGES}"
     if name == "loras":
         weight = describe_bounds(LoraChoice, "weight")
         return f"a list of at most {high:g} LoRAs, each a name or NAME:WEIGHT, the weight {weight}"

@@ -16,7 +16,7 @@ from sd_demo.receipt import JSON_KEY, Receipt, read_receipt
 from sd_demo.registry import Registry
 from sd_demo.requests import PICTURE_FIELDS, TextToImage
 from sd_demo.restored import Reading, Restored, listed, short
-from sd_demo.upscale import KINDS
+from sd_demo.upscale import KINDS, Upscale
 
 
 def restore(source: Path | bytes, *, registry: Registry, lora_dir: Path) -> Restored:
@@ -60,7 +60,8 @@ def from_receipt(receipt: Receipt, *, registry: Registry, lora_dir: Path) -> Res
         "num_inference_steps": done.num_inference_steps,
         "guidance_scale": done.guidance_scale,
         "scheduler": done.scheduler,
-        "strength": done.strength,
+        # An upscaling adds a part of the changes by what was asked, also where that was less than one step.
+        "strength": receipt.asked.get("strength", done.strength) if kind is Upscale else done.strength,
         "seed": done.seed,
         "num_images_per_prompt": 1,
         "keep_best": None,

@@ -11,6 +11,7 @@ from PIL import Image
 
 from sd_demo.decoding import preview
 from sd_demo.denoising import Denoising
+from sd_demo.events import Step
 from sd_demo.job import Job
 from sd_demo.prompts import PromptEmbeds
 from sd_demo.ranking import Ranker
@@ -56,6 +57,13 @@ class Running:
         crowd = self.denoising.most_shared / (1 + self.denoising.most_shared)
         is_early = self.denoising.index < crowd * self.denoising.total / 2
         return not is_early and self.preview_s <= PREVIEW_SHARE * self.own_s
+
+
+def step_of(running: Running) -> Step:
+    """What a job tells after its latest step."""
+    denoising = running.denoising
+    left = (denoising.total - denoising.index) * running.denoise_s / max(1, denoising.index)
+    return Step(denoising.index, denoising.total, left, previews(running))
 
 
 def previews(running: Running) -> tuple[Image.Image, ...]:

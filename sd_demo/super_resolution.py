@@ -68,7 +68,7 @@ class _X2(Denoising):
         super().take((1 / (sigma**2 + 1)) * latents + scale * predictions[:, :-1])  # the last channel is not used
 
     @property
-    def _is_distilled(self) -> bool:
+    def is_distilled(self) -> bool:
         return False
 
     def _conditions(self, embeds: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -63,7 +63,10 @@ def run_together(
         while len(jobs.jobs) < len(requests) and waiting < window and not jobs.is_cancelled:
             try:
                 asked = requests[len(jobs.jobs)]
-                jobs.jobs.append(engine.submit(asked, visitor=visitor, origin=origin, is_kept=is_kept))
+                # Of a run that keeps none of its parts, nothing would be left where its visitor's seconds ran out.
+                is_accepted = bool(jobs.jobs) and not is_kept
+                job = engine.submit(asked, visitor=visitor, origin=origin, is_kept=is_kept, is_accepted=is_accepted)
+                jobs.jobs.append(job)
             except QueueFull:
                 if not waiting:
                     raise
@@ -74,6 +77,8 @@ def run_together(
         submit_more()
         images: list[ResultImage] = []
         for k in range(len(requests)):
+            if jobs.is_cancelled:  # then the next one may never have been submitted
+                raise JobCancelled("It was cancelled.")
             for event in jobs.jobs[k].events():
                 if jobs.is_cancelled or isinstance(event, Cancelled):
                     raise JobCancelled("It was cancelled.")

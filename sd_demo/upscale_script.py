@@ -33,7 +33,9 @@ def upscale_script(restored: Restored, receipt: Receipt, registry: Registry, fil
     pipeline = kinds.get(factor, "StableDiffusionUpscalePipeline")
     scheduler, overrides = diffusers_class(values["scheduler"])
     settings = "".join(f", {name}={value!r}" for name, value in overrides.items())
-    own = {1: "strength=tile.strength", 2: None, 4: "noise_level=tile.noise_level"}[factor]
+    is_raised = factor == 1 and values["num_inference_steps"] * values["strength"] < 1
+    strength = "strength_of_a_step(tile.strength, tile.num_inference_steps)" if is_raised else "tile.strength"
+    own = {1: f"strength={strength}", 2: None, 4: "noise_level=tile.noise_level"}[factor]
     asked = {name: value for name, value in values.items() if name not in ("model", "loras")}
     body = [
         f"pipe = {pipeline}.{loading(entry, done.dtype)}",

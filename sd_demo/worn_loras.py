@@ -47,4 +47,12 @@ def are_worn(worn: Sequence[WornLora], choices: Sequence[LoraChoice]) -> bool:
     """Whether `worn` are exactly `choices`, from files that have not changed since."""
     if tuple(one.choice for one in worn) != tuple(choices):
         return False
-    return all(one.path.is_file() and one.path.stat().st_mtime_ns == one.modified_ns for one in worn)
+    return all(_modified_ns(one.path) == one.modified_ns for one in worn)
+
+
+def _modified_ns(path: Path) -> int | None:
+    """When the file was changed last; None where it is gone or cannot be asked."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return None

@@ -160,6 +160,7 @@ class FakeEngine:
         origin: str = "",
         has_previews: bool = False,
         is_kept: bool = True,
+        is_accepted: bool = False,
     ) -> Job:
         self.defaults(request.model)  # an unknown name is refused here, as by the real one
         if request.prompt == "full":

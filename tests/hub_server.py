@@ -47,6 +47,7 @@ class LocalHub:
     pause_s: float = 0.03  # between the eighths of a slow answer
     revisions: tuple[str, ...] = ()  # further ones that it has
     is_terse: bool = False  # model info without sizes and hashes, as older mirrors answer
+    commit: str = COMMIT  # as model info names it
     licence: str = "creativeml-openrail-m"
     requests: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
     release: threading.Event = field(default_factory=threading.Event)
@@ -138,7 +139,7 @@ class _Handler(BaseHTTPRequestHandler):
                 if name.endswith(".safetensors"):
                     about["lfs"] = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
             siblings.append(about)
-        answer = {"id": repo, "sha": COMMIT, "siblings": siblings, "cardData": {"license": hub.licence}}
+        answer = {"id": repo, "sha": hub.commit, "siblings": siblings, "cardData": {"license": hub.licence}}
         self._send(200, json.dumps(answer).encode(), {"Content-Type": "application/json"})
 
     def _file(self, repo: str, name: str, spoilt: str | None) -> None:

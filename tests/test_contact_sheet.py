@@ -68,6 +68,12 @@ def test_pictures_of_several_sizes_and_a_sheet_that_would_be_huge() -> None:
     assert large.width * large.height < 1.1 * MAX_SHEET_PIXELS
 
 
+def test_the_emptiest_grid_of_a_request_stays_within_the_limit() -> None:
+    parse_request("text_to_image", {"grid": "16x16"})
+    sheet = contact_sheet(pictures(1, (1024, 1024)), rows=16, columns=16, captions=["seed 1"])
+    assert sheet.width * sheet.height < 1.2 * MAX_SHEET_PIXELS
+
+
 def test_a_request_may_ask_for_a_sheet_of_its_pictures(tmp_path: Path) -> None:
     engine = Engine(Settings(device="cpu", dtype="float32", attention="sdpa", output_dir=tmp_path))
     engine.start()
@@ -95,7 +101,9 @@ def test_a_request_may_ask_for_a_sheet_of_its_pictures(tmp_path: Path) -> None:
     ("values", "words"),
     [
         ({"grid": "2x2", "num_images_per_prompt": 5}, "grid: 2 x 2 has no room for 5 pictures"),
-        ({"grid": "2"}, "grid must be auto, or ROWSxCOLUMNS such as 2x3."),
+        ({"grid": "2"}, "grid must be auto, or ROWSxCOLUMNS such as 2x3, each at most 16."),
+        ({"grid": "99x99"}, "grid must be auto, or ROWSxCOLUMNS such as 2x3, each at most 16."),
+        ({"grid": "1x17"}, "grid must be auto, or ROWSxCOLUMNS such as 2x3, each at most 16."),
         ({"grid": "0x3"}, "grid must be auto"),
         ({"grid": 4}, "grid must be auto"),
     ],

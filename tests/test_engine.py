@@ -17,7 +17,9 @@ from sd_demo import engine as engine_module
 from sd_demo.engine import Engine
 from sd_demo.errors import DeviceFailure, JobCancelled, ModelUnavailable, NonFiniteImage, OutOfMemory, QueueFull
 from sd_demo.events import Cancelled, Decoding, Done, Encoding, Queued, Step
+from sd_demo.fair_queue import FairQueue
 from sd_demo.job import Job
+from sd_demo.model_files import MANIFEST, repo_folder
 from sd_demo.receipt import read_receipt
 from sd_demo.requests import AnyRequest, parse_request
 from sd_demo.settings import Settings
@@ -157,6 +159,34 @@ def test_a_waiting_job_is_cancelled_without_running(engine: Engine, held: thread
     assert len(running.result(WAIT_S).images) == 16
 
 
+def test_whoever_waits_behind_a_cancelled_job_moves_up(engine: Engine, held: threading.Semaphore) -> None:
+    running = engine.submit(request(num_images_per_prompt=16))
+    held.release()
+    wait_for_step(running, 1)
+    first, second = (engine.submit(request(num_images_per_prompt=16)) for _ in range(2))
+    first.cancel()
+    held.release()
+    wait_for_step(running, 2)
+    second.cancel()
+    held.release(100_000)
+    assert [event.position for event in second.events() if isinstance(event, Queued)] == [2, 1]
+
+
+def test_a_job_that_is_cancelled_while_others_are_dropped_is_dropped_the_next_time() -> None:
+    class Late(Job):
+        looks = 0
+
+        @property
+        def is_cancelled(self) -> bool:
+            self.looks += 1
+            return self.looks > 1
+
+    queue, job = FairQueue(), Late(request(), visitor="me", has_previews=False)
+    queue.add(job)
+    assert queue.drop_cancelled() == []
+    assert queue.drop_cancelled() == [job], "or nobody would ever tell it its end"
+
+
 def test_a_full_queue_says_when_to_come_back(engine: Engine, held: threading.Semaphore) -> None:
     jobs = [engine.submit(request(num_images_per_prompt=16))]
     held.release()
@@ -283,6 +313,15 @@ def test_an_empty_prompt_makes_a_picture_and_says_so(engine: Engine) -> None:
     assert "The prompt is empty, so only the picture was followed." in changed.receipt.notes
 
 
+def test_less_than_a_step_says_how_many_ran(engine: Engine) -> None:
+    image = Image.effect_noise((64, 64), 40).convert("RGB")
+    for scheduler, words in (("ddim", "one step ran"), ("pndm", "2 steps ran")):
+        asked = request("image_to_image", image=image, strength=0.01, scheduler=scheduler, num_inference_steps=49)
+        receipt = engine.submit(asked).result(WAIT_S).images[0].receipt
+        assert receipt.notes == [f"Strength 0.01 of 49 steps is less than one; {words}."]
+        assert receipt.done.strength == 0.0205
+
+
 def test_closing_ends_the_running_job_and_refuses_new_ones(tmp_path: Path) -> None:
     engine = Engine(Settings(device="cpu", dtype="float32", attention="sdpa", output_dir=tmp_path))
     engine.start()
@@ -292,6 +331,21 @@ def test_closing_ends_the_running_job_and_refuses_new_ones(tmp_path: Path) -> No
     assert job.result(1).images
     with pytest.raises(QueueFull, match="shutting down"):
         engine.submit(request())
+
+
+def test_what_was_downloaded_meanwhile_is_no_longer_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))  # whatever lies on this machine
+    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
+    engine = Engine(Settings(device="cpu", dtype="float32", data_dir=tmp_path / "data", output_dir=tmp_path / "out"))
+    engine.start()
+    engine.submit(request()).result(WAIT_S)
+    assert "Stable Diffusion 1.5 is not here" in engine.status().message
+    best = engine.registry.get("sd-1.5")
+    folder = engine.registry.models_dir / repo_folder(best.source) / str(best.revision)
+    folder.mkdir(parents=True)
+    (folder / MANIFEST).write_text("{}")
+    assert "Stable Diffusion 1.5 is here; without a GPU" in engine.status().message
+    engine.close()
 
 
 def test_a_model_that_cannot_be_loaded_is_said(tmp_path: Path) -> None:

@@ -222,6 +222,7 @@ def test_a_lost_device_ends_all_jobs_and_is_told_to_the_supervisor(another: Engi
     health = another.health()
     assert "started again" in health.fault
     assert not health.is_ready
+    assert (another.status().state, another.status().message) == ("failed", health.fault)
     with pytest.raises(DeviceFailure, match="must be started again"):
         submit(another)
 

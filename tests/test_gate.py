@@ -15,6 +15,7 @@ from sd_demo.job import Job
 from sd_demo.limits import PROFILES, Limits
 from sd_demo.registry import EMBEDDED, Registry
 from sd_demo.requests import SCHEDULER_NAMES, AnyRequest, parse_request
+from sd_demo.upscale import plan_upscaling
 
 ENTRY = Registry().get(EMBEDDED)
 STRICT = Limits(
@@ -62,6 +63,31 @@ def test_each_limit_lets_its_own_value_through_and_names_its_field_beyond(name: 
     with pytest.raises(InvalidRequest, match=rf"^{name} may .+ on this server; .+\.$") as caught:
         gate.check_request(ask(**{name: more}), ENTRY)
     assert caught.value.field == name
+
+
+def test_only_steps_that_run_count() -> None:
+    gate, picture = Gate(STRICT), Image.new("RGB", (64, 64))
+    changed = {"prompt": "a ball", "image": picture, "num_inference_steps": 50}
+    gate.check_request(parse_request("image_to_image", {**changed, "strength": 0.4}), ENTRY)
+    with pytest.raises(InvalidRequest, match="num_inference_steps may be at most 20"):
+        gate.check_request(parse_request("image_to_image", {**changed, "strength": 0.5}), ENTRY)
+
+
+def test_what_an_upscaling_compares_with_passes_the_strictest_limit() -> None:
+    gate = Gate(Limits(max_steps=2))
+    values = {"image": Image.new("RGB", (64, 64)), "num_inference_steps": 2, "strength": 0.5}
+    plan = plan_upscaling(values, entry=ENTRY)
+    for request in (*plan.requests, *plan.unchanged):
+        gate.check_request(request, ENTRY)
+
+
+def test_parts_of_what_was_let_in_are_not_ended_by_seconds_but_by_jobs() -> None:
+    gate = Gate(STRICT)
+    gate.charge(job("a"), 1000)
+    later = Job(ask(), visitor="a", has_previews=False, is_accepted=True)
+    gate.check_visitor(later, [], 1.0)
+    with pytest.raises(QueueFull, match="2 at once is the most"):
+        gate.check_visitor(later, [job("a")] * 2, 1.0)
 
 
 def test_a_models_own_size_is_always_allowed() -> None:

@@ -154,6 +154,15 @@ def test_what_is_old_goes_and_nothing_else(history: History, outputs: Outputs) -
     assert len(prompts(history)) == 2
 
 
+@pytest.mark.parametrize("done", [{"seed": 2**70}, {"width": -(2**64)}])
+def test_a_receipt_that_the_index_cannot_hold_hides_no_other_picture(
+    history: History, outputs: Outputs, done: dict[str, object]
+) -> None:
+    outputs.save(PICTURE, make_receipt(prompt="a strange one", **done), visitor="anna")
+    assert "a red ball" in prompts(history)
+    assert prompts(history, "strange") == []
+
+
 def test_a_thread_keeps_expiring_until_it_is_stopped(history: History) -> None:
     stop = threading.Event()
     thread = threading.Thread(target=history.keep_expiring, args=(-60.0, stop), kwargs={"every_s": 0.01})

@@ -308,6 +308,18 @@ def test_a_server_without_ranges_begins_anew(fetch: Fetch, hub: LocalHub, files:
     assert (fetch() / UNET).read_bytes() == files[UNET]
 
 
+def test_a_server_without_ranges_begins_anew_also_near_the_end(
+    fetch: Fetch, hub: LocalHub, files: dict[str, bytes], tmp_path: Path
+) -> None:
+    hub.fault, hub.fault_path = "cut", UNET
+    with pytest.raises(DownloadFailed):
+        fetch()
+    (part,) = (tmp_path / "data").rglob(f"*{transfer.PART}")
+    part.write_bytes(files[UNET][:-10])
+    hub.fault = "no ranges"
+    assert (fetch() / UNET).read_bytes() == files[UNET]
+
+
 def test_a_long_file_is_resumed_by_itself(
     fetch: Fetch, hub: LocalHub, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -413,6 +425,16 @@ def test_names_in_a_listing_cannot_leave_the_folder(
     hub.repos[REPO]["model_index.json"] = json.dumps(index).encode()
     start(downloads, registry).result()
     assert list(tmp_path.rglob("*evil*")) == []
+
+
+@pytest.mark.parametrize("commit", ["../../..", "..", "", "main", "/etc", "0" * 39 + "\n", "0" * 41])
+def test_a_commit_that_is_none_becomes_no_folder(
+    downloads: Downloads, registry: Registry, hub: LocalHub, commit: str
+) -> None:
+    hub.commit = commit
+    with pytest.raises(DownloadFailed) as caught:
+        downloads.offer(registry.for_download(REPO))
+    assert is_one_sentence(str(caught.value))
 
 
 def test_the_token_goes_to_the_hub_alone_and_is_kept_nowhere(

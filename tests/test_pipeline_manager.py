@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import shutil
 import time
 import weakref
 from collections.abc import Iterator
@@ -174,14 +175,14 @@ def test_the_old_model_is_gone_before_the_new_one_loads(
     assert engine._manager.current is not None
     old = weakref.ref(engine._manager.current.unet)
     alive: list[bool] = []
-    load = PipelineManager._loaded
+    load = PipelineManager._load
 
     def loaded(self: PipelineManager, *how: Any) -> LoadedModel:
         gc.collect()
         alive.append(old() is not None)
         return load(self, *how)
 
-    monkeypatch.setattr(PipelineManager, "_loaded", loaded)
+    monkeypatch.setattr(PipelineManager, "_load", loaded)
     engine.submit(parse_request("text_to_image", {**values, "model": str(root / "two")})).result(WAIT_S)
     assert alive == [False], "both at once need not fit into the memory"
 
@@ -233,6 +234,90 @@ def test_memory_that_runs_out_while_loading_is_said(
     assert manager.get(str(root / "one")).components
 
 
+DAMAGES = {
+    "a pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 4265380512\n",
+    "cut off": None,
+}
+
+
+@pytest.fixture(params=[*DAMAGES, "a folder"])
+def damaged(request: pytest.FixtureRequest, root: Path, tmp_path: Path) -> Path:
+    """A model that came in part, or of which only the pointer came."""
+    if request.param == "a folder":
+        shutil.copytree(root / "one", tmp_path / "bad")
+        (weights,) = (tmp_path / "bad" / "unet").glob("*.safetensors")
+        weights.write_bytes(weights.read_bytes()[:-100])
+        return tmp_path / "bad"
+    path = tmp_path / "bad.safetensors"
+    content = DAMAGES[request.param]
+    path.write_bytes((root / "file.safetensors").read_bytes()[:2000] if content is None else content)
+    return path
+
+
+def test_a_damaged_model_to_start_with_leaves_the_others_usable(settings: Settings, root: Path, damaged: Path) -> None:
+    engine = Engine(settings.model_copy(update={"model": str(damaged)}))
+    engine.start()
+    try:
+        with pytest.raises(ModelUnavailable, match=r"^bad\S* is damaged \(.*\); fetch it again\.$"):
+            picture(engine, str(damaged))
+        assert engine.health().fault == ""
+        assert engine.status().state == "failed"
+        assert "fetch it again" in engine.status().message
+        assert picture(engine, str(root / "one")).std() > 5
+        assert (engine.status().state, engine.status().message) == ("ready", "")
+    finally:
+        engine.close()
+
+
+def test_an_unforeseen_fault_at_the_start_leaves_the_others_usable(
+    settings: Settings, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("what nobody foresaw")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PipelineManager, "get", fail)
+        engine = Engine(settings)
+        engine.start()
+        while engine.status().state == "loading" and not engine.health().fault:
+            time.sleep(0.05)
+    try:
+        assert engine.health().fault == ""
+        assert "it is in the log" in engine.status().message
+        assert picture(engine, str(root / "one")).std() > 5
+    finally:
+        engine.close()
+
+
+def test_a_damaged_model_is_said_and_the_one_in_memory_stays_ready(
+    settings: Settings, root: Path, damaged: Path
+) -> None:
+    engine = Engine(settings.model_copy(update={"model_memory_mib": 4000}))
+    engine.start()
+    try:
+        before = picture(engine, str(root / "one"))
+        with pytest.raises(ModelUnavailable, match=r"^bad\S* is damaged \(.*\); fetch it again\.$"):
+            picture(engine, str(damaged))
+        assert (engine.status().state, engine.status().title) == ("ready", "one")
+        assert np.array_equal(picture(engine, str(root / "one")), before)
+    finally:
+        engine.close()
+
+
+def test_after_memory_ran_out_while_loading_nothing_is_said_to_be_loading(
+    engine: Engine, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def out_of_memory(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline_manager, "place", out_of_memory)
+        with pytest.raises(OutOfMemory):
+            picture(engine, str(root / "two"))
+    assert engine.status().state == "failed"
+    assert "does not fit into the memory of cpu" in engine.status().message
+
+
 def test_a_model_that_is_not_here_leaves_the_current_one(manager: PipelineManager, root: Path) -> None:
     model = manager.get(str(root / "one"))
     with pytest.raises(ModelUnavailable, match=r"python -m sd_demo download sd-1\.5 "):
@@ -256,6 +341,9 @@ def test_a_distilled_model_draws_what_diffusers_draws(engine: Engine, tmp_path: 
     expected = oracle(pipe, num_inference_steps=4, guidance_scale=8.5)
     asked = {"num_inference_steps": None, "scheduler": None}
     assert psnr(picture(engine, str(folder), **asked), expected) > 50
+    values = {"prompt": "a red ball", "negative_prompt": "sun", "width": 64, "height": 64, "model": str(folder)}
+    notes = engine.submit(parse_request("text_to_image", values)).result(WAIT_S).images[0].receipt.notes
+    assert notes == ["The negative prompt had no effect, because this model is distilled and reads none."]
 
 
 def test_an_inpainting_model_inpaints_and_says_what_it_cannot(engine: Engine, tmp_path: Path) -> None:

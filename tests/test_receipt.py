@@ -57,6 +57,14 @@ def test_other_programs_find_the_loras() -> None:
     assert "ora" not in make_receipt().parameters()
 
 
+def test_a_dot_in_the_name_of_a_lora_stays() -> None:
+    names = ["add_detail_v1.5", "folder/other.v2.safetensors"]
+    loras = [{"name": name, "weight": 1.0, "sha256": "ab" * 32, "matched": 4, "total": 4} for name in names]
+    prompt, settings = make_receipt(loras=loras).parameters().split("\n")
+    assert prompt == "a red ball <lora:add_detail_v1.5:1> <lora:other.v2:1>"
+    assert 'Lora hashes: "add_detail_v1.5: abababababab, other.v2: abababababab"' in settings
+
+
 def test_what_was_not_asked_is_not_in_their_text() -> None:
     parameters = make_receipt().parameters()
     assert "Negative prompt" not in parameters

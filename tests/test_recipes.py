@@ -62,6 +62,12 @@ def painted(size: tuple[int, int]) -> Image.Image:
     return mask
 
 
+def line(size: tuple[int, int]) -> Image.Image:
+    mask = Image.new("L", size)
+    mask.paste(255, (35, 10, 37, 50))
+    return mask
+
+
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     from sd_demo.engine import Engine
@@ -90,6 +96,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         {"prompt": "x", "image": see_through((64, 64)), "mask_image": see_through((64, 64)), "strength": 0.8},
     ),
     "mask": ("inpaint", {"prompt": "x", "image": photo((76, 64)), "mask_image": painted((76, 64)), "strength": 0.8}),
+    "line": ("inpaint", {"prompt": "x", "image": photo((76, 64)), "mask_image": line((76, 64)), "strength": 0.8}),
     "smaller": ("inpaint", {"prompt": "x", "image": photo((90, 80)), "mask_image": painted((90, 80)), "height": 68}),
 }
 
@@ -131,6 +138,7 @@ def test_script_and_command_line_run_in_a_shell(engine: Any, tmp_path: Path) -> 
 
 LARGER: dict[str, dict[str, Any]] = {
     "refined": {"image": photo((80, 64)), "scale": 2.0, "prompt": "a house", "strength": 0.3, "seed": 4},
+    "less than a step": {"image": photo((64, 64)), "scale": 1.0, "strength": 0.02, "num_inference_steps": 20},
     "in tiles": {"image": photo((160, 64)), "scale": 2.0, "num_inference_steps": 20},
     "x4": {"image": photo((20, 16)), "scale": 4.0, "model": "x4-upscaler", "num_inference_steps": 2, "noise_level": 9},
     "x2": {"image": photo((96, 64)), "scale": 1.5, "model": "x2-latent-upscaler", "num_inference_steps": 2},

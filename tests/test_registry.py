@@ -11,7 +11,8 @@ import pytest
 
 from sd_demo.errors import InvalidRequest, ModelUnavailable
 from sd_demo.model_files import MANIFEST, PARTS, missing_in, needed, parts_of
-from sd_demo.registry import EMBEDDED, Registry, check_task, default_model, what_is_missing
+from sd_demo.registry import EMBEDDED, Registry, check_request, check_task, default_model, what_is_missing
+from sd_demo.requests import parse_request
 
 REPO = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 
@@ -92,6 +93,13 @@ def test_the_unet_tells_what_suits_it(registry: Registry, tmp_path: Path) -> Non
     check_task(inpainting, "inpaint")
     with pytest.raises(InvalidRequest, match="nine only repaints"):
         check_task(inpainting, "text_to_image")
+    many = {"num_inference_steps": 51}
+    for entry, scheduler in ((distilled, None), (registry.get(EMBEDDED), "lcm")):
+        check_request(entry, parse_request("text_to_image", {"num_inference_steps": 50, "scheduler": scheduler}))
+        with pytest.raises(InvalidRequest, match="lcm takes at most 50 steps; ask for fewer") as caught:
+            check_request(entry, parse_request("text_to_image", {**many, "scheduler": scheduler}))
+        assert caught.value.field == "num_inference_steps"
+    check_request(distilled, parse_request("text_to_image", {**many, "scheduler": "ddim"}))
     (tmp_path / "nine" / "unet" / "config.json").write_text("[not json")
     assert registry.get(str(tmp_path / "nine")).native_size == 512
 

@@ -208,7 +208,7 @@ def test_bounds_say_what_the_gate_does() -> None:
         ("strength", "a number above 0 and at most 1"),
         ("seed", "a whole number from 0 to 4294967295"),
         ("loras", "a list of at most 8 LoRAs, each a name or NAME:WEIGHT, the weight a number from -2 to 2"),
-        ("grid", "auto, or ROWSxCOLUMNS such as 2x3"),
+        ("grid", "auto, or ROWSxCOLUMNS such as 2x3, each at most 16"),
         ("prompt", "text of at most 4,000 characters without NUL characters"),
     ],
 )

@@ -83,6 +83,15 @@ def test_a_picture_that_was_worked_from_must_be_given_again() -> None:
     assert (request.strength, request.width, request.height) == (0.4, None, 640)
 
 
+def test_an_upscaling_comes_back_with_the_strength_that_was_asked() -> None:
+    """What it adds goes by that, also where it was less than the one step that ran."""
+    known = {"sha256": "ab", "width": 96, "height": 64}
+    receipt = make_receipt(strength=0.05).model_copy(
+        update={"task": "upscale", "asked": {"prompt": "x", "image": known, "strength": 0.02, "scale": 2.0}}
+    )
+    assert of_receipt(receipt).values["strength"] == 0.02
+
+
 def test_loras_come_back_where_their_files_are(tmp_path: Path) -> None:
     (tmp_path / "styles").mkdir()
     (tmp_path / "styles/pencil.safetensors").touch()

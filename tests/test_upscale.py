@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,15 @@ from PIL import Image, ImageFilter
 from sd_demo.cli import main
 from sd_demo.engine import Engine
 from sd_demo.enlarge import enlarge
-from sd_demo.errors import InvalidImage, InvalidRequest, JobCancelled
+from sd_demo.errors import InvalidImage, InvalidRequest, JobCancelled, QueueFull
+from sd_demo.events import Done
+from sd_demo.job import Job
 from sd_demo.outputs import Outputs
 from sd_demo.receipt import read_receipt_file
 from sd_demo.registry import Registry
+from sd_demo.requests import AnyRequest, parse_request
 from sd_demo.settings import Settings
-from sd_demo.together import Jobs, Progress
+from sd_demo.together import Jobs, Progress, run_together
 from sd_demo.upscale import Tile, blend, joined, plan_upscaling
 from sd_demo.upscaling import Upscaled, run_upscaling
 from tests.upscale_bar import measure
@@ -127,6 +131,48 @@ def test_two_times_is_nearer_to_the_worlds_own_than_it_is_soft(engine: Engine) -
     assert figures["refined"][0] >= figures["lanczos"][0] - 0.5
     assert figures["lanczos"][1] < 0.8 < figures["refined"][1] < 1.15
     assert figures["seam"][0] < 0.5
+
+
+class CancelledAtItsEnd(Job):
+    """Whoever asks whether it has ended learns that it has, and all are cancelled."""
+
+    jobs: Jobs
+
+    @property
+    def is_ended(self) -> bool:
+        self.jobs.cancel()
+        return super().is_ended
+
+
+def test_a_cancel_between_two_parts_is_a_cancel() -> None:
+    jobs, requests = Jobs(), [parse_request("text_to_image", {"prompt": "x"})] * 2
+
+    def submit(request: AnyRequest, **_: Any) -> Job:
+        job = CancelledAtItsEnd(request, visitor="me", has_previews=False)
+        job.jobs = jobs
+        job.tell(Done(()))
+        return job
+
+    engine: Any = SimpleNamespace(settings=Settings(max_rows=2), submit=submit)
+    with pytest.raises(JobCancelled):
+        list(run_together(engine, requests, visitor="me", jobs=jobs))
+
+
+def test_an_upscaling_that_was_let_in_ends_though_its_visitors_seconds_are_used_up(tmp_path: Path) -> None:
+    settings = Settings(device="cpu", dtype="float32", attention="sdpa", max_rows=2, max_device_seconds=1)
+    engine = Engine(settings, outputs=Outputs(tmp_path))
+    plan = plan_upscaling({"image": picture(64, 64), "scale": 1, "num_inference_steps": 2, "seed": 1}, entry=ENTRY)
+    running = run_upscaling(engine, plan, visitor="me")
+    engine.start()
+    try:
+        next(running)
+        engine._gate.charge(Job(plan.requests[0], visitor="me", has_previews=False), 100.0)
+        *_, end = running
+        assert isinstance(end, Upscaled)
+        with pytest.raises(QueueFull, match="You have used the 1 s"):
+            next(run_upscaling(engine, plan, visitor="me"))
+    finally:
+        engine.close()
 
 
 def test_a_cancelled_upscaling_leaves_no_file_and_no_job(engine: Engine) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from sd_demo.job import Job
 from sd_demo.known_models import EMBEDDED_FOLDER
 from sd_demo.lora import TRIGGER_KEY
 from sd_demo.receipt import read_receipt_file
-from sd_demo.requests import parse_request
+from sd_demo.requests import LoraChoice, parse_request
 from sd_demo.settings import Settings
+from sd_demo.worn_loras import WornLora, are_worn
 
 WAIT_S = 250
 WIDTH = json.loads((EMBEDDED_FOLDER / "unet" / "config.json").read_text())["block_out_channels"][-1]
@@ -43,7 +45,7 @@ def write(path: Path, seed: int, layers: dict[str, tuple[int, ...]], **metadata:
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     folder = tmp_path_factory.mktemp("engine")
     (folder / "loras").mkdir()
-    write(folder / "loras/one.safetensors", 1, LAYERS, **{TRIGGER_KEY: "Snowman hat"})
+    write(folder / "loras/one.safetensors", 1, LAYERS, **{TRIGGER_KEY: "Snowman, hat"})
     write(folder / "loras/two.safetensors", 2, LAYERS | TEXT)
     write(folder / "loras/partly.safetensors", 3, LAYERS | {"unet.nowhere.to_k": (8, 8)})
     write(
@@ -93,6 +95,16 @@ def test_the_receipt_tells_name_weight_hash_and_tensors(engine: Engine) -> None:
     assert (second.matched, second.total) == (4, 6)
     assert "Of the LoRA partly 4 of 6 tensors fit the model and were used." in receipt.notes
     assert submit(engine).result(WAIT_S).images[0].receipt.done.loras == []
+
+
+def test_a_file_that_cannot_be_asked_is_not_worn(tmp_path: Path) -> None:
+    choice, path = LoraChoice(name="one"), tmp_path / "one.safetensors"
+    path.touch()
+    worn = WornLora(choice, path, path.stat().st_mtime_ns, "", 1, 1, "")
+    assert are_worn([worn], [choice])
+    assert not are_worn([replace(worn, path=tmp_path / ("x" * 300))], [choice])
+    path.unlink()
+    assert not are_worn([worn], [choice])
 
 
 def test_a_word_that_a_lora_teaches_is_not_unknown(engine: Engine) -> None:

@@ -43,10 +43,14 @@ def read_model(path: Path, dtype: torch.dtype, tokenizers: Sequence[Path] = ()) 
     except ModelUnavailable:
         raise
     except SafetensorError as error:
-        raise ModelUnavailable(f"{path.name} is damaged ({error}); fetch it again.") from error
+        raise _damaged(path, error) from error
     except Exception as error:  # whatever a library says of a file that it cannot read
         said = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise ModelUnavailable(f"{path.name} could not be loaded: {said[:200]}.") from error
+
+
+def _damaged(path: Path, error: SafetensorError) -> ModelUnavailable:
+    return ModelUnavailable(f"{path.name} is damaged ({error}); fetch it again.")
 
 
 def assemble(parts: dict[str, Any], name: str) -> dict[str, Any]:
@@ -79,11 +83,17 @@ def assemble(parts: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def weights_of(path: Path) -> int:
-    """How many numbers the weights of the model at `path` are, told by the headers of its files."""
+    """How many numbers the weights of the model at `path` are, told by the headers of its files.
+
+    Raises ModelUnavailable where one of them is damaged.
+    """
     count = 0
-    for file in [path] if path.is_file() else weight_files(path):
-        with safe_open(file, framework="pt") as opened:
-            count += sum(math.prod(opened.get_slice(key).get_shape()) for key in opened.keys())  # noqa: SIM118 - no mapping
+    try:
+        for file in [path] if path.is_file() else weight_files(path):
+            with safe_open(file, framework="pt") as opened:
+                count += sum(math.prod(opened.get_slice(key).get_shape()) for key in opened.keys())  # noqa: SIM118 - no mapping
+    except SafetensorError as error:
+        raise _damaged(path, error) from error
     return count
 
 

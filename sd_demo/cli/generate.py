@@ -16,7 +16,7 @@ from sd_demo.errors import InvalidRequest, JobCancelled, ModelUnavailable, Outpu
 from sd_demo.events import Decoding, Done, Encoding, Event, Failed, Loading, Queued, Step
 from sd_demo.lora_folder import find_lora
 from sd_demo.outputs import Outputs
-from sd_demo.registry import ModelEntry, Registry, check_task
+from sd_demo.registry import ModelEntry, Registry, check_request
 from sd_demo.requests import (
     PICTURE_FIELDS,
     REQUESTS,
@@ -67,7 +67,7 @@ def run(arguments: list[str]) -> int:
 def checked(settings: Settings, request: AnyRequest) -> Settings:
     """`settings` with the request's model; raises, before minutes of work, where something for it is not here."""
     if request.model is not None:
-        check_task(_known(request.model, settings), request.task)
+        check_request(_known(request.model, settings), request)
         settings = settings.model_copy(update={"model": request.model})
     for choice in request.loras:
         find_lora(choice.name, settings.lora_dir)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote, urljoin
@@ -19,6 +20,7 @@ from sd_demo.model_files import INDEX, needed, parts_of
 
 SINGLE_NETWORK: Final = "config.json"  # at the root of a repository that is one network by itself
 MAX_REDIRECTS: Final = 5
+_COMMIT: Final = re.compile(r"[0-9a-f]{40}", re.ASCII)  # it becomes a folder's name
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ class Hub:
         repo, revision = entry.source, entry.revision or "main"
         about = self._json(f"{self._endpoint}/api/models/{repo}/revision/{quote(revision, safe='')}", {"blobs": "true"})
         commit, siblings = about.get("sha"), about.get("siblings")
-        if not isinstance(commit, str) or not isinstance(siblings, list):
+        if not isinstance(commit, str) or not _COMMIT.fullmatch(commit) or not isinstance(siblings, list):
             raise NotTheHub
         known = {file["rfilename"]: file for file in siblings}
         parts = entry.parts or self._parts(repo, commit, known)

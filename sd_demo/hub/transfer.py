@@ -82,7 +82,7 @@ def _receive(
             raise NotTheHub
         if start and response.status_code != 206:  # this server knows no ranges: from the beginning
             start = 0
-            stream.truncate(0)
+            _empty(stream)
             hashes.restart()
         announced = response.headers.get("Content-Length")
         if announced is not None and start + int(announced) != file.size:
