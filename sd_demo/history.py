@@ -6,19 +6,23 @@ that is missing, damaged, or behind after a crash mends itself, and nothing has 
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sqlite3
 import threading
 import time
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from PIL import Image
+
 from sd_demo.errors import InvalidImage
-from sd_demo.outputs import TEMPORARY_PREFIX, Outputs
+from sd_demo.outputs import SHEET_KEY, TEMPORARY_PREFIX, Outputs
 from sd_demo.receipt import read_receipt_file
 
 INDEX: Final = ".history.sqlite"
@@ -72,6 +76,16 @@ class History:
         """Delete this visitor's pictures of these file names, and return how many there were."""
         folder = self._outputs.visitor_folder(visitor)
         return sum(_unlink(folder / name) for name in names if Path(name).name == name and name.endswith(".png"))
+
+    def sheets_with(self, visitor: str, names: Iterable[str]) -> list[Path]:
+        """This visitor's sheets of several pictures that one of these file names stands on; no page lists them."""
+        folder = self._outputs.visitor_folder(visitor)
+        receipts = []
+        for name in names:
+            with suppress(InvalidImage):
+                receipts.append(read_receipt_file(folder / Path(name).name).model_dump(mode="json"))
+        sheets = sorted(folder.glob("*-sheet*.png")) if receipts else []
+        return [path for path in sheets if any(one in receipts for one in _receipts_on(path))]
 
     def expire(self, age_s: float, *, since: float = 0.0) -> int:
         """Delete all visitors' pictures older than `age_s` seconds, and folders that are empty then.
@@ -174,3 +188,15 @@ def _unlink(path: Path) -> bool:
     except OSError:
         return False
     return True
+
+
+def _receipts_on(sheet: Path) -> list[Any]:
+    """The receipts of the pictures that stand on a sheet; none where the file is no sheet or cannot be read."""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"PIL\.")  # no pixel is decoded here
+            with Image.open(sheet, formats=("PNG",)) as image:
+                found = json.loads(image.info.get(SHEET_KEY, "[]"))
+    except Exception:  # on a damaged file a decoder raises whatever its author did not foresee
+        return []
+    return found if isinstance(found, list) else []

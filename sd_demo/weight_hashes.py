@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
@@ -18,12 +18,6 @@ from sd_demo.restored import short
 LARGEST: Final = 256 * 2**20  # bytes of a file that is read for a sentence; nobody waits for gigabytes at a click
 
 
-def weight_files(folder: Path) -> Iterator[Path]:
-    """The weight files of a model's folder, in the order in which its hash counts them."""
-    for part in sorted(NETWORKS):
-        yield from sorted((folder / part).glob("*.safetensors"))
-
-
 def sha256_of(file: Path) -> str:
     """SHA-256 of the whole file, in hex digits."""
     with file.open("rb") as stream:
@@ -31,7 +25,7 @@ def sha256_of(file: Path) -> str:
 
 
 def hash_over(digests: Iterable[str]) -> str:
-    """A folder's hash: SHA-256 over those of its weight files."""
+    """A folder's hash, as checkpoints.hash_of has it: SHA-256 over those of its weight files, in their order."""
     return hashlib.sha256(b"".join(map(bytes.fromhex, digests))).hexdigest()
 
 
@@ -62,8 +56,9 @@ def _quick_hash(path: Path) -> str | None:
     if path.is_file():
         return _quick_sha256(path)
     known = manifest_in(path).get("files", {})
-    told = [(known.get(file.relative_to(path).as_posix(), {}).get("sha256"), file) for file in weight_files(path)]
-    digests = [sha256 or _quick_sha256(file) for sha256, file in told]
+    files = [file for part in sorted(NETWORKS) for file in sorted((path / part).glob("*.safetensors"))]
+    told = [known.get(file.relative_to(path).as_posix(), {}).get("sha256") for file in files]
+    digests = [sha256 or _quick_sha256(file) for sha256, file in zip(told, files, strict=True)]
     return None if None in digests else hash_over(digest for digest in digests if digest)
 
 

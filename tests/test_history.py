@@ -69,6 +69,19 @@ def test_a_visitor_sees_and_deletes_only_their_own(history: History, outputs: Ou
     assert len(prompts(history)) == 3
 
 
+def test_the_sheets_that_a_picture_stands_on_are_found(history: History, outputs: Outputs) -> None:
+    first, second, third = (make_receipt(prompt="a sheet", seed=seed) for seed in (1, 2, 3))
+    path = outputs.save(PICTURE, first, visitor="anna")
+    both = outputs.save_sheet(PICTURE, [second, first], visitor="anna")
+    outputs.save_sheet(PICTURE, [second, third], visitor="anna")
+    foreign = outputs.save_sheet(PICTURE, [first], visitor="berta")
+    (both.parent / "20260101-000000-000000-sheet.png").write_bytes(b"damaged")
+    assert history.sheets_with("anna", [path.name]) == [both]
+    assert history.sheets_with("berta", [f"../{path.parent.name}/{path.name}", "gone.png"]) == []
+    assert history.delete("anna", [path.name, both.name]) == 2
+    assert foreign.is_file()
+
+
 def test_files_that_come_and_go_without_a_word(history: History, outputs: Outputs) -> None:
     first = history.find("anna")[0].path
     first.unlink()

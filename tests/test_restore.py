@@ -14,6 +14,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from sd_demo import weight_hashes
+from sd_demo.checkpoints import hash_of
 from sd_demo.errors import InvalidImage
 from sd_demo.known_models import EMBEDDED_FOLDER
 from sd_demo.parameters_text import from_parameters, parse_parameters, scheduler_of
@@ -22,7 +23,7 @@ from sd_demo.registry import Registry
 from sd_demo.requests import ImageToImage, Inpaint, TextToImage
 from sd_demo.restore import from_receipt, restore
 from sd_demo.restored import Restored
-from sd_demo.weight_hashes import hash_over, other_weights, sha256_of, weight_files
+from sd_demo.weight_hashes import hash_over, other_weights, sha256_of
 from tests.receipts import make_receipt
 
 NOWHERE = Path("no-such-folder")
@@ -110,7 +111,7 @@ def test_other_weights_under_the_same_name_are_said(tmp_path: Path, monkeypatch:
         receipt = make_receipt(**done)
         return other_weights(receipt, registry=Registry(models_dir=tmp_path / "models"), lora_dir=tmp_path)
 
-    same = hash_over(sha256_of(file) for file in weight_files(EMBEDDED_FOLDER))
+    same = hash_of(EMBEDDED_FOLDER)
     assert said(model_hash=same) == []
     assert said() == ["The model 'picture-book' has other weights here; expect another picture."]
     assert said(model="gone") == said(model="sd-1.5") == []  # what is not here, is said elsewhere

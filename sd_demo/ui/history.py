@@ -76,7 +76,7 @@ def build(engine: Engine) -> HistoryTab:
                 settings = gr.Button("Settings back", size="sm", elem_id=f"{NAME}-settings")
                 delete = gr.Button("Delete", size="sm", variant="stop", elem_id=f"{NAME}-delete")
             with gr.Row(visible=False, elem_classes=["actions"], elem_id=f"{NAME}-confirm") as confirm:
-                gr.HTML("Delete this picture for good?", js_on_load=None)
+                gr.HTML("Delete this picture for good, and every sheet that it stands on?", js_on_load=None)
                 delete_now = gr.Button("Delete it", size="sm", variant="stop", elem_id=f"{NAME}-delete-now")
                 keep = gr.Button("Keep it", size="sm", elem_id=f"{NAME}-keep")
             copy_as_code.build(engine, NAME, large)
@@ -153,12 +153,15 @@ def listen(
     here.gallery.select(select, [visitor_id, here.names], [large.status, here.confirm, *large.of_picture], **_PRIVATE)
 
     def delete(request: gr.Request, visitor_id: Any, search: Any, limit: int, shown: list[Shown]) -> dict[Any, Any]:
-        for one in shown:
+        owner, names = visitor.folder_name(visitor_id, request), [one.path.name for one in shown]
+        sheets = history.sheets_with(owner, names)
+        for path in (*sheets, *(one.path for one in shown)):
             with suppress(OSError):
-                Path(results.published(one.path)).unlink()  # the copy that Gradio serves goes as well
-        history.delete(visitor.folder_name(visitor_id, request), [one.path.name for one in shown])
+                Path(results.published(path)).unlink()  # the copy that Gradio serves goes as well
+        history.delete(owner, [*names, *(sheet.name for sheet in sheets)])
+        also = f" So is what it stood on: {len(sheets)} {'sheet' if len(sheets) == 1 else 'sheets'}." if sheets else ""
         updates = dict(zip(listing, look(request, visitor_id, search, limit), strict=True))
-        return {**updates, large.status: status_line.ended("Deleted."), here.confirm: gr.update(visible=False),
+        return {**updates, large.status: status_line.ended(f"Deleted.{also}"), here.confirm: gr.update(visible=False),
                 **_nothing(large)}  # fmt: skip
 
     here.delete.click(lambda: gr.update(visible=True), None, [here.confirm], queue=False, **_PRIVATE)

@@ -22,10 +22,12 @@ if TYPE_CHECKING:
 ClassroomOf = Callable[[], "Classroom"]
 SIDE: Final = 256
 FIRST_PICTURE_SEED: Final = 4
+AT_ONCE: Final = 2  # of everybody's lessons: each takes turns with the pictures that are being made, one for one
 PRIVATE: Final[dict[str, Any]] = {
     "show_progress": "hidden",
     "api_visibility": "private",
-    "concurrency_limit": None,
+    "concurrency_limit": AT_ONCE,
+    "concurrency_id": "lessons",
 }
 EXPLANATION = '<div class="explanation"><h3>{title}</h3><p>{text}</p></div>'
 

@@ -27,8 +27,9 @@ OPACITY: Final = 0.6
 PAINTED: Final = 64  # a layer's alpha from which a pixel counts as painted: under half of a stroke's own
 MAX_LAYERS: Final = 4
 MAX_EDITORS: Final = 128
-MAX_HELD_BYTES: Final = 256 * 2**20  # of all editors together; who painted longest ago is forgotten first
-MAX_AGE_S: Final = 3600.0
+MAX_HELD_BYTES: Final = 256 * 2**20  # of all editors together; who painted or ran longest ago is forgotten first
+MAX_AGE_S: Final = 3600.0  # since it was painted on or run
+MAX_FORGOTTEN: Final = 1000
 
 
 @dataclass
@@ -50,6 +51,7 @@ class Blobs:
 
     def __init__(self) -> None:
         self._blobs: OrderedDict[str, Blob] = OrderedDict()
+        self._forgotten: OrderedDict[str, None] = OrderedDict()  # ids alone, so that their editors can be told
         self._lock = threading.Lock()
 
     def accept(self, data: Any) -> None:
@@ -64,6 +66,7 @@ class Blobs:
         if not is_sane or len(content) > MAX_BYTES:
             raise gr.Error("The painted picture is too large; use a smaller one.", print_exception=False)
         with self._lock:
+            self._forgotten.pop(key, None)
             blob = self._blobs.setdefault(key, Blob())
             self._blobs.move_to_end(key)
             blob.touched_at = time.monotonic()
@@ -74,10 +77,19 @@ class Blobs:
             self._expire()
 
     def get(self, key: Any) -> Blob | None:
-        """What has come under this id; it stays until it ages, because one picture may be run twice."""
+        """What has come under this id, None where nothing has; it stays, because one picture may be run twice.
+
+        Raises InvalidImage where it came and was forgotten since.
+        """
         with self._lock:
             self._expire()
-            return self._blobs.get(key) if isinstance(key, str) else None
+            if isinstance(key, str) and key in self._forgotten:
+                raise InvalidImage("The painted picture is no longer held here; paint once more.", "mask_image")
+            blob = self._blobs.get(key) if isinstance(key, str) else None
+            if blob is not None:
+                blob.touched_at = time.monotonic()
+                self._blobs.move_to_end(key)
+            return blob
 
     def _expire(self) -> None:
         oldest = time.monotonic() - MAX_AGE_S
@@ -88,6 +100,9 @@ class Blobs:
                 return
             held -= blob.size
             del self._blobs[key]
+            self._forgotten[key] = None
+            while len(self._forgotten) > MAX_FORGOTTEN:
+                self._forgotten.popitem(last=False)
 
 
 def build(elem_id: str, blobs: Blobs, height: int = 400) -> gr.ImageMask:

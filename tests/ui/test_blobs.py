@@ -8,12 +8,19 @@ from typing import Any
 import gradio as gr
 import pytest
 
+from sd_demo.errors import InvalidImage
 from sd_demo.ui import mask_editor
 from sd_demo.ui.mask_editor import MAX_EDITORS, MAX_LAYERS, Blobs
 
 
 def sent(key: Any, content: Any = b"x", *, kind: str = "layer", index: Any = "0") -> SimpleNamespace:
     return SimpleNamespace(data={"type": kind, "id": key, "index": index}, files=[("blob", content)])
+
+
+def is_forgotten(blobs: Blobs, key: str) -> bool:
+    with pytest.raises(InvalidImage, match="no longer held here; paint once more"):
+        mask_editor.read({"id": key}, blobs)
+    return True
 
 
 def test_what_is_sent_is_kept() -> None:
@@ -38,7 +45,7 @@ def test_bytes_of_all_editors_together_have_an_end(monkeypatch: pytest.MonkeyPat
     blobs = Blobs()
     for key in "abc":
         blobs.accept(sent(key, b"x" * 400))
-    assert blobs.get("a") is None
+    assert is_forgotten(blobs, "a")
     assert blobs.get("b") is not None
     assert blobs.get("c") is not None
 
@@ -47,5 +54,29 @@ def test_editors_have_an_end_in_number() -> None:
     blobs = Blobs()
     for k in range(MAX_EDITORS + 1):
         blobs.accept(sent(str(k)))
-    assert blobs.get("0") is None
+    assert is_forgotten(blobs, "0")
     assert blobs.get("1") is not None
+
+
+def test_what_is_run_again_stays_and_what_was_forgotten_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(mask_editor.time, "monotonic", lambda: now)
+    monkeypatch.setattr(mask_editor, "MAX_FORGOTTEN", 2)
+    blobs = Blobs()
+    for key in "ab":
+        blobs.accept(sent(key))
+    now = 0.9 * mask_editor.MAX_AGE_S
+    assert blobs.get("a") is not None
+    now = 1.8 * mask_editor.MAX_AGE_S
+    assert blobs.get("a") is not None
+    assert is_forgotten(blobs, "b")
+    assert mask_editor.read({"id": "of an editor without a picture"}, blobs) == {}
+    assert mask_editor.read({"id": ["a"]}, blobs) == {}
+    blobs.accept(sent("b"))
+    assert blobs.get("b") is not None
+    now = 4 * mask_editor.MAX_AGE_S
+    for key in "cd":
+        blobs.accept(sent(key))
+    now = 8 * mask_editor.MAX_AGE_S
+    assert is_forgotten(blobs, "d")
+    assert blobs.get("a") is None, "ids are not kept for ever either"

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from sd_demo.outputs import Outputs
-from sd_demo.ui import blocks, run, sessions
+from sd_demo.ui import blocks, lesson, run, sessions
 from sd_demo.ui.sessions import Session, Sessions
 from tests.fake_engine import FakeEngine
 
@@ -137,3 +137,14 @@ def _within(value: object) -> list[object]:
     """A value of a state and everything that its items hold."""
     items = value if isinstance(value, list) else [value]
     return [inner for one in items for inner in (one, *getattr(one, "__dict__", {}).values())]
+
+
+def test_lessons_of_all_pages_together_leave_the_device_its_turns(page: blocks.Page) -> None:
+    def is_of_a_lesson(listener: object) -> bool:
+        parts = [*listener.inputs, *listener.outputs]  # type: ignore[attr-defined]
+        return any(str(one.elem_id).startswith("learn-") for one in parts)
+
+    limits = {
+        (one.concurrency_id, one.concurrency_limit, one.queue) for one in page.fns.values() if is_of_a_lesson(one)
+    }
+    assert limits == {("lessons", lesson.AT_ONCE, True)}
