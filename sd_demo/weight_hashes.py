@@ -18,6 +18,11 @@ from sd_demo.restored import short
 LARGEST: Final = 256 * 2**20  # bytes of a file that is read for a sentence; nobody waits for gigabytes at a click
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """The weight files of a model's folder, in the order in which its hash counts them."""
+    return [file for part in sorted(NETWORKS) for file in sorted((folder / part).glob("*.safetensors"))]
+
+
 def sha256_of(file: Path) -> str:
     """SHA-256 of the whole file, in hex digits."""
     with file.open("rb") as stream:
@@ -25,7 +30,7 @@ def sha256_of(file: Path) -> str:
 
 
 def hash_over(digests: Iterable[str]) -> str:
-    """A folder's hash, as checkpoints.hash_of has it: SHA-256 over those of its weight files, in their order."""
+    """A folder's hash: SHA-256 over those of its weight files, in their order."""
     return hashlib.sha256(b"".join(map(bytes.fromhex, digests))).hexdigest()
 
 
@@ -56,7 +61,7 @@ def _quick_hash(path: Path) -> str | None:
     if path.is_file():
         return _quick_sha256(path)
     known = manifest_in(path).get("files", {})
-    files = [file for part in sorted(NETWORKS) for file in sorted((path / part).glob("*.safetensors"))]
+    files = weight_files(path)
     told = [known.get(file.relative_to(path).as_posix(), {}).get("sha256") for file in files]
     digests = [sha256 or _quick_sha256(file) for sha256, file in zip(told, files, strict=True)]
     return None if None in digests else hash_over(digest for digest in digests if digest)

@@ -6,7 +6,6 @@ network has no place for, other families of models, and weights in any form but 
 
 from __future__ import annotations
 
-import hashlib
 import math
 import warnings
 from collections.abc import Iterator, Sequence
@@ -27,7 +26,8 @@ from transformers.utils import logging as transformers_logging
 from sd_demo.checkpoints.folder import read_folder
 from sd_demo.checkpoints.single_file import read_file
 from sd_demo.errors import ModelUnavailable
-from sd_demo.model_files import NETWORKS, manifest_in
+from sd_demo.model_files import manifest_in
+from sd_demo.weight_hashes import hash_over, sha256_of, weight_files
 
 
 def read_model(path: Path, dtype: torch.dtype, tokenizers: Sequence[Path] = ()) -> dict[str, Any]:
@@ -89,7 +89,7 @@ def weights_of(path: Path) -> int:
     """
     count = 0
     try:
-        for file in [path] if path.is_file() else _weight_files(path):
+        for file in [path] if path.is_file() else weight_files(path):
             with safe_open(file, framework="pt") as opened:
                 count += sum(math.prod(opened.get_slice(key).get_shape()) for key in opened.keys())  # noqa: SIM118 - no mapping
     except SafetensorError as error:
@@ -103,28 +103,18 @@ def hash_of(path: Path) -> str:
     Raises ModelUnavailable where a downloaded file is no longer what it was when it came.
     """
     if path.is_file():
-        return _sha256(path)
+        return sha256_of(path)
     known = manifest_in(path).get("files", {})
-    total = hashlib.sha256()
-    for file in _weight_files(path):
-        digest = _sha256(file)
+    digests = []
+    for file in weight_files(path):
+        digest = sha256_of(file)
         name = file.relative_to(path).as_posix()
         if known.get(name, {}).get("sha256", digest) != digest:
             raise ModelUnavailable(
                 f"{name} in {path} was damaged since its download; delete the folder and fetch it again."
             )
-        total.update(bytes.fromhex(digest))
-    return total.hexdigest()
-
-
-def _weight_files(folder: Path) -> Iterator[Path]:
-    for part in sorted(NETWORKS):
-        yield from sorted((folder / part).glob("*.safetensors"))
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        digests.append(digest)
+    return hash_over(digests)
 
 
 @contextmanager
