@@ -60,7 +60,8 @@ class Outputs:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with temporary.open("xb") as file:
-                image.save(file, format="PNG", pnginfo=info, compress_level=1)  # half the time of 4, an eighth larger
+                # Level 1 takes six tenths of the time of level 4, and an eighth more space.
+                image.save(file, format="PNG", pnginfo=info, compress_level=1)
                 file.flush()
                 os.fsync(file.fileno())
             final = self._free_name(folder, name)
