@@ -427,7 +427,7 @@ def test_names_in_a_listing_cannot_leave_the_folder(
     assert list(tmp_path.rglob("*evil*")) == []
 
 
-@pytest.mark.parametrize("commit", ["../../..", "..", "", "main", "/etc", "0" * 39 + "\n", "0" * 41])
+@pytest.mark.parametrize("commit", ["../../..", "..", "", ".", "/etc", "a/b", "a\\b", "0" * 39 + "\n", "0" * 101])
 def test_a_commit_that_is_none_becomes_no_folder(
     downloads: Downloads, registry: Registry, hub: LocalHub, commit: str
 ) -> None:

@@ -20,7 +20,8 @@ from sd_demo.model_files import INDEX, needed, parts_of
 
 SINGLE_NETWORK: Final = "config.json"  # at the root of a repository that is one network by itself
 MAX_REDIRECTS: Final = 5
-_COMMIT: Final = re.compile(r"[0-9a-f]{40}", re.ASCII)  # it becomes a folder's name
+# It becomes a folder's name. The hub has 40 hex digits, mirrors what they like, and no folder above or beside.
+_COMMIT: Final = re.compile(r"[0-9a-z][0-9a-z_.-]{0,99}", re.ASCII | re.IGNORECASE)
 
 
 @dataclass(frozen=True)
