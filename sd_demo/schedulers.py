@@ -25,6 +25,8 @@ _TABLE: Final[dict[str, tuple[str, dict[str, Any], str]]] = {
     "lcm": ("LCMScheduler", {}, "LCM"),
 }
 
+_PACKAGES: Final = {"lms": "scipy", "dpmpp_sde": "torchsde"}  # that diffusers does not bring along
+
 
 def make_scheduler(name: str, config: dict[str, Any]) -> Any:
     """A new scheduler called `name`, configured as `SchedulerClass.from_config(config)` does.
@@ -57,7 +59,8 @@ def check_available(name: str) -> None:
     """Raises InvalidRequest where the scheduler needs a package that is not installed."""
     if name not in available():
         raise InvalidRequest(
-            f"The scheduler {title(name)} needs the package torchsde; choose another one.", "scheduler"
+            f"The scheduler {title(name)} needs the package {_PACKAGES.get(name, 'diffusers')}; choose another one.",
+            "scheduler",
         )
 
 

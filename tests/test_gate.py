@@ -166,17 +166,25 @@ def test_forgotten_visitors_cost_no_memory() -> None:
     assert gate.used_s(str(MAX_VISITORS)) == 1.0
 
 
-def test_a_scheduler_whose_package_is_missing_is_refused_before_it_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    dummy = type("DPMSolverSDEScheduler", (), {"__module__": "diffusers.utils.dummy_torch_and_torchsde_objects"})
-    monkeypatch.setattr(diffusers, "DPMSolverSDEScheduler", dummy)
+@pytest.mark.parametrize(
+    ("name", "class_name", "title", "package"),
+    [
+        ("dpmpp_sde", "DPMSolverSDEScheduler", "DPM++ SDE", "torchsde"),
+        ("lms", "LMSDiscreteScheduler", "LMS (K-LMS)", "scipy"),
+    ],
+)
+def test_a_scheduler_whose_package_is_missing_is_refused_before_it_waits(
+    name: str, class_name: str, title: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dummy = type(class_name, (), {"__module__": f"diffusers.utils.dummy_torch_and_{package}_objects"})
+    monkeypatch.setattr(diffusers, class_name, dummy)
     schedulers.available.cache_clear()
     gate = Gate(PROFILES["local"])
-    with pytest.raises(
-        InvalidRequest, match=r"^The scheduler DPM\+\+ SDE needs the package torchsde; choose"
-    ) as caught:
-        gate.check_request(ask(scheduler="dpmpp_sde"), ENTRY)
-    assert caught.value.field == "scheduler"
-    assert "dpmpp_sde" not in schedulers.available()
-    for name in schedulers.available():
+    with pytest.raises(InvalidRequest) as caught:
         gate.check_request(ask(scheduler=name), ENTRY)
+    assert str(caught.value).startswith(f"The scheduler {title} needs the package {package}; choose")
+    assert caught.value.field == "scheduler"
+    assert name not in schedulers.available()
+    for other in schedulers.available():
+        gate.check_request(ask(scheduler=other), ENTRY)
     schedulers.available.cache_clear()
