@@ -96,12 +96,11 @@ class Bench:
         compiled within SETTLE_S is measured as it is.
         """
         end = time.monotonic() + SETTLE_S
-        for count in TOGETHER if self._is_cuda or self.compile else ():
+        # Twice: what could not be recorded beside a compiler is, and what was compiled last comes into use.
+        for count in TOGETHER * 2 if self.compile else TOGETHER if self._is_cuda else ():
             self._together(engine, count)
             while self.compile and not engine.status().is_settled and time.monotonic() < end:
                 self._together(engine, count)
-        for count in TOGETHER if self.compile else ():
-            self._together(engine, count)  # what was compiled comes into use
 
     def _alone(self, engine: Engine) -> tuple[dict[str, float], tuple[float, float]]:
         """Seconds of the stages of one picture of ours, and the peaks of memory, allocated and reserved, in MiB."""

@@ -54,7 +54,7 @@ class Residence:
     def run(self, name: str, call: Callable[[], Answer]) -> Answer:
         """The answer of `call`, which runs the network `name`, brought to the device first.
 
-        Where the device's memory is too small, the next rung is tried. Raises OutOfMemoryError where there is none.
+        Where the device's memory is too small, the next rung is tried. Raises the error where there is none.
         """
 
         def run_there() -> Answer:

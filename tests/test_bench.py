@@ -48,7 +48,7 @@ def test_ours_is_measured_after_everything_was_compiled(monkeypatch: pytest.Monk
     drawn: list[int] = []
     monkeypatch.setattr(Bench, "_together", lambda self, engine, count: drawn.append(count))
     engine = SimpleNamespace(status=lambda: SimpleNamespace(is_settled=len(drawn) % 3 == 0))
-    for is_compiled, expected in ((False, []), (True, [1, 1, 1, 4, 4, 4, 8, 8, 8, 1, 4, 8])):
+    for is_compiled, expected in ((False, []), (True, [1, 1, 1, 4, 4, 4, 8, 8, 8] * 2)):
         bench = Bench(EMBEDDED_FOLDER, size=64, steps=2, repeats=1, device="cpu", compile=is_compiled)
         bench._settle(engine)  # type: ignore[arg-type]
         assert drawn == expected
