@@ -41,6 +41,9 @@ class Recording:
     is_settled = True
     """Whether it will go on answering in the way that it does now; any thread may ask."""
 
+    is_compiled = False
+    """Whether it answers by what a compiler made of the call, whose rounding is another one."""
+
     def replay(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
         """The call's answer for other inputs of the same shapes, in memory of its own."""
         raise NotImplementedError
@@ -118,8 +121,12 @@ class CapturedCalls:
     A recording knows the weights by their place in memory: after they moved or LoRAs changed, `forget` comes first.
     """
 
-    def __init__(self, record: Callable[[Call, Sequence[torch.Tensor]], Recording]) -> None:
-        self._record = record
+    def __init__(
+        self, record: Callable[[Call, Sequence[torch.Tensor]], Recording], wait: Callable[[], None] = lambda: None
+    ) -> None:
+        """wait: until nothing holds weights any more for recordings that `record` made and `forget` let go of."""
+        self._record, self.wait = record, wait
+        self.was_compiled = False  # the last call
         self._recordings: OrderedDict[tuple[Any, ...], Recording] = OrderedDict()
         self._calls: Counter[tuple[Any, ...]] = Counter()
         self._never: set[tuple[Any, ...]] = set()  # shapes for whose recordings the memory is too small
@@ -154,6 +161,7 @@ class CapturedCalls:
 
         inputs = (rows, times, *conditions.values())
         size = next((size for size in SIZES if size >= len(rows)), None)
+        self.was_compiled = False
         if size is None or self._has_failed:
             return call(*inputs)
         filled = [_filled(value, size) for value in inputs]
@@ -161,7 +169,9 @@ class CapturedCalls:
         recording = self._recordings.get(key)
         if recording is not None:
             self._recordings.move_to_end(key)
-            return recording.replay(filled)[: len(rows)]
+            answer = recording.replay(filled)[: len(rows)]
+            self.was_compiled = recording.is_compiled
+            return answer
         answer = call(*filled)[: len(rows)]  # filled too: libraries choose an algorithm anew for each shape
         self._calls[key] += 1
         if self._calls[key] >= FROM_CALL and key not in self._never:

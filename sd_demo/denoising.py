@@ -38,6 +38,7 @@ class Denoising:
         self.most_shared = 0
         self.most_parts = 1  # in which a UNet call ran, where the memory was too small for the whole
         n = len(plan.seeds)
+        self.compiled_steps = 0
         self.has_two_rows = plan.guidance_scale > 1 and not self.is_distilled
         rows = [embeds.negative_prompt_embeds, embeds.prompt_embeds] if self.has_two_rows else [embeds.prompt_embeds]
         self.conditions = self._conditions(torch.cat([e.expand(n, -1, -1) for e in rows]))
@@ -204,12 +205,14 @@ def advance(denoisings: Sequence[Denoising]) -> list[Exception | None]:
     conditions = {name: torch.cat([d.conditions[name] for d in denoisings]) for name in denoisings[0].conditions}
     every = torch.cat(rows), times.to(rows[0].device), conditions
     parts = model.residence.run("unet", lambda: _predict(model, *every))
+    was_compiled = model.was_compiled
     model.pace.keep(model.placement.device)
     predictions = torch.cat(parts)
     failures: list[Exception | None] = []
     for denoising, prediction in zip(denoisings, predictions.split([d.rows for d in denoisings]), strict=True):
         denoising.most_shared = max(denoising.most_shared, len(denoisings) - 1)
         denoising.most_parts = max(denoising.most_parts, len(parts))
+        denoising.compiled_steps += was_compiled
         try:
             denoising.take(prediction)
             failures.append(None)

@@ -140,6 +140,7 @@ def make_receipt(
         torch=torch.__version__,
         diffusers=diffusers.__version__,
         shared_with=denoising.most_shared,
+        compiled_steps=denoising.compiled_steps,
         prompt_chunks=running.embeds.prompt_embeds.shape[1] // (model.prompts.limit + 2),
         dropped_words=list(running.embeds.dropped_words),
         loras=[

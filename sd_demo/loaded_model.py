@@ -82,6 +82,11 @@ class LoadedModel:
         return sum(p.numel() * p.element_size() for m in modules for p in m.parameters()) / 2**20
 
     @property
+    def was_compiled(self) -> bool:
+        """Whether the last call of the UNet was answered by what a compiler made of it."""
+        return self.captured is not None and self.captured.was_compiled and self.residence.stays("unet")
+
+    @property
     def is_settled(self) -> bool:
         """Whether the UNet's calls run as they will go on to: nothing is being compiled."""
         return self.captured is None or self.captured.is_settled

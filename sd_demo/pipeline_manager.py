@@ -15,7 +15,7 @@ import torch
 from sd_demo import random_model
 from sd_demo.captured_calls import CapturedCalls, RecordOnCuda
 from sd_demo.checkpoints import assemble, hash_of, read_model, weights_of
-from sd_demo.compiled_calls import Ordinary, compiled_behind, keep_compiled_in
+from sd_demo.compiled_calls import CompiledBehind, Ordinary, keep_compiled_in, pays
 from sd_demo.errors import ModelUnavailable, OutOfMemory, PlaygroundError
 from sd_demo.host_memory import give_back
 from sd_demo.known_models import RANDOM
@@ -128,6 +128,7 @@ class PipelineManager:
         model.prompts.clear()
         if model.captured is not None:
             model.captured.forget()
+            model.captured.wait()
         model.components.clear()
         del model
         gc.collect()
@@ -189,7 +190,8 @@ class PipelineManager:
 
 def _captured_calls(settings: Settings, device: torch.device) -> CapturedCalls | None:
     has_graphs = device.type == "cuda" and settings.cuda_graphs
-    if not settings.compile:
+    if not pays(settings.compile, device):
         return CapturedCalls(RecordOnCuda()) if has_graphs else None
     keep_compiled_in(settings.data_dir.resolve() / "compiled")
-    return CapturedCalls(compiled_behind(RecordOnCuda() if has_graphs else Ordinary))
+    behind = CompiledBehind(RecordOnCuda() if has_graphs else Ordinary)
+    return CapturedCalls(behind, behind.wait)

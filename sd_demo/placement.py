@@ -87,7 +87,7 @@ def _is_bfloat16_faster() -> bool:
     for dtype in (torch.float32, torch.bfloat16):
         layer, x = torch.nn.Conv2d(64, 64, 3, padding=1, dtype=dtype), torch.ones(1, 64, 32, 32, dtype=dtype)
         calls[dtype] = functools.partial(layer, x)
-    seconds = _fastest(calls, turns=60)
+    seconds = fastest(calls, turns=60)
     return seconds[torch.bfloat16] < CLEAR_WIN * seconds[torch.float32]
 
 
@@ -154,7 +154,7 @@ def _measured_attention(layer: Attention, tokens: int, device: torch.device, dty
             failures.append(f"{name} does not run: {_first_line(error)}")
     if not calls:
         return "sliced", "; ".join(failures)
-    seconds = _fastest(calls, turns=10)
+    seconds = fastest(calls, turns=10)
     best = min(seconds, key=seconds.__getitem__)
     if "sdpa" in seconds and seconds[best] > CLEAR_WIN * seconds["sdpa"]:
         best = "sdpa"
@@ -196,7 +196,7 @@ def _processor(name: str) -> Any:
     return {"sdpa": AttnProcessor2_0, "plain": AttnProcessor, "xformers": XFormersAttnProcessor}[name]()
 
 
-def _fastest(calls: Mapping[K, Callable[[], object]], turns: int) -> dict[K, float]:
+def fastest(calls: Mapping[K, Callable[[], object]], turns: int) -> dict[K, float]:
     """Seconds of the fastest call of each, after one warm-up: the minimum is what noise disturbs least.
 
     They run by turns, so that work beside them does not fall on one of them alone.

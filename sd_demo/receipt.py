@@ -77,6 +77,7 @@ class Done(BaseModel):
     is_safety_checked: bool = Field(default=False, description="whether the model's safety checker let it through")
     memory: str = Field(default="resident", description="which networks stayed on the device: a rung of the ladder")
     shared_with: int = Field(default=0, description="most other requests that shared a UNet call")
+    compiled_steps: int = Field(default=0, description="UNet calls that ran as torch.compile made them")
     prompt_chunks: int = Field(default=1, description="times the text encoder's length that the longer prompt filled")
     dropped_words: list[str] = []
     unknown_words: list[str] = Field(default=[], description="words that the embedded model never saw")

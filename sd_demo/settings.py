@@ -71,10 +71,10 @@ class Settings(BaseModel):
     cuda_graphs: bool = Field(
         default=True, description="Record the UNet's calls as CUDA graphs, where all networks stay on a CUDA device."
     )
-    compile: bool = Field(
-        default=False,
-        description="Compile the UNet's calls (torch.compile) behind those that run. It saves little on a CPU and was "
-        "not measured on a GPU.",
+    compile: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="Compile the UNet's calls (torch.compile) behind those that run, and take what is faster; auto: on "
+        "CUDA, where a compiler for it is here.",
     )
     memory: Literal["auto", Rung] = Field(
         default="auto", description="Which networks stay on the device; auto: as many as its free memory holds."

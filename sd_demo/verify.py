@@ -100,6 +100,11 @@ def compare(file: Image.Image, receipt: Receipt, made: ResultImage) -> Verificat
             f"It shared its UNet calls with {then.shared_with} other requests and now with {now.shared_with}, "
             f"which changes last bits in {now.dtype}."
         )
+    if then.compiled_steps != now.compiled_steps:
+        causes.append(
+            f"{then.compiled_steps} of its steps ran compiled and now {now.compiled_steps}, which changes last bits in "
+            f"{now.dtype}."
+        )
     if level >= SAME_DB:
         return Verification("same picture", level, tuple(causes))
     return Verification(

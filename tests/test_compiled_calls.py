@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import gc
 import os
 import threading
@@ -18,13 +17,21 @@ import torch
 from torch._dynamo.utils import counters
 from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
-from sd_demo import pipeline_manager
+from sd_demo import compiled_calls, pipeline_manager
 from sd_demo.captured_calls import CapturedCalls
-from sd_demo.compiled_calls import CACHE_VARIABLE, Ordinary, compiled, compiled_behind
+from sd_demo.compiled_calls import CACHE_VARIABLE, CompiledBehind, Ordinary, Permit, Withdrawn, compiled, pays
+from sd_demo.requests import parse_request
 from sd_demo.settings import Settings
 from tests.test_captured_calls import MODEL, InPlace, Unet, drawn, inputs_of, started
 
 Call = Callable[..., torch.Tensor]
+
+
+@pytest.fixture(autouse=True)
+def at_once_and_always(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiling begins with the first replay, and what was made of a call counts as the faster one."""
+    monkeypatch.setattr(compiled_calls, "FROM_REPLAY", 1)
+    monkeypatch.setattr(compiled_calls, "fastest", lambda calls, turns: dict(zip(calls, (1.0, 2.0), strict=True)))
 
 
 class Compiler:
@@ -33,13 +40,17 @@ class Compiler:
     def __init__(self, better: Callable[[torch.Tensor], torch.Tensor] = lambda answer: answer) -> None:
         self.go, self.began, self.calls, self.better = threading.Event(), threading.Event(), 0, better
 
-    def __call__(self, call: Call) -> Call:
+    def __call__(self, call: Call, permit: Permit) -> Call:
         self.began.set()
         assert self.go.wait(60)
 
         def compiled_call(*inputs: torch.Tensor) -> torch.Tensor:
-            self.calls += 1
-            return self.better(call(*inputs))
+            def made() -> torch.Tensor:
+                self.calls += 1
+                return self.better(call(*inputs))
+
+            answer: torch.Tensor = permit.run(made)
+            return answer
 
         return compiled_call
 
@@ -64,18 +75,20 @@ def answers_as_ever(captured: CapturedCalls, count: int = 2) -> bool:
 @pytest.mark.parametrize("record", [Ordinary, InPlace])
 def test_calls_run_as_before_until_the_compiled_one_is_there(record: type) -> None:
     compiler = Compiler()
-    captured, unet = CapturedCalls(compiled_behind(record, compiler)), Unet()
+    captured, unet = CapturedCalls(CompiledBehind(record, compiler)), Unet()
     for seed in range(4):
         captured(unet, *inputs_of(2, seed))
     assert compiler.began.wait(60)
     assert answers_as_ever(captured)
     assert not captured.is_settled
     assert compiler.calls == 0, "nobody waited for it"
+    assert not captured.was_compiled
     compiler.go.set()
     settled(captured, unet)
     before = compiler.calls
     assert answers_as_ever(captured)
     assert compiler.calls == before + 1
+    assert captured.was_compiled
 
 
 @pytest.mark.parametrize("fault", ["raises", "differs", "has no memory"])
@@ -91,14 +104,63 @@ def test_a_compiler_that_fails_or_answers_otherwise_changes_nothing(
 
     compiler, unet = Compiler(wrong), Unet()
     compiler.go.set()
-    captured = CapturedCalls(compiled_behind(Ordinary, compiler))
+    captured = CapturedCalls(CompiledBehind(Ordinary, compiler))
     for seed in range(2):
         captured(unet, *inputs_of(2, seed))
     settled(captured, unet)
     assert answers_as_ever(captured)
     assert captured.count == 1, "the ordinary call goes on"
-    assert caplog.text.count("a UNet call stays uncompiled: ") == 1
+    assert not captured.was_compiled
+    assert caplog.text.count("UNet calls stay uncompiled: ") == 1
     assert "much more" not in caplog.text
+    compiler.began.clear()
+    for seed in range(2):
+        captured(unet, *inputs_of(1, seed))
+    settled(captured, unet, count=1)
+    assert compiler.began.is_set() == (fault == "has no memory"), "what fails is not tried for each shape"
+
+
+def test_what_is_not_faster_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled_calls, "fastest", lambda calls, turns: dict(zip(calls, (2.0, 1.9), strict=True)))
+    compiler, unet, made = Compiler(), Unet(), []
+
+    def record(call: Call, inputs: Sequence[torch.Tensor]) -> InPlace:
+        made.append(InPlace(call, inputs))
+        return made[-1]
+
+    compiler.go.set()
+    captured = CapturedCalls(CompiledBehind(record, compiler))
+    for seed in range(2):
+        captured(unet, *inputs_of(2, seed))
+    settled(captured, unet)
+    assert answers_as_ever(captured)
+    assert not captured.was_compiled
+    assert [one.is_closed for one in made] == [False, True]
+
+
+def test_a_shape_that_is_used_a_little_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled_calls, "FROM_REPLAY", 5)
+    compiler, unet = Compiler(), Unet()
+    compiler.go.set()
+    captured = CapturedCalls(CompiledBehind(Ordinary, compiler))
+    for seed in range(1 + 5):  # a shape's first call is not recorded, and its second one replayed for comparison
+        assert not compiler.began.is_set()
+        captured(unet, *inputs_of(2, seed))
+    assert compiler.began.wait(60)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "device", "has_compiler", "expected"),
+    [
+        ("auto", "cuda", True, True), ("auto", "cuda", False, False), ("auto", "cpu", True, False),
+        ("on", "cpu", False, True), ("off", "cuda", True, False),
+    ],
+)  # fmt: skip
+def test_auto_compiles_on_cuda_where_there_is_a_compiler(
+    wanted: str, device: str, has_compiler: bool, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiled_calls, "has_triton", lambda: has_compiler)
+    assert pays(wanted, torch.device(device)) == expected
 
 
 def test_nothing_is_recorded_while_something_compiles() -> None:
@@ -108,7 +170,7 @@ def test_nothing_is_recorded_while_something_compiles() -> None:
         sizes.append(len(inputs[0]))
         return Ordinary(call, inputs)
 
-    captured = CapturedCalls(compiled_behind(record, compiler))
+    captured = CapturedCalls(CompiledBehind(record, compiler))
     for seed in range(2):
         captured(unet, *inputs_of(1, seed))
     assert compiler.began.wait(60)
@@ -122,29 +184,62 @@ def test_nothing_is_recorded_while_something_compiles() -> None:
     assert sizes == [1, 1, 2, 2], "each as it is, and compiled"
 
 
-def test_forgetting_waits_for_what_compiles() -> None:
+def test_what_compiles_is_left_to_itself_and_never_run() -> None:
     compiler, unet = Compiler(), Unet()
-    captured = CapturedCalls(compiled_behind(Ordinary, compiler))
+    captured = CapturedCalls(CompiledBehind(Ordinary, compiler))
+    for seed in range(3):
+        captured(unet, *inputs_of(2, seed))
+    assert compiler.began.wait(60)
+    captured.forget()  # LoRAs change, or memory ran out: nobody waits
+    assert captured.count == 0
+    assert captured.is_settled
+    compiler.go.set()
+    captured.wait()
+    assert compiler.calls == 0, "weights may have moved"
+    compiler.began.clear()
+    for seed in range(3):
+        captured(unet, *inputs_of(2, seed))
+    settled(captured, unet)
+    assert captured.was_compiled, "it was no failure of the compiler"
+
+
+def test_freeing_waits_for_what_compiles() -> None:
+    compiler, unet = Compiler(), Unet()
+    behind = CompiledBehind(Ordinary, compiler)
+    captured = CapturedCalls(behind, behind.wait)
     for count in (1, 2):
-        for seed in range(2):
+        for seed in range(3):
             captured(unet, *inputs_of(count, seed))
     assert compiler.began.wait(60)
-    forgetting = threading.Thread(target=captured.forget)
-    forgetting.start()
-    forgetting.join(0.2)
-    assert forgetting.is_alive(), "the compiler reads the weights still"
+    captured.forget()
+    waiting = threading.Thread(target=captured.wait)
+    waiting.start()
+    waiting.join(0.2)
+    assert waiting.is_alive(), "the compiler reads the weights still"
     compiler.go.set()
-    forgetting.join(60)
-    assert not forgetting.is_alive()
-    assert captured.count == 0
-    assert compiler.calls == 1, "the one that compiled; the other was not recorded yet"
+    waiting.join(60)
+    assert not waiting.is_alive()
     assert answers_as_ever(captured)
+
+
+@pytest.mark.usefixtures("traced_only")
+def test_what_was_compiled_runs_until_its_permit_is_withdrawn() -> None:
+    def call(rows: torch.Tensor) -> torch.Tensor:
+        return rows * 2
+
+    permit = Permit()
+    with torch.inference_mode():
+        better = compiled(call, permit)
+        assert torch.equal(better(torch.ones(2)), torch.full((2,), 2.0))
+        permit.withdraw()
+        with pytest.raises(Withdrawn):
+            better(torch.ones(2))
 
 
 @pytest.fixture
 def traced_only(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """PyTorch's own compiler without its last step, the one that takes minutes."""
-    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    monkeypatch.setattr(compiled_calls, "lookup_backend", lambda name: lambda graph, inputs: graph)
     yield
     torch._dynamo.reset()  # tensors without data, by which it traced, stay else, and other tests count tensors
     gc.collect()
@@ -160,7 +255,7 @@ def test_what_was_compiled_goes_with_its_recording() -> None:
 
         with torch.inference_mode():
             for k in range(1, 13):  # more than PyTorch keeps for one function
-                assert torch.allclose(compiled(call)(torch.ones(k, 4)), weights(torch.ones(k, 4)))
+                assert torch.allclose(compiled(call, Permit())(torch.ones(k, 4)), weights(torch.ones(k, 4)))
         return weakref.ref(weights)
 
     gone = weights_of_many_shapes()
@@ -178,7 +273,7 @@ def test_the_engine_draws_the_same_compiled_and_compiles_in_no_other_thread(
         expected = drawn(plain)
         assert plain.status().is_settled
     counters.clear()
-    with closing(started(settings, tmp_path / "compiled", compile=True)) as engine:
+    with closing(started(settings, tmp_path / "compiled", compile="on")) as engine:
         for _ in range(600):
             again = drawn(engine)
             if engine.status().is_settled:
@@ -186,7 +281,9 @@ def test_the_engine_draws_the_same_compiled_and_compiles_in_no_other_thread(
         assert np.abs(again - expected).mean() < 1
         graphs = counters["stats"]["unique_graphs"]
         assert graphs == 1, "one shape, and the engine's thread found it compiled"
-        assert np.abs(drawn(engine) - expected).mean() < 1
+        request = parse_request("text_to_image", {"prompt": "a house", "num_inference_steps": 3, "seed": 4})
+        asked = request.model_copy(update={"width": 64, "height": 64})
+        assert engine.submit(asked).result(120).images[0].receipt.done.compiled_steps == 3
         assert counters["stats"]["unique_graphs"] == graphs
         assert engine._manager.current is not None
         gone = weakref.ref(engine._manager.current.unet)
@@ -200,7 +297,7 @@ def test_compiled_code_is_kept_in_the_data_folder_or_where_the_environment_says(
     named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(CACHE_VARIABLE, named)
-    settings = Settings(compile=True, data_dir=tmp_path)
+    settings = Settings(compile="on", data_dir=tmp_path)
     assert pipeline_manager._captured_calls(settings, torch.device("cpu")) is not None
     kept = "/elsewhere" if named == "/elsewhere" else str(tmp_path / "compiled")
     assert os.environ[CACHE_VARIABLE] == kept

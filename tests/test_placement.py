@@ -44,7 +44,7 @@ def test_instructions_decide_without_a_measurement(
     has: dict[str, bool], chosen: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_instructions(monkeypatch, **has)
-    monkeypatch.setattr(placement, "_fastest", lambda *_, **__: pytest.fail("nothing is to be measured here"))
+    monkeypatch.setattr(placement, "fastest", lambda *_, **__: pytest.fail("nothing is to be measured here"))
     assert choose_dtype("auto", CPU) == chosen
 
 

@@ -52,7 +52,7 @@ def test_each_field_has_a_flag_a_variable_and_a_help(name: str) -> None:
         "log_prompts": "true",
         "safety_checker": "false",
         "cuda_graphs": "false",
-        "compile": "true",
+        "compile": "on",
         "memory": "one_at_a_time",
     }
     value = good.get(name, "4")
@@ -61,7 +61,6 @@ def test_each_field_has_a_flag_a_variable_and_a_help(name: str) -> None:
         "log_prompts": flag,
         "safety_checker": "--no-safety-checker",
         "cuda_graphs": "--no-cuda-graphs",
-        "compile": flag,
     }
     by_flag = Settings.read([switches[name]] if name in switches else [flag, value], {})
     assert by_flag == Settings.read(environment={f"SD_DEMO_{name.upper()}": value})
@@ -72,7 +71,8 @@ def test_each_field_has_a_flag_a_variable_and_a_help(name: str) -> None:
     ("name", "value"),
     [
         ("port", "abc"), ("port", "-1"), ("port", "65536"), ("port", "78.6"), ("share", "maybe"), ("device", "tpu"),
-        ("dtype", "float8"), ("attention", "flash"), ("memory", "4"), ("max_queue", "0"), ("max_rows", "1"),
+        ("dtype", "float8"), ("attention", "flash"), ("memory", "4"), ("compile", "true"), ("max_queue", "0"),
+        ("max_rows", "1"),
         ("profile", "public"), ("max_side", "63"), ("max_steps", "0"), ("max_images", "17"), ("max_visitor_jobs", "-1"),
         ("auth", "nobody"), ("auth", ":secret"), ("auth", "me:"),
     ],

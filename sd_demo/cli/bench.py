@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import tempfile
-from argparse import BooleanOptionalAction
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,7 +25,7 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--repeats", type=int, default=3, help="times that each way is measured [%(default)s]")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     as_usual = Settings.model_fields["compile"].default
-    parser.add_argument("--compile", action=BooleanOptionalAction, default=as_usual, help="compile ours [%(default)s]")
+    parser.add_argument("--compile", default=as_usual, choices=("auto", "on", "off"), help="ours [%(default)s]")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--write", type=Path, metavar="FILE", help="also add it to a page such as BENCHMARKS.md")
     options = parser.parse_args(arguments)
@@ -71,7 +70,7 @@ def _section(report: dict[str, Any], options: Any) -> str:
     """The report as a section of a Markdown page: when, on what, with which command, and the figures."""
     seconds, ratios, error = report["s_per_image"], report["ratios"], report["error"]
     command = f"python -m sd_demo bench --model {options.model} --size {report['size']} --steps {report['steps']}"
-    command += " --compile" if report["is_compiled"] else ""
+    command += f" --compile {options.compile}" if options.compile != "auto" else ""
     away = {way: f"{error[way]} {error['unit']} from an exact run" for way in ("a", "c")}
     versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
     rows = [
@@ -86,6 +85,7 @@ def _section(report: dict[str, Any], options: Any) -> str:
         ),
         ("peak memory of C", f"{report['peak_mib']} MiB, {report['peak_reserved_mib']} MiB reserved"),
         ("start-up and first image", f"{report['start_up_and_first_image_s']} s"),
+        ("compiled", f"{report['compiled_steps']} of C's {report['steps']} steps"),
         ("stages", ", ".join(f"{name.removesuffix('_s')} {value} s" for name, value in report["stages_s"].items())),
     ]
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
