@@ -30,6 +30,7 @@ from sd_demo.prompts import PromptEncoder
 from sd_demo.registry import ModelEntry
 from sd_demo.requests import SuperResolution
 from sd_demo.residence import Residence
+from sd_demo.row_independence import in_pairs
 from sd_demo.safety import SafetyChecker
 from sd_demo.worn_loras import WornLora
 
@@ -54,6 +55,7 @@ class LoadedModel:
     loras: tuple[WornLora, ...] = ()
     safety: SafetyChecker | None = None
     captured: CapturedCalls | None = None
+    in_pairs: bool = False  # rows are called for in pairs
     pace: Pace = field(default_factory=Pace)
 
     @property
@@ -99,6 +101,8 @@ class LoadedModel:
 
     def predict(self, rows: torch.Tensor, times: torch.Tensor, conditions: dict[str, torch.Tensor]) -> torch.Tensor:
         """The UNet's answer [B, 4, h, w] for rows [B, c, h, w], times [B] and conditions [B, …]; it must be there."""
+        if self.in_pairs and len(rows) % 2:
+            return self.predict(*in_pairs(rows, times, conditions))[: len(rows)]
         if self.captured is None or not self.residence.stays("unet"):
             return self.unet(rows, times, **conditions, return_dict=False)[0]
         answer = tried(partial(self.captured, self.unet, rows, times, conditions))

@@ -30,6 +30,7 @@ from sd_demo.ranking import Ranker, clip_for, load_ranker
 from sd_demo.registry import ModelEntry, Registry, what_suits
 from sd_demo.requests import LoraChoice
 from sd_demo.residence import Residence, every_network
+from sd_demo.row_independence import are_rows_independent, use_whole_blocks
 from sd_demo.safety import read_safety_checker
 from sd_demo.settings import Rung, Settings
 from sd_demo.worn_loras import are_worn, put_loras_on
@@ -96,7 +97,7 @@ class PipelineManager:
                 )
             on_load()
             device = choose_device(self._settings.device)
-            dtype = choose_dtype(self._settings.dtype, device, is_embedded=entry.is_embedded)
+            dtype = choose_dtype(self._settings.dtype, device)
             self._models[name] = self._loaded(entry, path, device, dtype)
             log.info("%s: %s", name, self._models[name].placement.reason)
         self._models.move_to_end(name)
@@ -162,19 +163,27 @@ class PipelineManager:
         safety = read_safety_checker(path, dtype, device) if is_checked and path else None
         networks = every_network(components) | ({"safety_checker": safety.network} if safety else {})
         lay_out(components["unet"], components["vae"], device, is_embedded=entry.is_embedded)
+        is_shared_alike = entry.is_embedded and device.type == "cpu" and dtype == torch.bfloat16
+        if is_shared_alike:
+            use_whole_blocks(components["unet"])
         if device.type == "cuda":
             make_lean(components["vae"].decoder)
         need = MemoryNeed.of(networks, dtype)
         residence = Residence(networks, device, self._rung(entry, need, device))
         placement = residence.run("unet", lambda: place(components["unet"], self._settings, device, dtype))
+        is_choice = is_shared_alike and self._settings.dtype == "auto"
+        if is_choice and not are_rows_independent(components["unet"], model_hash, placement.attention):
+            log.info("%s runs in float32: in bfloat16 pictures would depend on who shares the loop", entry.name)
+            return self._load(entry, path, device, torch.float32)
         reader = PooledPromptEncoder if entry.upscale_factor == 2 else PromptEncoder
         prompts = reader(components["tokenizer"], components["text_encoder"], residence=residence)
         captured = _captured_calls(self._settings, device)
         if captured is not None:
             residence.spare = captured.forget
         return LoadedModel(
-            entry, components, placement, prompts, model_hash, residence, need, safety=safety, captured=captured
-        )
+            entry, components, placement, prompts, model_hash, residence, need, safety=safety, captured=captured,
+            in_pairs=is_shared_alike,
+        )  # fmt: skip
 
     def _rung(self, entry: ModelEntry, need: MemoryNeed, device: torch.device) -> Rung:
         """Which networks stay: as the settings say, else as what is free can hold for one picture at the model's size.

@@ -57,31 +57,27 @@ def choose_device(wanted: str) -> torch.device:
     return torch.device(wanted)
 
 
-def choose_dtype(wanted: str, device: torch.device, *, is_embedded: bool = False) -> torch.dtype:
-    """`auto` is float16 on CUDA and MPS; on the CPU bfloat16 where it is faster, else float32.
-
-    is_embedded: float32 on every CPU. The picture-book's pictures must not depend on who shares the loop, and in
-    bfloat16 those of eight that shared it were 37 to 53 dB from the same ones made alone (BENCHMARKS.md).
-    """
+def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
+    """`auto` is float16 on CUDA and MPS; on the CPU bfloat16 where it is faster, else float32."""
     if wanted != "auto":
         if wanted == "float16" and device.type == "cpu":
             raise InvalidRequest("float16 is too slow on a CPU to be of use; use --dtype auto.", "dtype")
         return getattr(torch, wanted)
     if device.type != "cpu":
         return torch.float16
-    return torch.bfloat16 if not is_embedded and _is_bfloat16_faster() else torch.float32
+    return torch.bfloat16 if _is_bfloat16_faster() else torch.float32
 
 
 @functools.cache
 def _is_bfloat16_faster() -> bool:
     """By the CPU's instructions, and by measurement where they leave it open.
 
-    Without instructions for bfloat16 it takes several times as long. With AMX it was measured faster (BENCHMARKS.md),
-    and every start must choose alike: beside other work a measurement does not. Else a convolution of the UNet's kind
-    runs in both precisions.
+    Without instructions for bfloat16 it takes several times as long. With AMX or AVX-512's it was measured faster
+    (BENCHMARKS.md), and every start must choose alike: beside other work a measurement does not. Else a convolution of
+    the UNet's kind runs in both precisions.
     """
     has = {name for name, is_there in torch.cpu.get_capabilities().items() if is_there and "bf16" in name}
-    if not has or "amx_bf16" in has:
+    if not has or has & {"amx_bf16", "avx512_bf16"}:
         return bool(has)
     calls = {}
     for dtype in (torch.float32, torch.bfloat16):

@@ -56,6 +56,7 @@ FLOORS = {
         "placement",
         "pace",
         "lean_decoder",
+        "row_independence",
         "residence",
         "captured_calls",
         "torch_threads",

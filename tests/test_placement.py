@@ -38,6 +38,7 @@ def with_instructions(patch: pytest.MonkeyPatch, **has: bool) -> None:
         ({}, torch.float32),
         ({"avx512_bf16": False, "amx_bf16": False}, torch.float32),
         ({"avx512_bf16": True, "amx_bf16": True}, torch.bfloat16),
+        ({"avx512_bf16": True}, torch.bfloat16),
     ],
 )
 def test_instructions_decide_without_a_measurement(
@@ -48,12 +49,6 @@ def test_instructions_decide_without_a_measurement(
     assert choose_dtype("auto", CPU) == chosen
 
 
-def test_the_embedded_model_runs_in_float32_on_every_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    with_instructions(monkeypatch, amx_bf16=True)
-    assert choose_dtype("auto", CPU, is_embedded=True) == torch.float32
-    assert choose_dtype("bfloat16", CPU, is_embedded=True) == torch.bfloat16, "unless it is asked for"
-
-
 @pytest.mark.parametrize(("ratio", "chosen"), [(0.5, torch.bfloat16), (0.9, torch.float32), (4.0, torch.float32)])
 def test_else_the_clearly_faster_one_of_a_convolution_is_taken(
     ratio: float, chosen: torch.dtype, monkeypatch: pytest.MonkeyPatch
@@ -61,7 +56,7 @@ def test_else_the_clearly_faster_one_of_a_convolution_is_taken(
     def seconds(call: functools.partial[torch.Tensor]) -> float:
         return ratio if call.func.weight.dtype == torch.bfloat16 else 1.0  # type: ignore[attr-defined]
 
-    with_instructions(monkeypatch, avx512_bf16=True)
+    with_instructions(monkeypatch, bf16=True)
     monkeypatch.setattr(placement, "_seconds", seconds)
     assert choose_dtype("auto", CPU) == chosen
 

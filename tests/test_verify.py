@@ -159,6 +159,16 @@ def test_each_difference_is_a_likely_cause() -> None:
         assert word in told
 
 
+@pytest.mark.parametrize(("dtype", "level", "says"), [("bfloat16", 5, "rounds"), ("bfloat16", 90, "edited"),
+                                                     ("float32", 5, "edited")])  # fmt: skip
+def test_another_processors_rounding_is_not_taken_for_an_edit(dtype: str, level: int, says: str) -> None:
+    receipt = make_receipt(dtype=dtype)
+    black, other = Image.new("RGB", (256, 256)), Image.new("RGB", (256, 256), (level, level, level))
+    found = compare(other, receipt, ResultImage(Path(), black, receipt))
+    assert found.verdict == "different"
+    assert says in " ".join(found.causes)
+
+
 def test_what_is_not_here_cannot_be_verified() -> None:
     with pytest.raises(InvalidRequest, match="another"):
         what_made(make_receipt(model="another"), registry=Registry(), lora_dir=Path("none"))
