@@ -65,7 +65,7 @@ def test_ours_is_measured_after_everything_was_compiled(monkeypatch: pytest.Monk
 
 def test_the_latents_of_the_loop_are_those_of_an_exact_run() -> None:
     bench = Bench(EMBEDDED_FOLDER, size=64, steps=2, repeats=1, device="cpu")
-    with closing(Engine(Settings(device="cpu"))) as engine:
+    with closing(Engine(Settings(device="cpu", dtype="float32"))) as engine:
         engine.start()
         bench._ours(engine, 1)
         truth = bench._theirs(bench._plain(torch.float32), 7, "latent")

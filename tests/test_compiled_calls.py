@@ -186,7 +186,8 @@ def test_nothing_is_recorded_while_something_compiles() -> None:
 
 def test_what_compiles_is_left_to_itself_and_never_run() -> None:
     compiler, unet = Compiler(), Unet()
-    captured = CapturedCalls(CompiledBehind(Ordinary, compiler))
+    behind = CompiledBehind(Ordinary, compiler)
+    captured = CapturedCalls(behind, behind.wait)
     for seed in range(3):
         captured(unet, *inputs_of(2, seed))
     assert compiler.began.wait(60)
