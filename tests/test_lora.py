@@ -318,10 +318,13 @@ def test_the_manager_changes_loras_only_where_they_differ(file: Path) -> None:
 
 def test_other_loras_and_a_freed_model_let_go_of_recorded_calls(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Recorded:
-        forgotten = 0
+        forgotten, waited_after = 0, 0
 
         def forget(self) -> None:
             self.forgotten += 1
+
+        def wait(self) -> None:
+            self.waited_after = self.forgotten
 
     recorded = Recorded()
     monkeypatch.setattr(pipeline_manager, "_captured_calls", lambda *_: recorded)
@@ -334,5 +337,6 @@ def test_other_loras_and_a_freed_model_let_go_of_recorded_calls(file: Path, monk
         manager.get(EMBEDDED, loras=loras)
         manager.get(EMBEDDED, loras=loras)
         assert recorded.forgotten == count
+    assert recorded.waited_after == 0, "LoRAs change while something compiles"
     manager.free()
-    assert recorded.forgotten == 3
+    assert recorded.forgotten == recorded.waited_after == 3
