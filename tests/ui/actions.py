@@ -35,9 +35,12 @@ def generate(page: Page, task: str) -> None:
 
 
 def press_generate(page: Page, task: str) -> None:
-    """Press Generate."""
+    """Press Generate, once the run before has given it back."""
+    button = page.locator(f"#{task}-generate")
+    # Said apart from the click, whose own time limit does not tell a button that is off from a page that is busy.
+    expect(button).to_be_enabled()
     mark_status(page, task)
-    page.locator(f"#{task}-generate").click()
+    button.click()
 
 
 def mark_status(page: Page, task: str) -> None:
