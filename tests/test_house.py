@@ -266,6 +266,13 @@ def test_every_lint_exception_carries_its_reason() -> None:
     assert wrong == []
 
 
+def test_no_test_moves_the_clock_of_the_whole_process() -> None:
+    """The event loops of running pages go by it: one that falls asleep while it is ahead sleeps until it was."""
+    moved = re.compile(r"""setattr\((?:[\w.]+\.)?time, ["']|setattr\(["']time\.|\btime\.(?:monotonic|time|sleep) = """)
+    wrong = [path.name for path in ROOT.glob("tests/**/*.py") if moved.search(path.read_text(encoding="utf-8"))]
+    assert wrong == []
+
+
 def test_nothing_of_the_workshop_is_in_the_repository() -> None:
     listed = subprocess.run(["git", "ls-files"], capture_output=True, text=True, cwd=ROOT)
     if listed.returncode != 0:
