@@ -267,7 +267,7 @@ def test_every_lint_exception_carries_its_reason() -> None:
 
 
 def test_no_test_moves_the_clock_of_the_whole_process() -> None:
-    """The event loops of running pages go by it: one that falls asleep while it is ahead sleeps until it was."""
+    """The event loop of a running page that falls asleep while it is ahead sleeps until the true time gets there."""
     moved = re.compile(r"""setattr\((?:[\w.]+\.)?time, ["']|setattr\(["']time\.|\btime\.(?:monotonic|time|sleep) = """)
     wrong = [path.name for path in ROOT.glob("tests/**/*.py") if moved.search(path.read_text(encoding="utf-8"))]
     assert wrong == []
