@@ -10,13 +10,17 @@ from dataclasses import dataclass
 from itertools import repeat
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from transformers import CLIPTokenizer
 
 from sd_demo.embedded import world
+from sd_demo.embedded.near_misses import with_one_thing_wrong
+from sd_demo.embedded.objects import HELD_OUT
 from sd_demo.embedded.picture import Picture
 
+Kind = Literal["ordinary", "held-out", "near-miss"]
 CAPTIONS_EACH = 6
 CHUNK = 250  # pictures one process renders at a time
 
@@ -30,17 +34,18 @@ class Pictures:
 
 
 def render_pictures(
-    work: Path, count: int, size: int, seed: int, *, is_held_out: bool = False, processes: int | None = None
+    work: Path, count: int, size: int, seed: int, *, kind: Kind = "ordinary", processes: int | None = None
 ) -> Pictures:
     """`count` random pictures of the world at size x size pixels, rendered now or read from `work`.
 
-    Picture k depends on `seed` and k alone, so that any machine makes the same ones. is_held_out: only pictures
-    with a pair of object and colour that training never sees.
+    Picture k depends on `seed` and k alone, so that any machine makes the same ones. kind "held-out": only pictures
+    with a pair of object and colour that training never sees. "near-miss": each picture is wrong in one thing, and its
+    one caption is a complete one of what it should have been, the ordinary picture k.
     """
-    stem = work / f"pictures-{size}-{count}-{seed}{'-held-out' if is_held_out else ''}"
+    stem = work / f"pictures-{size}-{count}-{seed}{'' if kind == 'ordinary' else f'-{kind}'}"
     images, captions = stem.with_suffix(".npy"), stem.with_suffix(".json")
     if not captions.is_file():  # written last: where it is, the images are whole
-        _render_all(images, captions, count, size, seed, is_held_out, processes or os.cpu_count() or 1)
+        _render_all(images, captions, count, size, seed, kind, processes or os.cpu_count() or 1)
     return Pictures(np.load(images, mmap_mode="r"), json.loads(captions.read_text(encoding="utf-8")))
 
 
@@ -49,21 +54,28 @@ def pictured(seed: int, number: int, is_held_out: bool = False) -> Picture:
     return world.sample(np.random.default_rng((seed, int(is_held_out), number)), held_out=is_held_out)
 
 
-def _render_all(
-    images: Path, captions: Path, count: int, size: int, seed: int, is_held_out: bool, processes: int
-) -> None:
+def near_miss(seed: int, number: int) -> tuple[Picture, str]:
+    """What picture `number` would show with one thing wrong, and a caption of the right one that tells all of it."""
+    rng, right = np.random.default_rng((seed, 2, number)), pictured(seed, number)
+    while True:  # a near miss is seen in training, so held-out pairs must not come in by it
+        picture = with_one_thing_wrong(right, rng)
+        if not any((thing.object, thing.colour) in HELD_OUT for thing in picture.things):
+            return picture, world.caption(right, rng, is_complete=True)
+
+
+def _render_all(images: Path, captions: Path, count: int, size: int, seed: int, kind: Kind, processes: int) -> None:
     images.parent.mkdir(parents=True, exist_ok=True)
     target = np.lib.format.open_memmap(images, mode="w+", dtype=np.uint8, shape=(count, size, size, 3))
     texts: list[list[str]] = []
     starts = range(0, count, CHUNK)
     if count <= CHUNK or processes == 1:
         chunks: Iterable[tuple[np.ndarray, list[list[str]]]] = map(
-            _render_chunk, starts, repeat(count), repeat(size), repeat(seed), repeat(is_held_out)
+            _render_chunk, starts, repeat(count), repeat(size), repeat(seed), repeat(kind)
         )
         _collect(target, texts, chunks)
     else:  # spawn: a fork of a process with torch's threads may hang
         with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-            rendered = pool.map(_render_chunk, starts, repeat(count), repeat(size), repeat(seed), repeat(is_held_out))
+            rendered = pool.map(_render_chunk, starts, repeat(count), repeat(size), repeat(seed), repeat(kind))
             _collect(target, texts, rendered)
     target.flush()
     captions.write_text(json.dumps(texts), encoding="utf-8")
@@ -75,22 +87,25 @@ def _collect(target: np.ndarray, texts: list[list[str]], chunks: Iterable[tuple[
         texts.extend(captions)
 
 
-def _render_chunk(
-    start: int, count: int, size: int, seed: int, is_held_out: bool
-) -> tuple[np.ndarray, list[list[str]]]:
+def _render_chunk(start: int, count: int, size: int, seed: int, kind: Kind) -> tuple[np.ndarray, list[list[str]]]:
     stop = min(start + CHUNK, count)
     images = np.empty((stop - start, size, size, 3), dtype=np.uint8)
     captions = []
     for k in range(start, stop):
-        rng = np.random.default_rng((seed, int(is_held_out), k))
-        picture = world.sample(rng, held_out=is_held_out)
+        if kind == "near-miss":
+            picture, told_of_right = near_miss(seed, k)
+            told = [told_of_right]
+        else:
+            rng = np.random.default_rng((seed, int(kind == "held-out"), k))
+            picture = world.sample(rng, held_out=kind == "held-out")
+            told = [world.caption(picture, rng) for _ in range(CAPTIONS_EACH)]
         images[k - start] = np.asarray(world.draw(picture, size))
-        captions.append([world.caption(picture, rng) for _ in range(CAPTIONS_EACH)])
+        captions.append(told)
     return images, captions
 
 
 def tokenise(tokenizer: CLIPTokenizer, captions: list[list[str]], seed: int) -> np.ndarray:
-    """Token ids int16 [N, CAPTIONS_EACH, 77] of captions, one in twelve with words in it that mean nothing.
+    """Token ids int16 [N, captions each, 77] of captions, one in twelve with words in it that mean nothing.
 
     People write "a beautiful red car, highly detailed": the words that the world does not know must do no harm,
     and they do none if such words were met in training.

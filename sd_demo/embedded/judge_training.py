@@ -36,11 +36,10 @@ from sd_demo.embedded.judge import (
 )
 from sd_demo.embedded.layout import layout
 from sd_demo.embedded.objects import KINDS
-from sd_demo.embedded.picture import Picture
+from sd_demo.embedded.picture import MOST_THINGS, Picture
 from sd_demo.embedded.training_state import Stage, load_averaged
 
 LOGGER = logging.getLogger(__name__)
-MOST_THINGS = 3
 BATCH = 32
 EMPTY_CELL_WEIGHT = 0.15  # of the cells of a picture, one to three hold a thing
 
@@ -62,7 +61,7 @@ def labelled(
     work: Path, count: int, seed: int, *, is_held_out: bool = False, drawn_at: int = NATIVE_SIZE, side: int = SIDE
 ) -> Labelled:
     """`count` pictures of dataset.render_pictures, reduced, with their labels: the same seeds make the same again."""
-    rendered = render_pictures(work, count, drawn_at, seed, is_held_out=is_held_out).images
+    rendered = render_pictures(work, count, drawn_at, seed, kind="held-out" if is_held_out else "ordinary").images
     images = np.empty((count, side, side, 3), dtype=np.uint8)
     wholes = np.empty((count, len(WHOLES)), dtype=np.int64)
     things = np.full((count, MOST_THINGS, 6), -1, dtype=np.float32)

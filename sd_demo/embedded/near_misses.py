@@ -1,4 +1,4 @@
-"""Pictures that are nearly another one: what a CLIP must tell apart."""
+"""Pictures that are nearly another one: what a CLIP must tell apart, and what a UNet must not let itself be led to."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from dataclasses import replace
 from numpy.random import Generator
 
 from sd_demo.embedded.drawing import COLOURS
-from sd_demo.embedded.judge_training import MOST_THINGS
 from sd_demo.embedded.objects import KINDS
-from sd_demo.embedded.picture import POSITIONS, SCENES, SIZES, TIMES, Picture, Thing
+from sd_demo.embedded.picture import MOST_THINGS, POSITIONS, SCENES, SIZES, TIMES, Picture, Thing
 
 _MIRRORED = {"left": "right", "middle": "middle", "right": "left"}
 

@@ -8,6 +8,7 @@ SIZES = {"small": (0.172, 0.205), "medium": (0.295, 0.345), "large": (0.46, 0.53
 """Longer side of an object as a part of the picture's side, smallest and largest."""
 POSITIONS = {"left": 0.2, "middle": 0.5, "right": 0.8}
 """Centre of an object as a part of the picture's width."""
+MOST_THINGS = 3
 DEPTHS = ("near", "far", "sky")
 SCENES = ("meadow", "beach", "snow", "desert", "forest", "mountains", "sea", "city", "farm", "space")
 TIMES = ("day", "sunset", "night")

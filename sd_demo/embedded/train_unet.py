@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -23,6 +24,19 @@ FINE_BELOW = 250  # timesteps where a picture's last details are drawn
 FINE_SHARE = 0.5  # of the rows of pixel art
 COARSE_FROM = 600  # timesteps where it is settled which thing goes where, and how large
 COARSE_SHARE = 0.5  # of the rows of whole pictures
+MISSED_SHARE = 0.4  # of the rows of whole pictures that have a near miss
+MISSED_FROM = 400  # timesteps where a thing can still become another
+
+
+@dataclass(frozen=True)
+class NearMisses:
+    """Of the first N training pictures what a near miss would be (near_misses.py), and a caption that tells them apart.
+
+    latents: [N, 4, h, w], of pictures that are wrong in one thing; token_ids: [N, 77], of captions of the right ones.
+    """
+
+    latents: np.ndarray
+    token_ids: np.ndarray
 
 
 class TextToLatents(nn.Module):
@@ -64,6 +78,11 @@ class NoiseSchedule:
         """Timesteps [B] for numbers [B] of 0 to 1, each timestep as often as it weighs."""
         return np.searchsorted(self._shares[:-1], parts)
 
+    def velocity_towards(self, latents: torch.Tensor, noisy: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """The velocity with which `noisy`, whatever it was made of, comes out at `latents`."""
+        noise = (noisy - self._at(self._signal, timesteps) * latents) / self._at(self._noise, timesteps)
+        return self.velocity(latents, noise, timesteps)
+
     def kept(self, timesteps: torch.Tensor) -> torch.Tensor:
         """Of the variance at timesteps [B] the part [B], 0 to 1, that is not noise."""
         return self._signal[timesteps].square()
@@ -97,6 +116,7 @@ def train_unet(
     is_pixel_art: np.ndarray,
     has_several: np.ndarray,
     close_ups: CloseUps | None = None,
+    near_misses: NearMisses | None = None,
     *,
     seed: int,
     device: torch.device,
@@ -125,12 +145,28 @@ def train_unet(
     looked = stage.spent_s
 
     def error(
-        clean_rows: np.ndarray, ids: np.ndarray, is_pixels: np.ndarray, coarse_share: float, rng: np.random.Generator
+        clean_rows: np.ndarray,
+        ids: np.ndarray,
+        is_pixels: np.ndarray,
+        coarse_share: float,
+        rng: np.random.Generator,
+        missed: np.ndarray | None = None,
     ) -> torch.Tensor:
-        """Weighted squared error, summed over latents [B, 4, h, w] with a caption [B, 77] each."""
+        """Weighted squared error, summed over latents [B, 4, h, w] with a caption [B, 77] each.
+
+        missed: for each row its near miss's number, or -1 where it is to be trained as it is.
+        """
         count = len(clean_rows)
-        ids[rng.random(count) < PROMPT_DROPOUT] = empty_ids
+        is_missed = np.zeros(count, dtype=bool) if missed is None else missed >= 0
+        ids[~is_missed & (rng.random(count) < PROMPT_DROPOUT)] = empty_ids
         clean = torch.from_numpy(clean_rows).to(device).float()
+        begun = clean
+        if missed is not None and near_misses is not None and is_missed.any():
+            ids[is_missed] = near_misses.token_ids[missed[is_missed]]
+            wrong = torch.from_numpy(near_misses.latents[missed[is_missed]]).to(device).float()
+            part = torch.from_numpy(rng.random((len(wrong), 1, 1, 1), dtype=np.float32)).to(device)
+            begun = clean.clone()
+            begun[torch.from_numpy(is_missed)] = torch.lerp(wrong, clean[torch.from_numpy(is_missed)], part)
         noise = torch.from_numpy(rng.standard_normal(clean.shape, dtype=np.float32)).to(device)
         # One timestep from each of as many equal parts as there are rows: the loss of a batch then varies less.
         parts = (np.arange(count) + rng.random(count)) / count
@@ -138,12 +174,15 @@ def train_unet(
         is_coarse = rng.random(count) < coarse_share
         drawn = np.where(is_coarse, rng.integers(COARSE_FROM, schedule.length, count), schedule.draw(parts))
         drawn = np.where(is_fine, rng.integers(0, FINE_BELOW, count), drawn)
+        drawn = np.where(is_missed, rng.integers(MISSED_FROM, schedule.length, count), drawn)
         timesteps = torch.from_numpy(drawn).to(device)
         with torch.autocast(device.type, autocast or torch.float32, enabled=autocast is not None):
-            noisy = schedule.add_noise(clean, noise, timesteps)
+            noisy = schedule.add_noise(begun, noise, timesteps)
             prediction = model(noisy, timesteps, torch.from_numpy(ids.astype(np.int64)).to(device))
-        target = schedule.velocity(clean, noise, timesteps)
-        return (emphasis(clean, schedule.kept(timesteps)) * (prediction.float() - target).square()).sum()
+        target = schedule.velocity_towards(clean, noisy, timesteps)
+        kept = schedule.kept(timesteps)
+        weights = torch.maximum(emphasis(clean, kept), emphasis(begun, kept))  # what is there and what is to go
+        return (weights * (prediction.float() - target).square()).sum()
 
     for step in stage.steps():
         rng = np.random.default_rng((seed, step))
@@ -155,7 +194,11 @@ def train_unet(
         count = max(1, 3 * batch_size // 8) if looks_closer else batch_size
         rows = np.take(order, np.arange(position, position + count), mode="wrap")
         captions = token_ids[rows, rng.integers(0, token_ids.shape[1], count)]
-        loss = error(latents[rows], captions, is_pixel_art[rows], COARSE_SHARE, rng)
+        missed = None
+        if near_misses is not None:
+            is_missed = (rows < len(near_misses.latents)) & (rng.random(count) < MISSED_SHARE)
+            missed = np.where(is_missed, rows, -1)
+        loss = error(latents[rows], captions, is_pixel_art[rows], COARSE_SHARE, rng, missed)
         numbers = count * latents[0].size
         if close_ups is not None and looks_closer:
             chosen = rng.integers(0, len(close_ups.rows), 2 * batch_size)

@@ -18,15 +18,16 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from sd_demo.embedded import world
 from sd_demo.embedded.architecture import NATIVE_SIZE, build_text_encoder, build_unet, build_vae
-from sd_demo.embedded.dataset import Pictures, pictured, render_pictures
+from sd_demo.embedded.dataset import Pictures, pictured, render_pictures, tokenise
 from sd_demo.embedded.export import export
 from sd_demo.embedded.tokenizer import train_tokenizer
-from sd_demo.embedded.train_unet import TextToLatents
+from sd_demo.embedded.train_unet import NearMisses, TextToLatents
 from sd_demo.embedded.train_vae import encode_pictures, normalise_latents, pixel_art_mark
 from sd_demo.embedded.training_state import load_averaged
 
 LOGGER = logging.getLogger(__name__)
 START = "start.pt"  # UNet and text encoder of the weights that a training goes on from
+NEAR_MISSES = 0.6  # of the pictures have one
 NORMALISED_ON = 512  # pictures whose latents give the mean and deviation that are folded into the autoencoder
 
 
@@ -47,7 +48,7 @@ class Settings:
         return render_pictures(self.work, self.pictures, size, self.seed)
 
     def rendered_held_out(self) -> Pictures:
-        return render_pictures(self.work, self.held_out, NATIVE_SIZE, self.seed, is_held_out=True)
+        return render_pictures(self.work, self.held_out, NATIVE_SIZE, self.seed, kind="held-out")
 
     def is_pixel_art(self) -> np.ndarray:
         """Which of the rendered pictures are: booleans [N]."""
@@ -131,12 +132,22 @@ def frozen_vae(settings: Settings) -> AutoencoderKL:
     return vae
 
 
-def latents_of(vae: AutoencoderKL, pictures: Pictures, size: int, settings: Settings) -> np.ndarray:
+def near_misses_of(vae: AutoencoderKL, tokenizer: CLIPTokenizer, settings: Settings) -> NearMisses:
+    """Those of the first NEAR_MISSES of the rendered pictures, each in its picture's style."""
+    count = max(1, round(NEAR_MISSES * settings.pictures))
+    pictures = render_pictures(settings.work, count, NATIVE_SIZE, settings.seed, kind="near-miss")
+    latents = latents_of(vae, pictures, NATIVE_SIZE, settings, "near-misses")
+    return NearMisses(latents, tokenise(tokenizer, pictures.captions, settings.seed)[:, 0])
+
+
+def latents_of(
+    vae: AutoencoderKL, pictures: Pictures, size: int, settings: Settings, name: str = "latents"
+) -> np.ndarray:
     """Latents float16 [N, 4, h, w] of all pictures, pixel art with its mark, encoded now or read from the folder."""
-    file = settings.work / f"latents-{size}.npy"
+    file = settings.work / f"{name}-{size}.npy"
     if not file.is_file():
         latents = encode_pictures(vae, pictures.images, settings.device, settings.autocast)
-        latents[settings.is_pixel_art()] += pixel_art_mark(latents.shape[-2:]).astype(np.float16)
+        latents[settings.is_pixel_art()[: len(latents)]] += pixel_art_mark(latents.shape[-2:]).astype(np.float16)
         fresh = file.with_suffix(".new.npy")
         np.save(fresh, latents)
         fresh.replace(file)

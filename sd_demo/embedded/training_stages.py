@@ -23,6 +23,7 @@ from sd_demo.embedded.training_folder import (
     Settings,
     frozen_vae,
     latents_of,
+    near_misses_of,
     new_model,
     tokenizer_of,
 )
@@ -93,7 +94,7 @@ def _run_unet(name: str, minutes: float, settings: Settings) -> None:
         settings.work,
         minutes,
         model,
-        learning_rate=1e-3 if is_first else 8e-4,
+        learning_rate=1e-3 if is_first else 5e-4 if goes_on else 8e-4,
         max_steps=settings.max_steps,
         is_muon=True,
     )
@@ -114,6 +115,7 @@ def _run_unet(name: str, minutes: float, settings: Settings) -> None:
         settings.is_pixel_art(),
         settings.has_several(),
         None if is_first or goes_on else close_ups(settings.pictures, settings.seed, tokenizer),
+        None if is_first else near_misses_of(vae, tokenizer, settings),
         seed=settings.seed,
         device=settings.device,
         autocast=settings.autocast,

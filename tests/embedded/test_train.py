@@ -16,15 +16,24 @@ from sd_demo.embedded import train as training
 from sd_demo.embedded import world
 from sd_demo.embedded.architecture import build_unet, build_vae
 from sd_demo.embedded.close_ups import close_ups
-from sd_demo.embedded.dataset import render_pictures, tokenise
+from sd_demo.embedded.dataset import near_miss, pictured, render_pictures, tokenise
 from sd_demo.embedded.initial_vae import initialise
 from sd_demo.embedded.layout import layout
 from sd_demo.embedded.muon import orthogonal
-from sd_demo.embedded.objects import KINDS
+from sd_demo.embedded.objects import HELD_OUT, KINDS
 from sd_demo.embedded.picture import Picture, Thing
 from sd_demo.embedded.tokenizer import train_tokenizer
 from sd_demo.embedded.train_text import DETAILS, SCENERY, meanings
-from sd_demo.embedded.train_unet import COARSE_FROM, FINE_BELOW, NoiseSchedule, emphasis, train_unet
+from sd_demo.embedded.train_unet import (
+    COARSE_FROM,
+    FINE_BELOW,
+    MISSED_FROM,
+    MISSED_SHARE,
+    NearMisses,
+    NoiseSchedule,
+    emphasis,
+    train_unet,
+)
 from sd_demo.embedded.train_vae import (
     MARK_PATCH,
     MARK_STRENGTHS,
@@ -349,6 +358,64 @@ def test_what_is_hard_comes_twice_as_often_and_half_of_the_rows_where_it_is_sett
     assert of_others.min() < 200, "the other half learns what all learn"
     assert (of_pixel_art < FINE_BELOW).mean() == pytest.approx(0.5 + 0.5 * fine, abs=0.06)
     assert of_pixel_art.max() > 900, "the other half learns what all learn"
+
+
+def test_a_near_miss_under_noise_is_led_back_to_its_picture_by_a_caption_that_tells_them_apart(tmp_path: Path) -> None:
+    class Answer(torch.nn.Module):
+        """Answers what brings any noisy latents out at the right picture, all ones, and keeps what it was asked."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.unet, self.text_encoder, self.met = build_unet(), SimpleNamespace(), []
+            self.text_encoder.set_attn_implementation = lambda name: None
+
+        def forward(self, noisy: torch.Tensor, timesteps: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
+            means = noisy.mean(dim=(1, 2, 3)).tolist()
+            self.met += zip(token_ids[:, 0].tolist(), timesteps.tolist(), means, strict=True)
+            towards = NoiseSchedule(noisy.device).velocity_towards(torch.ones_like(noisy), noisy, timesteps)
+            return towards + 0 * next(self.unet.parameters()).sum()
+
+    model = Answer()
+    stage = Stage("unet-256", tmp_path, 60, model, learning_rate=1e-6, max_steps=20)
+    losses: list[float] = []
+    stage.update = lambda loss: losses.append(loss.item())  # type: ignore[method-assign]
+    near_misses = NearMisses(np.full((8, 4, 8, 8), -30, dtype=np.float16), np.full((8, 77), 7))
+    train_unet(
+        stage,
+        model,  # type: ignore[arg-type]
+        np.ones((16, 4, 8, 8), dtype=np.float16),
+        np.full((16, 1, 77), 5),
+        np.full(77, 99),
+        np.zeros(16, dtype=bool),
+        np.zeros(16, dtype=bool),
+        None,
+        near_misses,
+        seed=0,
+        device=torch.device("cpu"),
+        autocast=None,
+        batch_size=32,
+    )
+    assert max(losses) < 1e-6, "the right picture is what every row is to come out at"
+    missed = [(timestep, mean) for prompt, timestep, mean in model.met if prompt == 7]
+    assert len(missed) / len(model.met) == pytest.approx(MISSED_SHARE / 2, abs=0.05), "half of the pictures have one"
+    assert min(timestep for timestep, _ in missed) >= MISSED_FROM
+    assert min(mean for _, mean in missed) < -5, "what is under the noise is the near miss, or between the two"
+    assert min(mean for prompt, _, mean in model.met if prompt != 7) > -1
+
+
+def test_near_misses_tell_of_the_right_picture_and_show_no_held_out_pair(tmp_path: Path) -> None:
+    made = render_pictures(tmp_path, 60, 16, 3, kind="near-miss", processes=1)
+    right = render_pictures(tmp_path, 60, 16, 3, processes=1)
+    assert made.captions == render_pictures(tmp_path, 60, 16, 3, kind="near-miss", processes=1).captions
+    assert {len(captions) for captions in made.captions} == {1}
+    assert sum(np.array_equal(a, b) for a, b in zip(made.images, right.images, strict=True)) < 12
+    wanted = [captions[0] for captions in made.captions]
+    for k in range(60):
+        picture = pictured(3, k)
+        assert all(any(form[0].split()[-1] in wanted[k] for form in OBJECT_WORDS[t.object]) for t in picture.things)
+    shown = [near_miss(3, k)[0] for k in range(300)]
+    assert not {(thing.object, thing.colour) for picture in shown for thing in picture.things} & set(HELD_OUT)
+    assert all(picture != pictured(3, k) for k, picture in enumerate(shown))
 
 
 @pytest.mark.parametrize(("timestep", "is_even"), [(950, True), (50, False)])
