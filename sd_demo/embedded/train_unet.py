@@ -33,10 +33,25 @@ class NearMisses:
     """Of the first N training pictures what a near miss would be (near_misses.py), and a caption that tells them apart.
 
     latents: [N, 4, h, w], of pictures that are wrong in one thing; token_ids: [N, 77], of captions of the right ones.
+
+    What is drawn from noise can pass through states that no training picture has under noise, half one thing and half
+    another. Rows that begin between a picture and its near miss show how to come out of them right.
     """
 
     latents: np.ndarray
     token_ids: np.ndarray
+
+    def drawn(self, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """For pictures [B] their numbers, where they begin between the two this time, and elsewhere -1: [B]."""
+        return np.where((rows < len(self.latents)) & (rng.random(len(rows)) < MISSED_SHARE), rows, -1)
+
+    def mixed(self, clean: torch.Tensor, numbers: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
+        """Latents [B, 4, h, w] with some part of the near miss in each that has a number [B] of 0 or more."""
+        missed = np.flatnonzero(numbers >= 0)
+        wrong = torch.from_numpy(self.latents[numbers[missed]]).to(clean.device).float()
+        part = torch.from_numpy(rng.random((len(missed), 1, 1, 1), dtype=np.float32)).to(clean.device)
+        where = torch.from_numpy(missed).to(clean.device)
+        return clean.index_copy(0, where, torch.lerp(wrong, clean[where], part))
 
 
 class TextToLatents(nn.Module):
@@ -80,8 +95,7 @@ class NoiseSchedule:
 
     def velocity_towards(self, latents: torch.Tensor, noisy: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """The velocity with which `noisy`, whatever it was made of, comes out at `latents`."""
-        noise = (noisy - self._at(self._signal, timesteps) * latents) / self._at(self._noise, timesteps)
-        return self.velocity(latents, noise, timesteps)
+        return (self._at(self._signal, timesteps) * noisy - latents) / self._at(self._noise, timesteps)
 
     def kept(self, timesteps: torch.Tensor) -> torch.Tensor:
         """Of the variance at timesteps [B] the part [B], 0 to 1, that is not noise."""
@@ -154,19 +168,16 @@ def train_unet(
     ) -> torch.Tensor:
         """Weighted squared error, summed over latents [B, 4, h, w] with a caption [B, 77] each.
 
-        missed: for each row its near miss's number, or -1 where it is to be trained as it is.
+        missed: as NearMisses.drawn gives it, for each row.
         """
         count = len(clean_rows)
         is_missed = np.zeros(count, dtype=bool) if missed is None else missed >= 0
         ids[~is_missed & (rng.random(count) < PROMPT_DROPOUT)] = empty_ids
         clean = torch.from_numpy(clean_rows).to(device).float()
         begun = clean
-        if missed is not None and near_misses is not None and is_missed.any():
+        if near_misses is not None and missed is not None:
             ids[is_missed] = near_misses.token_ids[missed[is_missed]]
-            wrong = torch.from_numpy(near_misses.latents[missed[is_missed]]).to(device).float()
-            part = torch.from_numpy(rng.random((len(wrong), 1, 1, 1), dtype=np.float32)).to(device)
-            begun = clean.clone()
-            begun[torch.from_numpy(is_missed)] = torch.lerp(wrong, clean[torch.from_numpy(is_missed)], part)
+            begun = near_misses.mixed(clean, missed, rng)
         noise = torch.from_numpy(rng.standard_normal(clean.shape, dtype=np.float32)).to(device)
         # One timestep from each of as many equal parts as there are rows: the loss of a batch then varies less.
         parts = (np.arange(count) + rng.random(count)) / count
@@ -193,11 +204,8 @@ def train_unet(
         looks_closer = close_ups is not None and stage.progress < ONLY_WHOLE_FROM
         count = max(1, 3 * batch_size // 8) if looks_closer else batch_size
         rows = np.take(order, np.arange(position, position + count), mode="wrap")
+        missed = None if near_misses is None else near_misses.drawn(rows, rng)
         captions = token_ids[rows, rng.integers(0, token_ids.shape[1], count)]
-        missed = None
-        if near_misses is not None:
-            is_missed = (rows < len(near_misses.latents)) & (rng.random(count) < MISSED_SHARE)
-            missed = np.where(is_missed, rows, -1)
         loss = error(latents[rows], captions, is_pixel_art[rows], COARSE_SHARE, rng, missed)
         numbers = count * latents[0].size
         if close_ups is not None and looks_closer:

@@ -1,8 +1,8 @@
 """The work folder of the picture-book model's training: what each stage leaves there for the next.
 
-`pictures-*` rendered pictures and captions, `tokenizer/`, `vae.pt`, `vae-normalised.pt` (the autoencoder whose
-encoder is frozen from there on), `text.pt`, `latents-*.npy`, `unet-128.pt`, `unet-256.pt`, `decoder.pt`, sheets of
-samples, `log.jsonl`.
+`pictures-*` rendered pictures and captions, `tokenizer/`, `vae.pt`, `vae-normalised.pt` (the autoencoder whose encoder
+is frozen from there on), `text.pt`, `latents-*.npy`, `near-misses-*.npy` (latents of those), `unet-128.pt`,
+`unet-256.pt`, `decoder.pt`, sheets of samples, `log.jsonl`.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -306,6 +307,9 @@ def test_noise_and_velocity_give_the_latents_back() -> None:
     noisy, velocity = schedule.add_noise(latents, noise, timesteps), schedule.velocity(latents, noise, timesteps)
     signal, amount = schedule._at(schedule._signal, timesteps), schedule._at(schedule._noise, timesteps)
     assert torch.allclose(signal * noisy - amount * velocity, latents, atol=1e-5)
+    elsewhere = torch.randn(3, 4, 2, 2, generator=generator)
+    velocity = schedule.velocity_towards(elsewhere, noisy, timesteps)
+    assert torch.allclose(signal * noisy - amount * velocity, elsewhere, atol=1e-5)
 
 
 def test_timesteps_come_as_often_as_they_weigh() -> None:
@@ -317,20 +321,24 @@ def test_timesteps_come_as_often_as_they_weigh() -> None:
     assert counts[500:].std() < 1.0
 
 
+class Recorder(torch.nn.Module):
+    """Keeps the first token, the timestep and the mean of every row it is asked of; answers what `answer` says."""
+
+    def __init__(self, answer: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.unet, self.text_encoder, self.answer = build_unet(), SimpleNamespace(), answer
+        self.text_encoder.set_attn_implementation = lambda name: None
+        self.met: list[tuple[int, int, float]] = []
+
+    def forward(self, noisy: torch.Tensor, timesteps: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
+        means = noisy.mean(dim=(1, 2, 3)).tolist()
+        self.met += zip(token_ids[:, 0].tolist(), timesteps.tolist(), means, strict=True)
+        return self.answer(noisy, timesteps) + 0 * next(self.unet.parameters()).sum()
+
+
 def test_what_is_hard_comes_twice_as_often_and_half_of_the_rows_where_it_is_settled(tmp_path: Path) -> None:
-    class Recorder(torch.nn.Module):
-        """Answers nothing, and keeps which picture came with which timestep; a row's tokens tell its number."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.unet, self.text_encoder, self.met = build_unet(), SimpleNamespace(), []
-            self.text_encoder.set_attn_implementation = lambda name: None
-
-        def forward(self, noisy: torch.Tensor, timesteps: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
-            self.met += zip(token_ids[:, 0].tolist(), timesteps.tolist(), strict=True)
-            return noisy * next(self.unet.parameters()).sum()
-
-    model, is_pixel_art, has_several = Recorder(), np.arange(12) < 3, np.arange(12) >= 8
+    model = Recorder(lambda noisy, timesteps: torch.zeros_like(noisy))
+    is_pixel_art, has_several = np.arange(12) < 3, np.arange(12) >= 8  # a row's tokens tell its number
     token_ids = np.arange(12)[:, None, None] * np.ones((1, 2, 77), dtype=np.int64)
     stage = Stage("unet-256", tmp_path, 60, model, learning_rate=1e-6, max_steps=40)
     train_unet(
@@ -347,9 +355,9 @@ def test_what_is_hard_comes_twice_as_often_and_half_of_the_rows_where_it_is_sett
         batch_size=38,
     )
     named = [one for one in model.met if one[0] != 99]
-    of_pixel_art = np.array([t for row, t in named if row < 3])
-    of_several = [row for row, _ in named if row >= 8]
-    of_others = np.array([t for row, t in named if row >= 3])
+    of_pixel_art = np.array([t for row, t, _ in named if row < 3])
+    of_several = [row for row, *_ in named if row >= 8]
+    of_others = np.array([t for row, t, _ in named if row >= 3])
     assert len(of_pixel_art) / len(named) == pytest.approx(6 / 19, abs=0.03), "three of twelve, each twice"
     assert len(of_several) / len(named) == pytest.approx(8 / 19, abs=0.03), "four of twelve, each twice"
     usual = NoiseSchedule(torch.device("cpu")).draw(np.linspace(0, 1, 10_001))
@@ -361,21 +369,8 @@ def test_what_is_hard_comes_twice_as_often_and_half_of_the_rows_where_it_is_sett
 
 
 def test_a_near_miss_under_noise_is_led_back_to_its_picture_by_a_caption_that_tells_them_apart(tmp_path: Path) -> None:
-    class Answer(torch.nn.Module):
-        """Answers what brings any noisy latents out at the right picture, all ones, and keeps what it was asked."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.unet, self.text_encoder, self.met = build_unet(), SimpleNamespace(), []
-            self.text_encoder.set_attn_implementation = lambda name: None
-
-        def forward(self, noisy: torch.Tensor, timesteps: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
-            means = noisy.mean(dim=(1, 2, 3)).tolist()
-            self.met += zip(token_ids[:, 0].tolist(), timesteps.tolist(), means, strict=True)
-            towards = NoiseSchedule(noisy.device).velocity_towards(torch.ones_like(noisy), noisy, timesteps)
-            return towards + 0 * next(self.unet.parameters()).sum()
-
-    model = Answer()
+    schedule = NoiseSchedule(torch.device("cpu"))
+    model = Recorder(lambda noisy, timesteps: schedule.velocity_towards(torch.ones_like(noisy), noisy, timesteps))
     stage = Stage("unet-256", tmp_path, 60, model, learning_rate=1e-6, max_steps=20)
     losses: list[float] = []
     stage.update = lambda loss: losses.append(loss.item())  # type: ignore[method-assign]
@@ -401,12 +396,14 @@ def test_a_near_miss_under_noise_is_led_back_to_its_picture_by_a_caption_that_te
     assert min(timestep for timestep, _ in missed) >= MISSED_FROM
     assert min(mean for _, mean in missed) < -5, "what is under the noise is the near miss, or between the two"
     assert min(mean for prompt, _, mean in model.met if prompt != 7) > -1
+    assert min(timestep for prompt, timestep, _ in model.met if prompt != 7) < 100, "the others are where they were"
 
 
 def test_near_misses_tell_of_the_right_picture_and_show_no_held_out_pair(tmp_path: Path) -> None:
-    made = render_pictures(tmp_path, 60, 16, 3, kind="near-miss", processes=1)
+    made, again = (render_pictures(tmp_path / n, 60, 16, 3, kind="near-miss", processes=1) for n in ("a", "b"))
     right = render_pictures(tmp_path, 60, 16, 3, processes=1)
-    assert made.captions == render_pictures(tmp_path, 60, 16, 3, kind="near-miss", processes=1).captions
+    assert made.captions == again.captions
+    assert np.array_equal(made.images, again.images)
     assert {len(captions) for captions in made.captions} == {1}
     assert sum(np.array_equal(a, b) for a, b in zip(made.images, right.images, strict=True)) < 12
     wanted = [captions[0] for captions in made.captions]
