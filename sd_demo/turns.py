@@ -7,8 +7,9 @@ it back to another thread also sends its helpers home (torch_threads.py), so tha
 from __future__ import annotations
 
 import threading
+from contextlib import ExitStack
 
-from sd_demo.torch_threads import rest
+from sd_demo.torch_threads import at_work, rest
 
 
 class Turns:
@@ -22,6 +23,7 @@ class Turns:
         self._given = 0  # tickets handed out
         self._serving = 0  # the ticket whose turn it is
         self._at_home: int | None = None
+        self._work = ExitStack()
 
     def settle(self) -> None:
         """From here on the calling thread is the one at home."""
@@ -32,8 +34,10 @@ class Turns:
             ticket = self._given
             self._given += 1
             self._changed.wait_for(lambda: self._serving == ticket)
+        self._work.enter_context(at_work())
 
     def __exit__(self, *error: object) -> None:
+        self._work.close()
         with self._changed:
             is_awaited = self._given > self._serving + 1
         if is_awaited or threading.get_ident() != self._at_home:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -12,17 +14,26 @@ import pytest
 import torch
 
 from sd_demo import engine as engine_module
+from sd_demo import torch_threads
 from sd_demo.engine import Engine
 from sd_demo.requests import parse_request
 from sd_demo.settings import Settings
-from sd_demo.torch_threads import _pause, rest
+from sd_demo.torch_threads import _core_seconds, _cores, _library, _watch, at_work, cores_taken, rest
 from sd_demo.turns import Turns
 
 TASKS = Path("/proc/self/task")
 needs_teams = pytest.mark.skipif(
-    not TASKS.is_dir() or (os.cpu_count() or 1) < 2 or _pause() is None or torch.get_num_threads() < 2,
+    not TASKS.is_dir() or (os.cpu_count() or 1) < 2 or _library() is None or torch.get_num_threads() < 2,
     reason="PyTorch keeps no team of helpers here",
 )
+
+
+@pytest.fixture(autouse=True)
+def others(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Cores that other programs have, as the watch is told; a test may change it. No test hangs on what runs beside."""
+    taken = [0.0]
+    monkeypatch.setattr(torch_threads, "cores_taken", lambda before, now: taken[0] * torch_threads._LOOK_EVERY_S)
+    return taken
 
 
 def compute() -> None:
@@ -103,3 +114,72 @@ def test_an_idle_engine_sends_its_helpers_home(tmp_path: Path, monkeypatch: pyte
         engine.close()
     assert rested[-1] == ("engine", False)
     assert len(rested) >= 2, "before the job and after it"
+
+
+def eventually(is_true: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + 30
+    while not is_true() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return is_true()
+
+
+@needs_teams
+@pytest.mark.skipif(not Path("/proc/stat").is_file(), reason="who has the cores is not told here")
+def test_an_idle_team_is_kept_while_others_want_the_cores_and_somebody_computes(others: list[float]) -> None:
+    with at_work():
+        watch = _watch()
+        assert watch is not None
+        assert eventually(lambda: not watch.is_crowded)
+        before = helpers()
+        others[0] = float(len(_cores()))
+        assert eventually(lambda: watch.is_crowded)
+        assert helpers() - before == len(_cores()), "with the thread that keeps them one more than the cores"
+        others[0] = 0.0
+        assert eventually(lambda: not watch.is_crowded)
+        assert helpers() == before
+        others[0] = float(len(_cores()))
+        assert eventually(lambda: watch.is_crowded)
+    assert eventually(lambda: not watch.is_crowded), "others go on, but nobody here computes"
+    assert helpers() == before
+
+
+@needs_teams
+@pytest.mark.skipif(not Path("/proc/stat").is_file(), reason="who has the cores is not told here")
+def test_whoever_has_a_turn_is_at_work_and_whatever_ends_it_ends_that() -> None:
+    turns, watch = Turns(), _watch()
+    assert watch is not None
+    before, seen = watch._inside, []
+
+    def fail() -> None:
+        seen.append(watch._inside)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError), turns:
+        fail()
+    assert seen == [before + 1]
+    assert watch._inside == before
+
+
+def test_what_others_take_is_what_is_left_of_all_without_ones_own() -> None:
+    assert cores_taken((100.0, 7.0), (103.0, 9.5)) == 0.5
+
+
+@pytest.mark.skipif(not Path("/proc/stat").is_file(), reason="who has the cores is not told here")
+def test_another_program_is_seen_and_ones_own_work_is_not_taken_for_it() -> None:
+    cores = _cores()
+    before = _core_seconds(cores)
+    code = "import time\nwhile time.process_time() < 0.5: pass"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    assert cores_taken(before, _core_seconds(cores)) > 0.4
+    before = _core_seconds(cores)
+    while time.process_time() < before[1] + 0.5:
+        pass
+    (all_before, own_before), (all_now, own_now) = before, _core_seconds(cores)
+    assert own_now - own_before >= 0.5
+    assert all_now - all_before > 0.4, "what is one's own is in both, and so drops out"
+
+
+def test_work_goes_on_where_nothing_can_be_done_about_helpers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch_threads, "_watch", lambda: None)
+    with at_work():
+        compute()
