@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -37,6 +38,7 @@ from sd_demo.torch_threads import rest
 PROMPT: Final = "a red house by the sea, a white cat on the left"
 TOGETHER: Final = (1, 4, 8)
 SETTLE_S: Final = 210.0
+OUR_NAMES: Final = {"DDIMScheduler": "ddim", "PNDMScheduler": "pndm", "LCMScheduler": "lcm"}
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
 
@@ -57,6 +59,7 @@ class Bench:
         self.folder, self.size, self.steps, self.repeats = folder, size, steps, repeats
         self._wanted, self.device = device, choose_device(device)
         self._is_cuda = self.device.type == "cuda"
+        self._half = torch.float16 if self._is_cuda else torch.float32
         self._compiles = pays(compile, self.device)
 
     def run(self) -> dict[str, Any]:
@@ -72,18 +75,20 @@ class Bench:
             start_up_s = time.perf_counter() - start
             self._settle(engine)
             stages, peak_mib = self._alone(engine)  # while neither A nor B is in memory
-            plain, documented = self._plain(self._half_on_gpu()), self._documented()
+            plain, documented = self._plain(self._half), self._documented()
             ways: dict[str, Callable[[], Any]] = {
-                "a": lambda: self._theirs(plain, 1),
-                "b": lambda: self._theirs(documented, 1),
-                "c": lambda: self._ours(engine, 1),
+                "a": partial(self._theirs, plain, 1),
+                "b": partial(self._theirs, documented, 1),
+                "c": partial(self._ours, engine, 1),
             }
             seconds = self._interleaved(ways)
             together = {n: self._together(engine, n) for n in TOGETHER}
+            a, c = self._last(plain), self._last_of_ours(engine)
+            del ways, plain, documented  # the exact run's weights are as large as theirs and ours together
             report = self._report(seconds, together) | {
                 "peak_mib": round(peak_mib[0]),
                 "peak_reserved_mib": round(peak_mib[1]),
-                "error": self._errors(plain, engine),
+                "error": self._errors(a, c),
                 "start_up_and_first_image_s": round(start_up_s, 2),
                 "stages_s": stages,
                 "dtype": engine.status().dtype,
@@ -157,7 +162,7 @@ class Bench:
 
         https://huggingface.co/docs/diffusers/optimization/fp16
         """
-        pipe = self._plain(self._half_on_gpu())
+        pipe = self._plain(self._half)
         pipe.unet.to(memory_format=torch.channels_last)
         if self._is_cuda:
             pipe.vae.to(memory_format=torch.channels_last)
@@ -165,9 +170,6 @@ class Bench:
             pipe.unet = torch.compile(pipe.unet, mode="max-autotune", fullgraph=True)
             pipe.vae.decode = torch.compile(pipe.vae.decode, mode="max-autotune", fullgraph=True)
         return pipe
-
-    def _half_on_gpu(self) -> torch.dtype:
-        return torch.float16 if self._is_cuda else torch.float32
 
     def _theirs(self, pipe: Any, seed: int, output_type: str = "pil") -> Any:
         with cudnn(benchmark=False, allow_tf32=pipe.unet.dtype != torch.float32):
@@ -181,7 +183,7 @@ class Bench:
 
     def _request(self, engine: Engine, seed: int) -> Any:
         values = {"height": self.size, "width": self.size, "num_inference_steps": self.steps, "guidance_scale": 7.5}
-        scheduler = _key_of(StableDiffusionPipeline.load_config(self.folder)["scheduler"][1])
+        scheduler = OUR_NAMES.get(StableDiffusionPipeline.load_config(self.folder)["scheduler"][1], "ddim")
         return parse_request("text_to_image", {"prompt": PROMPT, "seed": seed, "scheduler": scheduler, **values})
 
     def _interleaved(self, ways: dict[str, Callable[[], Any]]) -> dict[str, list[float]]:
@@ -204,13 +206,16 @@ class Bench:
         rest()  # else this thread's helpers and the engine's would stand in each other's way
         return elapsed_s
 
-    def _errors(self, plain: Any, engine: Engine) -> dict[str, Any]:
-        exact = self._plain(torch.float32)
-        request = self._request(engine, 7)
-        if self._is_cuda:
-            a, truth = (self._theirs(pipe, 7, "latent") for pipe in (plain, exact))
-            return latent_errors(truth, a=a, c=last_latents(engine, request))
-        return picture_errors(self._theirs(exact, 7), a=self._theirs(plain, 7), c=self._ours(engine, 7).image)
+    def _last(self, pipe: Any) -> Any:
+        """What errors are measured on: on a GPU the last latents, on a CPU the picture."""
+        return self._theirs(pipe, 7, "latent" if self._is_cuda else "pil")
+
+    def _last_of_ours(self, engine: Engine) -> Any:
+        return last_latents(engine, self._request(engine, 7)) if self._is_cuda else self._ours(engine, 7).image
+
+    def _errors(self, a: Any, c: Any) -> dict[str, Any]:
+        truth = self._last(self._plain(torch.float32))
+        return latent_errors(truth, a=a, c=c) if self._is_cuda else picture_errors(truth, a=a, c=c)
 
     def _together(self, engine: Engine, count: int) -> dict[str, float]:
         """`count` people press Generate at once, each with a seed of their own, twice over."""
@@ -232,11 +237,6 @@ class Bench:
             "p50_s": round(waits[len(waits) // 2], 3),
             "p95_s": round(waits[min(len(waits) - 1, int(0.95 * len(waits)))], 3),
         }
-
-
-def _key_of(class_name: str) -> str:
-    """Our name for the scheduler that the model's folder names."""
-    return {"DDIMScheduler": "ddim", "PNDMScheduler": "pndm", "LCMScheduler": "lcm"}.get(class_name, "ddim")
 
 
 def _processor() -> str:

@@ -179,6 +179,7 @@ class SwappedIn(Recording):
         self._permit.withdraw()
         self._better = None
         self._now.close()
+        self._now = Recording()  # else what compiles for it would keep its memory
 
     def _prepare(self, inputs: list[torch.Tensor]) -> None:
         with self._maker.turn, torch.inference_mode():

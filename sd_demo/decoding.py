@@ -73,7 +73,14 @@ def to_picture(pixels: torch.Tensor) -> Image.Image:
 def _decoded(vae: Any, latents: torch.Tensor, residence: Residence) -> tuple[torch.Tensor, list[str]]:
     """The pixels [1, 3, H, W] of latents [1, 4, h, w], and what had to be tried again."""
     retries = []
-    pixels = tried(lambda: vae.decode(latents.to(vae.dtype), return_dict=False)[0])
+
+    def decode() -> torch.Tensor:
+        pixels: torch.Tensor = vae.decode(latents.to(vae.dtype), return_dict=False)[0]
+        return pixels
+
+    pixels = tried(decode)
+    if isinstance(pixels, RuntimeError) and residence.spared():  # a tile's seams would be worse than a slower step
+        pixels = tried(decode)
     if isinstance(pixels, RuntimeError):
         pixels = _decode_in_tiles(vae, latents)
         retries.append("decoded in tiles, because the memory was too small for the whole")

@@ -12,10 +12,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
+from sd_demo.canvas import working_size
 from sd_demo.errors import InvalidRequest, QueueFull
 from sd_demo.limits import Limits
 from sd_demo.registry import ModelEntry
-from sd_demo.requests import PICTURE_FIELDS, AnyRequest
+from sd_demo.requests import AnyRequest
 from sd_demo.schedulers import check_available
 
 if TYPE_CHECKING:
@@ -40,9 +41,8 @@ class Gate:
         """Raises InvalidRequest naming the field that asks for more than one visitor may have here, or there is."""
         limits = self.limits
         check_available(request.scheduler or entry.scheduler)
-        sides = [request.height, request.width]
-        if not any(name in type(request).model_fields for name in PICTURE_FIELDS):
-            sides = [side or entry.native_size for side in sides]
+        width, height = _size(request, entry)
+        sides = [height, width]
         for name, value, most in (
             ("height", sides[0], max(limits.max_side, entry.native_size)),
             ("width", sides[1], max(limits.max_side, entry.native_size)),
@@ -50,7 +50,9 @@ class Gate:
             ("num_images_per_prompt", request.num_images_per_prompt, limits.max_images),
         ):
             if value is not None and value > most:
-                raise InvalidRequest(f"{name} may be at most {most} on this server; ask for less.", name)
+                is_asked = getattr(request, name) is not None
+                words = "" if is_asked else f", and would be {value} for this picture"
+                raise InvalidRequest(f"{name} may be at most {most} on this server{words}; ask for less.", name)
         for name in ("prompt", "negative_prompt"):
             if len(getattr(request, name)) > limits.max_prompt_characters:
                 raise InvalidRequest(
@@ -138,6 +140,16 @@ class Gate:
         if not used:
             del self._used[visitor]
         return used
+
+
+def _size(request: AnyRequest, entry: ModelEntry) -> tuple[int | None, int | None]:
+    """(width, height) of the work that a request asks for; None where a picture alone decides, within bounds."""
+    wanted, image = (request.width, request.height), getattr(request, "image", None)
+    if image is None:
+        return wanted[0] or entry.native_size, wanted[1] or entry.native_size
+    if not any(wanted):
+        return wanted
+    return working_size(request.task, image.size, wanted, entry.native_size)[:2]
 
 
 def _steps_that_run(request: AnyRequest) -> int | None:

@@ -14,12 +14,11 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final
 
-import torch
-
 from sd_demo.errors import DeviceFailure, JobCancelled, OutOfMemory, PlaygroundError
 from sd_demo.known_models import EMBEDDED
-from sd_demo.lora_checkpoint import remove_state, restore_state, save_lora, save_state
+from sd_demo.lora_checkpoint import remove_state, restore_state, save_lora, save_state, state_path
 from sd_demo.lora_trainer import LoraTrainer
+from sd_demo.memory_errors import is_out_of_memory
 from sd_demo.pipeline_manager import PipelineManager
 from sd_demo.placement import choose_device, choose_dtype
 from sd_demo.registry import Registry
@@ -143,21 +142,21 @@ class LoraTraining:
         try:
             end: TrainingEvent = self._train()
         except JobCancelled:
-            end = TrainingCancelled(self._steps)
+            end = TrainingCancelled(self._steps, state_path(self.request.output).is_file())
         except PlaygroundError as error:
             end = TrainingFailed(error)
-        except (torch.OutOfMemoryError, MemoryError):
-            end = TrainingFailed(
-                OutOfMemory(
-                    "Memory ran out; try gradient_checkpointing, a smaller batch_size or resolution, or another dtype."
-                )
-            )
-        except Exception:
-            log.exception("the training of %s failed", self.request.output.name)
-            end = TrainingFailed(DeviceFailure("Something unforeseen went wrong in the training; it is in the log."))
+        except Exception as error:
+            end = self._failed(error)
         finally:
             self._manager.free()
         self._tell(end)
+
+    def _failed(self, error: Exception) -> TrainingFailed:
+        if is_out_of_memory(error):
+            how = "try gradient_checkpointing, a smaller batch_size or resolution, or another dtype"
+            return TrainingFailed(OutOfMemory(f"Memory ran out; {how}."))
+        log.error("the training of %s failed", self.request.output.name, exc_info=error)
+        return TrainingFailed(DeviceFailure("Something unforeseen went wrong in the training; it is in the log."))
 
     def _train(self) -> Trained:
         started = time.monotonic()

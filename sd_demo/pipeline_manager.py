@@ -22,6 +22,7 @@ from sd_demo.known_models import RANDOM
 from sd_demo.lean_decoder import make_lean
 from sd_demo.loaded_model import LoadedModel
 from sd_demo.lora import take_off
+from sd_demo.memory_errors import is_out_of_memory
 from sd_demo.memory_need import MemoryNeed, Shape, free_mib
 from sd_demo.placement import choose_device, choose_dtype, lay_out, place
 from sd_demo.pooled_prompts import PooledPromptEncoder
@@ -143,9 +144,10 @@ class PipelineManager:
             return self._load(entry, path, device, dtype)
         except PlaygroundError:
             raise
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            raise OutOfMemory(f"{entry.title} does not fit into the memory of {device}; choose another one.") from error
         except Exception as error:
+            if is_out_of_memory(error):
+                words = f"{entry.title} does not fit into the memory of {device}; choose another one."
+                raise OutOfMemory(words) from error
             said = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
             raise ModelUnavailable(f"{entry.title} could not be loaded: {said[:200]}.") from error
 

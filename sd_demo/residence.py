@@ -65,13 +65,13 @@ class Residence:
             answer = tried(run_there)
             if not isinstance(answer, RuntimeError):
                 return answer
-            if not self._spared() and not self.step_down():
+            if not self.spared() and not self.step_down():
                 raise answer
 
     def step_down(self) -> bool:
         """Take the next rung; False where this is the last, or the device has no memory of its own."""
         for rung in RUNGS[RUNGS.index(self._rung) + 1 :] if self._can_step_down else ():
-            self._spared()  # recordings of a network that moves are of no use
+            self.spared()  # recordings of a network that moves are of no use
             self.release()
             self._rung = rung
             log.warning("memory is short; from here on the networks are %s", rung.replace("_", " "))
@@ -124,7 +124,7 @@ class Residence:
             self._networks[name].to(self._device)
             self._guest = name
 
-    def _spared(self) -> bool:
+    def spared(self) -> bool:
         """Give back memory that is held only to be faster; False where there was none."""
         has_spared = self.spare()
         if has_spared:

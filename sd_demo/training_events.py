@@ -88,9 +88,10 @@ class TrainingFailed:
 
 @dataclass(frozen=True)
 class TrainingCancelled:
-    """The end: somebody asked for it. With `resume` the same training goes on after step `index`."""
+    """The end: somebody asked for it. Where it can go on, it does so with `resume` after step `index`."""
 
     index: int
+    can_go_on: bool
 
 
 TrainingEvent = (

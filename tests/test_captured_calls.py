@@ -202,6 +202,7 @@ def test_calls_are_recorded_on_cuda_alone_and_where_the_settings_say_so(monkeypa
     assert pipeline_manager._captured_calls(Settings(), there) is not None
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_cuda_graph_answers_as_the_call() -> None:
     record = RecordOnCuda()
@@ -209,7 +210,7 @@ def test_a_cuda_graph_answers_as_the_call() -> None:
     layer = torch.nn.Conv2d(4, 4, 3, padding=1).cuda().half()
 
     def unet(rows: torch.Tensor, times: torch.Tensor, *, words: torch.Tensor, return_dict: bool) -> Any:
-        return (layer(rows) + times[:, None, None, None] * words.mean(),)
+        return (layer(rows) + (times * words.mean(dim=(1, 2)))[:, None, None, None],)
 
     with torch.inference_mode():
         for seed in range(4):

@@ -204,6 +204,25 @@ def test_what_compiles_is_left_to_itself_and_never_run() -> None:
     assert captured.was_compiled, "it was no failure of the compiler"
 
 
+def test_a_recording_that_was_let_go_of_is_not_kept_by_what_compiles_for_it() -> None:
+    class Watched(InPlace):
+        def __init__(self, call: Call, inputs: Sequence[torch.Tensor]) -> None:
+            super().__init__(call, inputs)
+            made.append(weakref.ref(self))
+
+    made: list[weakref.ref[Watched]] = []
+    compiler, unet = Compiler(), Unet()
+    captured = CapturedCalls(CompiledBehind(Watched, compiler))
+    for seed in range(4):
+        captured(unet, *inputs_of(2, seed))
+    assert compiler.began.wait(60)
+    assert captured.forget()
+    gc.collect()
+    assert [recording() for recording in made] == [None]
+    compiler.go.set()
+    captured.wait()
+
+
 def test_freeing_waits_for_what_compiles() -> None:
     compiler, unet = Compiler(), Unet()
     behind = CompiledBehind(Ordinary, compiler)

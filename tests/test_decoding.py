@@ -49,6 +49,51 @@ def test_a_picture_too_large_for_the_memory_is_decoded_in_tiles(
     assert np.array_equal(np.asarray(again), np.asarray(whole)), "the next one is whole again"
 
 
+def test_what_is_held_only_to_be_faster_goes_before_tiles_and_parts_are_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(Settings(device="cpu", dtype="float32", attention="sdpa", output_dir=tmp_path))
+    engine.start()
+    whole, _ = draw(engine)
+    model = engine._manager.current
+    assert model is not None
+    held: list[str] = []
+    decode = model.vae.decode
+    rows: list[int] = []
+
+    def short_of(call: Any) -> Any:
+        def tried(*inputs: Any, **options: Any) -> Any:
+            if held:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return call(*inputs, **options)
+
+        return tried
+
+    class Recordings:
+        was_compiled = False
+
+        def __call__(self, unet: Any, latents: torch.Tensor, times: torch.Tensor, words: dict[str, Any]) -> Any:
+            rows.append(len(latents))
+            if len(rows) == 3:
+                held.append("recording")
+            return short_of(unet)(latents, times, **words, return_dict=False)[0]
+
+    object.__setattr__(model, "captured", Recordings())  # as on a GPU
+    monkeypatch.setattr(model.residence, "spare", lambda: bool(held and held.pop()))
+    again, receipt = draw(engine)
+    assert set(rows) == {2}
+    assert len(rows) == 7, "six steps, one of them twice"
+    monkeypatch.setattr(model.vae, "decode", short_of(decode))
+    held.append("recording")
+    rows[:] = [2] * 3
+    last, _ = draw(engine)
+    monkeypatch.undo()
+    engine.close()
+    for picture in (again, last):
+        assert np.array_equal(np.asarray(picture), np.asarray(whole))
+    assert receipt.done.retries == []
+
+
 def test_rows_that_do_not_fit_together_run_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine(Settings(device="cpu", dtype="float32", attention="sdpa", output_dir=tmp_path))
     engine.start()

@@ -101,6 +101,15 @@ def test_pictures_that_come_in_are_no_side_that_was_asked_for() -> None:
     Gate(STRICT).check_request(request, ENTRY)
 
 
+@pytest.mark.parametrize(("asked", "other"), [("height", "width"), ("width", "height")])
+def test_one_side_of_a_picture_does_not_let_the_other_grow(asked: str, other: str) -> None:
+    size = (800, 400) if asked == "height" else (400, 800)
+    request = parse_request("image_to_image", {"prompt": "a ball", "image": Image.new("RGB", size), asked: 512})
+    with pytest.raises(InvalidRequest, match=f"{other} may be at most 512 on this server, and would be 1024 for this"):
+        Gate(STRICT).check_request(request, ENTRY)
+    Gate(STRICT).check_request(request.model_copy(update={asked: 256}), ENTRY)
+
+
 def test_on_ones_own_machine_everything_a_request_can_say_goes_through() -> None:
     largest = ask(height=1024, width=1024, num_inference_steps=150, num_images_per_prompt=16, prompt="x" * 4000)
     gate = Gate(PROFILES["local"])

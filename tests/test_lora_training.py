@@ -202,6 +202,7 @@ def test_stopped_and_gone_on_with_it_is_the_same_lora(
     first.start()
     stop = stopped_at(first, 3)[-1]
     assert isinstance(stop, TrainingCancelled)
+    assert stop.can_go_on
     assert 3 <= stop.index < 6
     with pytest.raises(JobCancelled):
         first.result()
@@ -215,6 +216,19 @@ def test_stopped_and_gone_on_with_it_is_the_same_lora(
     found = load_file(output)
     assert all(torch.allclose(found[name], value, atol=1e-6) for name, value in whole.lora().items())
     assert not output.with_suffix(".training").exists()
+    with pytest.raises(InvalidRequest, match="there is no snowman"):
+        trained(folder, resume=True)[0].result()
+
+
+def test_stopped_before_its_first_step_it_cannot_go_on(folder: Path) -> None:
+    training = LoraTraining(request(folder), SETTINGS)
+    told = []
+    training.start()
+    for event in training.events():
+        told.append(event)
+        training.cancel()
+    assert isinstance(told[-1], TrainingCancelled)
+    assert (told[-1].index, told[-1].can_go_on) == (0, False)
     with pytest.raises(InvalidRequest, match="there is no snowman"):
         trained(folder, resume=True)[0].result()
 

@@ -224,3 +224,4 @@ def test_the_command_makes_a_larger_file(tmp_path: Path, capsys: pytest.CaptureF
     assert main(["upscale", str(tmp_path / "small.png"), "--scale", "9", *place]) == 2
     assert "scale must be a number from 1 to 4" in capsys.readouterr().err
     assert main(["upscale", str(tmp_path / "none.png"), *place]) == 2
+    assert main(["upscale", str(tmp_path / "small.png"), "--model", "nope", *place]) == 2

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sd_demo.cli.parser import Parser
+from sd_demo.errors import ModelUnavailable
 from sd_demo.registry import EMBEDDED, Registry
 from sd_demo.settings import Settings
 
@@ -46,8 +47,12 @@ def _measure(options: Any, scratch: Path) -> dict[str, Any]:
 
         folder, native, steps = save(options.model.removeprefix(RANDOM), scratch / "model"), 512, 50
     else:
-        entry = Registry().get(options.model)
-        folder, native, steps = Path(entry.source), entry.native_size, entry.num_inference_steps
+        registry = Registry.of(Settings.read([]))
+        entry = registry.get(options.model)
+        weights = registry.weights(entry)
+        if weights is None:
+            raise ModelUnavailable(f"{entry.title} is not here; fetch it with python -m sd_demo download {entry.name}.")
+        folder, native, steps = weights, entry.native_size, entry.num_inference_steps
     bench = Bench(
         folder,
         size=options.size or native,

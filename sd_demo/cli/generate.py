@@ -67,7 +67,7 @@ def run(arguments: list[str]) -> int:
 def checked(settings: Settings, request: AnyRequest) -> Settings:
     """`settings` with the request's model; raises, before minutes of work, where something for it is not here."""
     if request.model is not None:
-        check_request(_known(request.model, settings), request)
+        check_request(known(request.model, settings), request)
         settings = settings.model_copy(update={"model": request.model})
     for choice in request.loras:
         find_lora(choice.name, settings.lora_dir)
@@ -141,7 +141,8 @@ def task_of(values: dict[str, Any]) -> str:
     return "image_to_image" if "image" in values else "text_to_image"
 
 
-def _known(model: str, settings: Settings) -> ModelEntry:
+def known(model: str, settings: Settings) -> ModelEntry:
+    """The entry of a model that a flag names. Raises InvalidRequest where there is none."""
     try:
         return Registry(models_dir=settings.models_dir).get(model)
     except ModelUnavailable as error:

@@ -14,7 +14,14 @@ from sd_demo.errors import InvalidRequest, ModelUnavailable
 from sd_demo.known_models import EMBEDDED
 from sd_demo.registry import Registry
 from sd_demo.settings import Settings
-from sd_demo.training_events import Checkpoint, Preparing, SamplePictures, TrainingEvent, TrainingStep
+from sd_demo.training_events import (
+    Checkpoint,
+    Preparing,
+    SamplePictures,
+    TrainingCancelled,
+    TrainingEvent,
+    TrainingStep,
+)
 from sd_demo.training_pictures import read_pictures
 from sd_demo.training_request import LoraTrainingRequest, describe_option, parse_training
 
@@ -101,11 +108,10 @@ def _wait(training: LoraTraining, output: Path) -> Any:
                 print(f"\r\x1b[K{_words(event)}", end="", file=sys.stderr, flush=True)
     except KeyboardInterrupt:
         training.cancel()
-        for _ in training.events():
-            pass
-        print(
-            f"\nStopped; go on with --resume, {output.with_suffix('.training').name} holds the state.", file=sys.stderr
-        )
+        *_, end = training.events()
+        if isinstance(end, TrainingCancelled):
+            state = f"go on with --resume, {output.with_suffix('.training').name} holds the state"
+            print(f"\nStopped; {state if end.can_go_on else 'nothing was kept of it'}.", file=sys.stderr)
         raise
     finally:
         if is_watched:

@@ -16,7 +16,6 @@ from sd_demo.cli import generate
 from sd_demo.cli.parser import Parser, fields_of, flag
 from sd_demo.errors import PlaygroundError
 from sd_demo.known_models import EMBEDDED
-from sd_demo.registry import Registry
 from sd_demo.settings import Settings
 from sd_demo.upscale import NOT_TAKEN, Upscale, plan_upscaling
 
@@ -31,7 +30,7 @@ def run(arguments: list[str]) -> int:
     place = [f"{flag(name)}={options.pop(name)}" for name in generate.PLACE_FIELDS if name in options]
     settings = Settings.read(place)
     # Errors are told before a model is loaded.
-    named = Registry.of(settings).get(options.get("model") or settings.model or EMBEDDED)
+    named = generate.known(options.get("model") or settings.model or EMBEDDED, settings)
     asked = plan_upscaling(options, entry=named)
     settings = generate.checked(settings, asked.requests[0])
     with contextlib.redirect_stdout(sys.stderr):

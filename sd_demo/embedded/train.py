@@ -24,6 +24,7 @@ import torch
 
 from sd_demo.embedded.training_folder import START, Settings, export_trained, start_from
 from sd_demo.embedded.training_stages import run
+from sd_demo.errors import InvalidRequest
 
 LOGGER = logging.getLogger(__name__)
 STAGES = {"vae": 0.28, "text": 0.04, "unet-128": 0.22, "unet-256": 0.40, "decoder": 0.06}
@@ -61,13 +62,13 @@ def train(
     stage after so many steps of this call, its budget unspent, to go on another time. start: a folder that an earlier
     training wrote, to go on from in an empty work folder; its autoencoder's encoder stays as it is.
 
-    Raises ValueError for an unknown name or a number out of range, FileNotFoundError where an earlier stage is
+    Raises InvalidRequest for an unknown name, a number out of range, or a work folder in which an earlier stage is
     missing.
     """
     if stage != "all" and stage not in STAGES:
-        raise ValueError(f"There is no stage {stage!r}; choose all, {', '.join(STAGES)}.")
+        raise InvalidRequest(f"There is no stage {stage!r}; choose all, {', '.join(STAGES)}.")
     if not minutes >= 0 or pictures < 1 or held_out < 1:
-        raise ValueError("minutes must be 0 or more, pictures and held_out at least 1.")
+        raise InvalidRequest("minutes must be 0 or more, pictures and held_out at least 1.")
     chosen = _device(device)
     settings = Settings(
         work=Path(work or default_work()),
@@ -97,15 +98,15 @@ def train(
 
 def _device(name: str) -> torch.device:
     if name not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"There is no device {name!r}; choose auto, cpu or cuda.")
+        raise InvalidRequest(f"There is no device {name!r}; choose auto, cpu or cuda.")
     if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("There is no CUDA device here; choose device auto or cpu.")
+        raise InvalidRequest("There is no CUDA device here; choose device auto or cpu.")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def _autocast(device: torch.device, dtype: str) -> torch.dtype | None:
     if dtype not in ("auto", "float32", "bfloat16"):
-        raise ValueError(f"There is no training dtype {dtype!r}; choose auto, float32 or bfloat16.")
+        raise InvalidRequest(f"There is no training dtype {dtype!r}; choose auto, float32 or bfloat16.")
     # A CPU without bfloat16 instructions emulates them, slowly.
     is_fast = device.type == "cuda" or bool(torch.cpu.get_capabilities().get("avx512_bf16"))
     return torch.bfloat16 if dtype == "bfloat16" or (dtype == "auto" and is_fast) else None
@@ -127,7 +128,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--pictures", type=int, default=12_000, help="how many are rendered at each size (12000)")
     parser.add_argument("--batch-size", type=int, help="rows of a UNet step (by device)")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    folder = train(**vars(parser.parse_args(arguments)))
+    try:
+        folder = train(**vars(parser.parse_args(arguments)))
+    except InvalidRequest as error:
+        parser.error(str(error))
     LOGGER.info("written: %s", folder)
 
 

@@ -24,6 +24,7 @@ from sd_demo.embedded.tokenizer import train_tokenizer
 from sd_demo.embedded.train_unet import NearMisses, TextToLatents
 from sd_demo.embedded.train_vae import encode_pictures, normalise_latents, pixel_art_mark
 from sd_demo.embedded.training_state import load_averaged
+from sd_demo.errors import InvalidRequest
 
 LOGGER = logging.getLogger(__name__)
 START = "start.pt"  # UNet and text encoder of the weights that a training goes on from
@@ -84,11 +85,12 @@ def export_trained(settings: Settings, output: Path) -> Path:
 def start_from(folder: Path, settings: Settings) -> None:
     """Put the networks of a diffusers folder that `export_trained` wrote into the work folder, to go on from them.
 
-    The autoencoder's encoder is frozen already, so only the stages after `vae` can follow. Raises ValueError where the
-    work folder holds a training of its own.
+    The autoencoder's encoder is frozen already, so only the stages after `vae` can follow.
+
+    Raises InvalidRequest where the work folder holds a training of its own.
     """
     if any((settings.work / f"{name}.pt").is_file() for name in ("vae", "vae-normalised", "unet-128", "unet-256")):
-        raise ValueError(
+        raise InvalidRequest(
             f"{settings.work} holds a training already; choose an empty work folder to start from weights."
         )
     settings.work.mkdir(parents=True, exist_ok=True)

@@ -28,6 +28,7 @@ from sd_demo.embedded.training_folder import (
     tokenizer_of,
 )
 from sd_demo.embedded.training_state import Stage, load_averaged
+from sd_demo.errors import InvalidRequest
 
 
 def run(name: str, minutes: float, settings: Settings) -> None:
@@ -87,7 +88,7 @@ def _run_unet(name: str, minutes: float, settings: Settings) -> None:
     if not is_first and (settings.work / "unet-128.pt").is_file():
         load_averaged(settings.work, "unet-128", model)
     elif not is_first and not goes_on:
-        raise FileNotFoundError(f"{settings.work} has no unet-128.pt; train that stage first.")
+        raise InvalidRequest(f"{settings.work} has no unet-128.pt; train that stage first.")
     model.to(settings.device)
     stage = Stage(
         name,

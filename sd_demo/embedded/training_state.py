@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from sd_demo.embedded.muon import Muon
+from sd_demo.errors import InvalidRequest
 
 LOGGER = logging.getLogger(__name__)
 CHECKPOINT_EVERY_S = 180.0
@@ -168,6 +169,12 @@ def _is_hidden_matrix(name: str, parameter: torch.nn.Parameter) -> bool:
 
 
 def load_averaged(work: Path, name: str, module: torch.nn.Module) -> None:
-    """Put the averaged weights of the stage called `name` into `module`; FileNotFoundError where it never ran."""
-    state = torch.load(work / f"{name}.pt", map_location="cpu", weights_only=True)
+    """Put the averaged weights of the stage called `name` into `module`.
+
+    Raises InvalidRequest where it never ran.
+    """
+    file = work / f"{name}.pt"
+    if not file.is_file():
+        raise InvalidRequest(f"{work} has no {file.name}; train that stage first.")
+    state = torch.load(file, map_location="cpu", weights_only=True)
     module.load_state_dict(state["module"] | state["ema"])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import gradio as gr
 
 from sd_demo.hub.downloads import Downloads
-from sd_demo.requests import ImageToImage, Inpaint
+from sd_demo.requests import ImageToImage, Inpaint, TextToImage
 from sd_demo.ui import (
     api,
     compare,
@@ -27,6 +27,7 @@ from sd_demo.ui import (
     model_choice,
     passing_on,
     run,
+    stopping,
     style_picker,
     text_to_image,
     theme,
@@ -125,16 +126,22 @@ def build(
                 learn.build(engine, lessons)
             with gr.Tab(history.TITLE, id=history.NAME) as history_place:
                 past = history.build(engine)
-        header.listen(engine, page, top)
         arrivals = []
         if fetching is not None:
             downloads = downloads or Downloads(engine.settings.data_dir)
             arrivals.append(download_panel.listen(engine, top, fetching, downloads).then)
         restorable: dict[str, Tab | upscale.UpscaleTab] = {**tabs, upscale.NAME: upscaling}
-        chosen = model_choice.listen(engine, top, restorable, *arrivals)
+        followers = {
+            name: model_choice.Follower(name, tab.controls, tab.results.intro) for name, tab in restorable.items()
+        }
+        followers[compare.NAME] = model_choice.Follower(TextToImage.task, comparing.controls)
+        chosen = model_choice.listen(engine, top, followers, *arrivals)
         memory.listen_for_visitor(page, visitor_id)
+        memory.listen_for_model(engine, page, top, [chosen[task] for task in tabs])
+        runs = []
         for tab in tabs.values():
             ran = _listen(engine, tab, top, visitor_id)
+            runs.append(ran.then)
             live_lines.listen(engine, tab, top.model, ran)
             memory.listen(engine, page, tab, visitor_id)
             style_picker.listen(engine, tab, top)
@@ -145,8 +152,9 @@ def build(
         for tab in tabs.values():
             passing_on.offer(tab.results, places, chooser)
         planner = upscale.Planner(engine)
-        upscale.listen(engine, planner, upscaling, top, places, chooser, visitor_id)
-        compare.listen(engine, comparing, top, places, chooser, visitor_id)
+        runs.append(upscale.listen(engine, planner, upscaling, top, places, chooser, visitor_id).then)
+        runs.append(compare.listen(engine, comparing, top, places, chooser, visitor_id).then)
+        header.listen(engine, page, top, *arrivals, *runs)
         history.listen(engine, past, history_place, top, restorable, chosen, places, chooser, visitor_id)
         api.add(engine)
         compare_api.add(engine)
@@ -159,14 +167,14 @@ def build(
 def _listen(engine: Engine, tab: Tab, top: Header, visitor_id: gr.BrowserState) -> Any:
     ran = tab.generate.click(
         run.page_handler(engine, tab),
-        [visitor_id, top.model, *tab.inputs],
+        [visitor_id, top.model, *run.held(tab), *tab.inputs],
         run.outputs(tab),
         preprocess=False,
         show_progress="hidden",
         concurrency_limit=None,
         api_visibility="private",
     )
-    run.listen_to_cancel(tab.cancel, tab.results.status, tab.job)
+    stopping.listen_to_cancel(tab.cancel, tab.results.status, tab.job)
     return ran
 
 

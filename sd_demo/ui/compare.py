@@ -14,7 +14,7 @@ from sd_demo.comparing import run_comparison
 from sd_demo.errors import JobCancelled, PlaygroundError
 from sd_demo.requests import ImageToImage, TextToImage
 from sd_demo.together import Jobs, Progress
-from sd_demo.ui import controls, copy_as_code, lora_picker, passing_on, results, run, status_line, visitor
+from sd_demo.ui import controls, copy_as_code, lora_picker, passing_on, results, run, status_line, stopping, visitor
 from sd_demo.ui.header import Header
 from sd_demo.ui.results import Results, Shown
 from sd_demo.ui.uploads import given, uploaded_file
@@ -45,7 +45,7 @@ class CompareTab:
     cancel: gr.Button
     sheet: gr.Image
     cells: Results
-    running: gr.State  # a run.Stop of the run in progress
+    running: gr.State  # a stopping.Stop of the run in progress
 
 
 def build(engine: Engine) -> CompareTab:
@@ -56,8 +56,8 @@ def build(engine: Engine) -> CompareTab:
             axes = [part for axis in FIRST for part in _axis(axis)]
             gr.HTML(f'<p class="tokens">{HELP}</p>', js_on_load=None)
             with gr.Row(elem_classes=["go"]):
-                start = gr.Button(TITLE, variant="primary", elem_id=f"{NAME}-start", scale=3)
-                cancel = gr.Button("Cancel", interactive=False, elem_id=f"{NAME}-cancel", scale=1, min_width=100)
+                start = stopping.start_button(NAME, TITLE)
+                cancel = stopping.cancel_button(NAME)
         with gr.Column(elem_classes=["area-show"]):
             sheet = gr.Image(
                 label="All pictures in one sheet",
@@ -95,22 +95,23 @@ def listen(
     places: passing_on.Places,
     chooser: gr.Tabs,
     visitor_id: gr.BrowserState,
-) -> None:
-    """Wire the tab. places: where its pictures can be brought."""
+) -> Any:
+    """Wire the tab. places: where its pictures can be brought. The answer's `.then` follows a run."""
     parts = here.cells
     updated = [parts.status, here.sheet, here.start, here.cancel, here.running, *parts.of_picture]
     inputs = [visitor_id, top.model, *here.axes, here.image, *here.controls.values()]
-    here.start.click(_handler(engine, here), inputs, updated, preprocess=False, concurrency_limit=None, **_PRIVATE)
+    ran = here.start.click(
+        _handler(engine, here), inputs, updated, preprocess=False, concurrency_limit=None, **_PRIVATE
+    )
 
-    run.listen_to_cancel(here.cancel, parts.status, here.running)
+    stopping.listen_to_cancel(here.cancel, parts.status, here.running)
     passing_on.offer(parts, places, chooser)
 
     def select(shown: list[Shown], event: gr.SelectData) -> dict[Any, Any]:
-        if not shown or not isinstance(event.index, int) or not 0 <= event.index < len(shown):
-            return {parts.selected: 0}
-        return results.show(parts, shown, event.index, engine.registry) | {parts.strip: gr.skip()}
+        return results.select(parts, shown, event.index, engine.registry)
 
     parts.strip.select(select, [parts.shown], parts.of_picture, **_PRIVATE)
+    return ran
 
 
 def _handler(engine: Engine, here: CompareTab) -> Callable[..., Iterator[dict[Any, Any]]]:
@@ -120,7 +121,7 @@ def _handler(engine: Engine, here: CompareTab) -> Callable[..., Iterator[dict[An
         request: gr.Request, visitor_id: Any, model: Any, x: Any, xs: Any, y: Any, ys: Any, image: Any, *held: Any
     ) -> Iterator[dict[Any, Any]]:
         who = visitor.caller(visitor_id, request, engine.settings)
-        busy, idle = run.busy(here.start, here.cancel), run.idle(here.start, here.cancel)
+        busy, idle = stopping.busy(here.start, here.cancel), stopping.idle(here.start, here.cancel)
         try:
             values = _values(list(here.controls), held) | given({"model": model})
             picture = uploaded_file(image, field="image")
@@ -135,7 +136,7 @@ def _handler(engine: Engine, here: CompareTab) -> Callable[..., Iterator[dict[An
             running = Jobs()
             yield {
                 parts.status: status_line.running("Sending …"),
-                here.running: run.Stop(running),
+                here.running: stopping.Stop(running),
                 **busy,
             }
             # A closed page closes this generator, and so that one, which cancels its jobs.

@@ -41,6 +41,7 @@ class Panel:
     start: gr.Button
     cancel: gr.Button
     status: gr.HTML
+    watched: gr.State  # name of the model whose download it shows, which another choice does not change
 
 
 def build() -> Panel:
@@ -58,12 +59,13 @@ def build() -> Panel:
             start = gr.Button("Download", variant="primary", elem_id=f"{NAME}-start", scale=1, min_width=120)
             cancel = gr.Button("Cancel", interactive=False, elem_id=f"{NAME}-cancel", scale=1, min_width=80)
         status = gr.HTML("", elem_id=f"{NAME}-status", elem_classes=["status-line"], js_on_load=None)
-    return Panel(place, offer, accepts, token, start, cancel, status)
+    return Panel(place, offer, accepts, token, start, cancel, status, gr.State(""))
 
 
 def listen(engine: Engine, top: Header, panel: Panel, downloads: Downloads) -> Any:
     """Wire the panel to the chooser. The answer's `.then` follows a download that was asked for here."""
-    shown = [panel.place, panel.offer, panel.accepts, panel.token, panel.start, panel.cancel, panel.status, top.model]
+    parts = [panel.place, panel.offer, panel.accepts, panel.token, panel.start, panel.cancel, panel.status]
+    shown = [*parts, panel.watched, top.model]
 
     def look(model: Any) -> Iterator[dict[Any, Any]]:
         entry = _absent(engine, model)
@@ -104,13 +106,13 @@ def listen(engine: Engine, top: Header, panel: Panel, downloads: Downloads) -> A
         else:
             yield from _watch(engine, panel, top, download)
 
-    def stop(model: Any) -> None:
-        download = downloads.running(model) if isinstance(model, str) else None
+    def stop(name: str) -> None:
+        download = downloads.running(name)
         if download is not None:
             download.cancel()
 
     top.model.change(look, [top.model], shown, preprocess=False, **_PRIVATE)
-    panel.cancel.click(stop, [top.model], preprocess=False, queue=False, **_PRIVATE)
+    panel.cancel.click(stop, [panel.watched], preprocess=False, queue=False, **_PRIVATE)
     return panel.start.click(fetch, [top.model, panel.accepts, panel.token], shown, preprocess=False, **_PRIVATE)
 
 
@@ -146,8 +148,9 @@ def progress_line(event: DownloadEvent) -> str:
 
 def _watch(engine: Engine, panel: Panel, top: Header, download: Download) -> Iterator[dict[Any, Any]]:
     about = offer_html(download.offer)
+    is_watched = {panel.watched: download.offer.entry.name, panel.token: gr.update(value="")}
     for event in download.events():
-        yield _now(panel, about, progress_line(event), is_busy=True, can_stop=True) | {panel.token: gr.update(value="")}
+        yield _now(panel, about, progress_line(event), is_busy=True, can_stop=True) | is_watched
     if isinstance(download.latest, Fetched):
         yield {panel.place: gr.update(visible=False), top.model: gr.update(choices=header.choices(engine))}
     else:

@@ -17,7 +17,7 @@ from PIL import Image
 from sd_demo.errors import PlaygroundError
 from sd_demo.images import read_mask, read_picture
 from sd_demo.requests import Inpaint
-from sd_demo.ui import controls, mask_editor, run
+from sd_demo.ui import controls, mask_editor, run, stopping
 from sd_demo.ui.header import Header
 from sd_demo.ui.run import Tab
 
@@ -72,7 +72,8 @@ def build(
         elem_classes=["examples"],
     )
 
-    def fill(model: Any, event: gr.SelectData) -> dict[Any, Any]:
+    def fill(model: Any, running: stopping.Stop | None, event: gr.SelectData) -> dict[Any, Any]:
+        stopping.refuse_second(running)
         if not isinstance(event.index, int) or not 0 <= event.index < len(here):
             return {tab.results.selected: 0}
         example = here[event.index]
@@ -90,14 +91,14 @@ def build(
 
     row.select(
         fill,
-        [header.model],
+        [header.model, tab.job],
         [*tab.inputs, tab.results.selected],
         preprocess=False,
         show_progress="hidden",
         api_visibility="private",
-    ).then(
+    ).success(
         generate,
-        [visitor_id, header.model, *tab.inputs],
+        [visitor_id, header.model, *run.held(tab), *tab.inputs],
         run.outputs(tab),
         preprocess=False,
         show_progress="hidden",

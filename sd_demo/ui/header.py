@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import gradio as gr
 
@@ -47,13 +47,13 @@ def build(engine: Engine) -> Header:
     return Header(model, state, gr.Timer(POLL_S, active=False))
 
 
-def listen(engine: Engine, page: gr.Blocks, header: Header) -> None:
-    """Show the state when the page is opened, and again until the model is there."""
+def listen(engine: Engine, page: gr.Blocks, header: Header, *others: Any) -> None:
+    """Show the state when the page is opened, again until the model is there, and after `others` (events)."""
 
     def look() -> tuple[str, gr.Timer]:
         return state_line(engine), gr.Timer(active=engine.status().state == "loading")
 
-    for event in (page.load, header.timer.tick):
+    for event in (page.load, header.timer.tick, *others):
         event(
             look,
             outputs=[header.state, header.timer],

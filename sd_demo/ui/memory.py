@@ -1,14 +1,17 @@
-"""What survives a reload: a tab's settings and the pictures of its last run, both kept by the browser alone."""
+"""What survives a reload: the model, a tab's settings and the pictures of its last run, kept by the browser alone."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import gradio as gr
 
+from sd_demo.errors import PlaygroundError
 from sd_demo.ui import results, visitor
 from sd_demo.ui.controls import acceptable
+from sd_demo.ui.header import Header
 from sd_demo.ui.run import Tab
 
 if TYPE_CHECKING:
@@ -54,3 +57,23 @@ def _restore(engine: Engine, tab: Tab) -> Callable[..., dict[Any, Any]]:
 def listen_for_visitor(page: gr.Blocks, visitor_id: gr.BrowserState) -> None:
     """Give a browser that comes for the first time its id."""
     page.load(visitor.known_or_new, [visitor_id], [visitor_id], **_PRIVATE)
+
+
+def listen_for_model(engine: Engine, page: gr.Blocks, top: Header, chosen: Sequence[gr.State]) -> None:
+    """Choose the model again that was chosen. chosen: that of each tab whose settings are kept, and so its own."""
+    kept = visitor.browser_state("model")
+    usual = engine.defaults(None).name
+
+    def restore(held: Any) -> dict[Any, Any]:
+        held = held if isinstance(held, dict) else {}
+        name = held.get("name")
+        if not isinstance(name, str) or held.get("usual") != usual:  # another one was named as the program was started
+            return {top.model: gr.skip()}
+        try:
+            engine.defaults(name)
+        except PlaygroundError:  # no longer known here
+            return {top.model: gr.skip()}
+        return dict.fromkeys([top.model, *chosen], name)
+
+    top.model.change(None, [top.model], [kept], js=f"(name) => ({{name, usual: {json.dumps(usual)}}})", **_PRIVATE)
+    page.load(restore, [kept], [top.model, *chosen], **_PRIVATE)

@@ -17,7 +17,6 @@ from sd_demo.ui.run import Tab
 if TYPE_CHECKING:
     from sd_demo.engine import Engine
 
-GONE: Final = "This picture is no longer here; generate it again."
 Places = Mapping[str, tuple[Any, Any]]
 """By tab: the component that takes a picture, and its prompt."""
 _PRIVATE: Final[dict[str, Any]] = {"show_progress": "hidden", "api_visibility": "private"}
@@ -28,12 +27,7 @@ def listen(engine: Engine, tab: Tab) -> None:
     parts = tab.results
 
     def select(shown: list[Shown], event: gr.SelectData) -> Any:
-        if not shown or not isinstance(event.index, int) or not 0 <= event.index < len(shown):
-            return {parts.selected: 0}
-        try:
-            return results.show(parts, shown, event.index, engine.registry) | {parts.strip: gr.skip()}
-        except OSError:
-            return {parts.notes: GONE}
+        return results.select(parts, shown, event.index, engine.registry)
 
     def reuse_seed(shown: list[Shown], selected: int) -> Any:
         return str(shown[selected].receipt.done.seed) if shown else gr.skip()
@@ -67,7 +61,7 @@ def sender(task: str) -> Any:
             if task == Inpaint.task:
                 value = mask_editor.painted(read_picture(path), None)
         except (OSError, InvalidImage):
-            raise gr.Error(GONE, print_exception=False) from None
+            raise gr.Error(results.GONE, print_exception=False) from None
         return gr.Tabs(selected=task), value, str(one.receipt.asked.get("prompt", ""))
 
     return send

@@ -18,6 +18,7 @@ from sd_demo.receipt import Receipt, read_receipt
 from sd_demo.registry import Registry
 from sd_demo.ui import status_line
 
+GONE: Final = "This picture is no longer here; generate it again."
 RECEIPT_LABEL: Final = "What really ran"
 ONWARD: Final = {"image_to_image": "Use as input", "inpaint": "Inpaint this", "upscale": "Upscale this"}
 
@@ -122,14 +123,54 @@ def build(task: str, intro: str) -> Results:
     )
 
 
+def hide(results: Results) -> dict[Any, Any]:
+    """The updates that take away what belongs to the last run's pictures, as another one begins.
+
+    The large picture stays until there is another, for the page not to jump.
+    """
+    hidden = (results.strip, results.actions, results.receipt)
+    return {results.notes: "", **{part: gr.update(visible=False) for part in hidden}}
+
+
+def show_again(results: Results, shown: list[Shown], index: int, registry: Registry) -> dict[Any, Any]:
+    """The updates after a run that left no picture: those of the run before it, or nothing."""
+    try:
+        return show(results, shown, index, registry)
+    except (OSError, IndexError):  # deleted since, or there was none
+        return {
+            results.picture: gr.update(value=None, visible=True, alt_text=None),
+            results.compare: gr.update(value=None, visible=False),
+            results.shown: [],
+            results.selected: 0,
+        }
+
+
+def select(results: Results, shown: list[Shown], index: Any, registry: Registry) -> dict[Any, Any]:
+    """The updates after a click at thumbnail `index`; the others stay as they are."""
+    if not shown or not isinstance(index, int) or not 0 <= index < len(shown):
+        return {results.selected: 0}
+    try:
+        return _large(results, shown, index, registry)
+    except OSError:
+        return {results.notes: GONE}
+
+
 def show(results: Results, shown: list[Shown], index: int, registry: Registry) -> dict[Any, Any]:
-    """The updates that show `shown[index]` large, with its receipt."""
+    """The updates that show `shown[index]` large, with its receipt, and all of them as a strip.
+
+    Raises OSError where one of the files is gone, IndexError where none is shown.
+    """
+    strip = gr.update(value=[(published(s.path), None) for s in shown], visible=len(shown) > 1)
+    return _large(results, shown, index, registry) | {results.strip: strip}
+
+
+def _large(results: Results, shown: list[Shown], index: int, registry: Registry) -> dict[Any, Any]:
     one = shown[min(index, len(shown) - 1)]
     prompt = str(one.receipt.asked.get("prompt", ""))
     file = published(one.path)
     updates: dict[Any, Any] = {
-        results.picture: gr.update(value=file, alt_text=prompt or "a picture without a prompt"),
-        results.strip: gr.update(value=[(published(s.path), None) for s in shown], visible=len(shown) > 1),
+        results.compare: gr.update(visible=False),
+        results.picture: gr.update(value=file, visible=True, alt_text=prompt or "a picture without a prompt"),
         results.actions: gr.update(visible=True),
         results.receipt: gr.update(label=f"{RECEIPT_LABEL}: {one.receipt.summary()}", visible=True),
         results.receipt_json: one.receipt.model_dump(mode="json"),
@@ -141,7 +182,6 @@ def show(results: Results, shown: list[Shown], index: int, registry: Registry) -
         updates[results.picture] = gr.update(visible=False)
         updates[results.compare] = gr.update(value=(one.before, file), visible=True)
     elif one.before is not None:  # swept away since
-        updates[results.picture] |= {"visible": True}
         updates[results.compare] = gr.update(value=None, visible=False)
     return updates
 

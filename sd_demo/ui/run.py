@@ -5,11 +5,9 @@ A handler is a generator because Gradio closes one when its page is closed; leav
 
 from __future__ import annotations
 
-import json
 import logging
 import secrets
 import time
-import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -23,6 +21,7 @@ from sd_demo.errors import PlaygroundError
 from sd_demo.requests import AnyRequest, Inpaint, parse_request
 from sd_demo.ui import controls, results, status_line, visitor
 from sd_demo.ui.results import Results, Shown
+from sd_demo.ui.stopping import CANCEL, Stop, refuse_second
 from sd_demo.ui.uploads import given
 
 if TYPE_CHECKING:
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 logger: Final = logging.getLogger(__name__)
 
 GENERATE: Final = "Generate"
-CANCEL: Final = "Cancel"
 REDRAW_S: Final = 0.2
 
 ReadPictures = Callable[..., dict[str, Any]]
@@ -85,8 +83,24 @@ def page_handler(engine: Engine, tab: Tab) -> Callable[..., Iterator[dict[Any, A
     """The handler of a tab's Generate: yields updates of `outputs(tab)` until the job ends."""
     parts = tab.results
 
-    def generate(request: gr.Request, visitor_id: Any, model: Any, *values: Any) -> Iterator[dict[Any, Any]]:
+    def generate(
+        request: gr.Request,
+        visitor_id: Any,
+        model: Any,
+        running: Stop | None,
+        before: list[Shown],
+        selected: int,
+        sheet: Any,
+        *values: Any,
+    ) -> Iterator[dict[Any, Any]]:
+        refuse_second(running)
         who = visitor.caller(visitor_id, request, engine.settings)
+
+        def nothing() -> dict[Any, Any]:
+            """Without a picture of its own a run leaves those of the run before it."""
+            shown = results.show_again(parts, before, selected, engine.registry)
+            return {**_idle(tab), **shown, tab.sheet: gr.update(visible=bool(sheet and before))}
+
         try:
             asked = tab.request(model, values)
             job = engine.submit(asked, has_previews=True, **who)
@@ -97,11 +111,13 @@ def page_handler(engine: Engine, tab: Tab) -> Callable[..., Iterator[dict[Any, A
             yield {parts.status: unexpected(tab.task)}
             return
         try:
-            yield {tab.job: Stop(job), **_started(tab, asked)}
+            yield {tab.job: Stop(job), **_started(tab)}
             for event in _unhurried(job.events()):
-                yield {parts.status: status_line.of_event(event), **_update(engine, tab, asked, event)}
+                is_over = isinstance(event, events.Failed | events.Cancelled)
+                updates = nothing() if is_over else _update(engine, tab, asked, event)
+                yield {parts.status: status_line.of_event(event), **updates}
         except Exception:
-            yield {parts.status: unexpected(tab.task), **_idle(tab)}
+            yield {parts.status: unexpected(tab.task), **nothing()}
         finally:
             job.cancel()  # nothing where it has ended; where the page was closed, this frees the device
 
@@ -119,53 +135,14 @@ def _unhurried(happened: Iterator[events.Event]) -> Iterator[events.Event]:
         yield event
 
 
+def held(tab: Tab) -> list[Any]:
+    """What a run must know of the one before it: inputs of its handler, before those of the tab."""
+    return [tab.job, tab.results.shown, tab.results.selected, tab.sheet]
+
+
 def outputs(tab: Tab) -> list[Any]:
     """Every component that a run may update."""
     return [tab.results.status, *tab.results.of_picture, tab.sheet, tab.generate, tab.cancel, tab.job, tab.last]
-
-
-class Stop:
-    """What a page holds of a running job, or several: cancels them, and does not keep their pictures in memory."""
-
-    def __init__(self, job: Any) -> None:
-        self._job = weakref.ref(job)
-
-    def cancel(self) -> None:
-        """Cancel what is still there."""
-        job = self._job()
-        if job is not None:
-            job.cancel()
-
-
-def cancel(running: Stop | None) -> None:
-    """Ask a running job to stop; it does within a step, and its handler then says so."""
-    if running is not None:
-        running.cancel()
-
-
-def listen_to_cancel(button: gr.Button, status: gr.HTML, running: gr.State) -> None:
-    """Let `button` cancel what `running` holds (a Stop), and say so at once in `status`."""
-    button.click(None, None, [status, button], js=cancelling(), show_progress="hidden", queue=False)
-    button.click(cancel, [running], show_progress="hidden", queue=False, api_visibility="private")
-
-
-def busy(start: gr.Button, cancel: gr.Button) -> dict[Any, Any]:
-    """The updates with which a run begins."""
-    return {start: gr.update(interactive=False), cancel: gr.update(interactive=True)}
-
-
-def idle(start: gr.Button, cancel: gr.Button) -> dict[Any, Any]:
-    """The updates with which it ends."""
-    return {start: gr.update(interactive=True), cancel: gr.update(value=CANCEL, interactive=False)}
-
-
-def cancelling() -> str:
-    """JavaScript that says so at the click. An answer of the server could come after the run's last word."""
-    said = [
-        status_line.running("Cancelling …"),
-        {"__type__": "update", "value": "Cancelling …", "interactive": False},
-    ]
-    return f"() => {json.dumps(said)}"
 
 
 def unexpected(what: str) -> str:
@@ -175,12 +152,10 @@ def unexpected(what: str) -> str:
     return status_line.failed("Something went wrong here; try again, and quote this id if it stays.", None, request_id)
 
 
-def _started(tab: Tab, asked: AnyRequest) -> dict[Any, Any]:
-    parts = tab.results
+def _started(tab: Tab) -> dict[Any, Any]:
     return {
-        parts.status: status_line.running("Sending …"),
-        parts.picture: gr.update(visible=True, alt_text=f"in progress: {asked.prompt}"),
-        parts.compare: gr.update(visible=False),
+        tab.results.status: status_line.running("Sending …"),
+        **results.hide(tab.results),
         tab.sheet: gr.update(visible=False),
         tab.generate: gr.update(value="Generating …", interactive=False),
         tab.cancel: gr.update(interactive=True),
@@ -197,7 +172,11 @@ def _idle(tab: Tab) -> dict[Any, Any]:
 
 def _update(engine: Engine, tab: Tab, asked: AnyRequest, event: events.Event) -> dict[Any, Any]:
     if isinstance(event, events.Step) and event.previews:
-        return {tab.results.picture: _side_by_side(event.previews)}
+        words = f"in progress: {asked.prompt}"
+        return {
+            tab.results.picture: gr.update(value=_side_by_side(event.previews), visible=True, alt_text=words),
+            tab.results.compare: gr.update(visible=False),
+        }
     if isinstance(event, events.Done):
         before = results.published_before(asked.image if isinstance(asked, Inpaint) else None, event.images[0].receipt)
         shown = [Shown(one.path, one.receipt, before) for one in event.images]
@@ -205,7 +184,7 @@ def _update(engine: Engine, tab: Tab, asked: AnyRequest, event: events.Event) ->
         sheet = results.published(event.sheet) if event.sheet else None
         of_all = {tab.sheet: gr.update(value=sheet, visible=sheet is not None), tab.last: names}
         return results.show(tab.results, shown, 0, engine.registry) | _idle(tab) | of_all
-    return _idle(tab) if isinstance(event, events.Final) else {}
+    return {}
 
 
 def _side_by_side(previews: tuple[Image.Image, ...]) -> Image.Image:

@@ -9,8 +9,8 @@ import gradio as gr
 from gradio.components import Component
 
 from sd_demo.requests import TextToImage
-from sd_demo.ui import controls, copy_as_code, introduction, lora_picker, results, style_picker, visitor
-from sd_demo.ui.run import CANCEL, GENERATE, ReadPictures, Tab
+from sd_demo.ui import controls, copy_as_code, introduction, lora_picker, results, stopping, style_picker, visitor
+from sd_demo.ui.run import GENERATE, ReadPictures, Tab
 
 if TYPE_CHECKING:
     from sd_demo.engine import Engine
@@ -36,9 +36,7 @@ def build(engine: Engine, task: str, build_inputs: BuildInputs | None = None) ->
                 generate = gr.Button(
                     GENERATE, variant="primary", elem_id=f"{task}-generate", elem_classes=["generate"], scale=3
                 )
-                cancel = gr.Button(
-                    CANCEL, interactive=False, elem_id=f"{task}-cancel", elem_classes=["cancel"], scale=1, min_width=100
-                )
+                cancel = stopping.cancel_button(task)
             estimate = gr.HTML("", elem_id=f"{task}-estimate", elem_classes=["estimate"], js_on_load=None)
             smaller = gr.Button("", visible=False, size="sm", elem_id=f"{task}-smaller")
         with gr.Column(elem_classes=["area-show"]):

@@ -226,7 +226,8 @@ def _told(tab: TrainTab, event: TrainingEvent, seen: _Seen, training: LoraTraini
             return {tab.status: status_line.ended(words.strip()), **_idle(tab)}
         case TrainingFailed(error=error):
             return {tab.status: status_line.failed(str(error)), **_idle(tab)}
-        case TrainingCancelled(index=index):
-            words = f"Cancelled after step {index}. To go on, train again under this name with that option of More."
+        case TrainingCancelled(index=index, can_go_on=can_go_on):
+            how = "To go on, train again under this name with that option of More."
+            words = f"Cancelled after step {index}. {how if can_go_on else 'Nothing was kept of it.'}"
             return {tab.status: status_line.ended(words), **_idle(tab)}
     return _busy(tab, training)

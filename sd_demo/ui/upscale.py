@@ -13,7 +13,18 @@ import gradio as gr
 
 from sd_demo.errors import JobCancelled, PlaygroundError, QueueFull
 from sd_demo.together import Jobs, Progress
-from sd_demo.ui import controls, copy_as_code, introduction, lora_picker, passing_on, results, run, status_line, visitor
+from sd_demo.ui import (
+    controls,
+    copy_as_code,
+    introduction,
+    lora_picker,
+    passing_on,
+    results,
+    run,
+    status_line,
+    stopping,
+    visitor,
+)
 from sd_demo.ui.header import Header
 from sd_demo.ui.results import Results, Shown
 from sd_demo.ui.uploads import given, uploaded_file
@@ -39,7 +50,7 @@ class UpscaleTab:
     start: gr.Button
     cancel: gr.Button
     results: Results
-    running: gr.State  # a run.Stop of the run in progress
+    running: gr.State  # a stopping.Stop of the run in progress
 
 
 class Planner:
@@ -89,8 +100,8 @@ def build(engine: Engine) -> UpscaleTab:
         with gr.Column(elem_classes=["area-ask"]):
             made = make("scale", "strength", "prompt")
             with gr.Row(elem_classes=["go"]):
-                start = gr.Button(TITLE, variant="primary", elem_id=f"{NAME}-start", scale=3)
-                cancel = gr.Button("Cancel", interactive=False, elem_id=f"{NAME}-cancel", scale=1, min_width=100)
+                start = stopping.start_button(NAME, TITLE)
+                cancel = stopping.cancel_button(NAME)
         with gr.Column(elem_classes=["area-show"]):
             shown = results.build(NAME, introduction.html(NAME, entry, is_here=True))
             copy_as_code.build(engine, NAME, shown)
@@ -110,13 +121,13 @@ def listen(
     places: passing_on.Places,
     chooser: gr.Tabs,
     visitor_id: gr.BrowserState,
-) -> None:
-    """Wire the tab. places: where its pictures can be brought."""
+) -> Any:
+    """Wire the tab. places: where its pictures can be brought. The answer's `.then` follows a run."""
     parts = here.results
-    run.listen_to_cancel(here.cancel, parts.status, here.running)
-    here.start.click(
+    stopping.listen_to_cancel(here.cancel, parts.status, here.running)
+    ran = here.start.click(
         _handler(engine, planner, here),
-        [visitor_id, top.model, here.image, *here.controls.values()],
+        [visitor_id, top.model, parts.shown, here.image, *here.controls.values()],
         [parts.status, here.start, here.cancel, here.running, *parts.of_picture],
         preprocess=False,
         concurrency_limit=None,
@@ -127,6 +138,7 @@ def listen(
         lambda model: _suited(engine, model), [top.model], list(own.values()), preprocess=False, queue=False, **_PRIVATE
     )
     passing_on.offer(parts, places, chooser)
+    return ran
 
 
 def _suited(engine: Engine, model: Any) -> list[Any]:
@@ -142,10 +154,10 @@ def _handler(engine: Engine, planner: Planner, here: UpscaleTab) -> Callable[...
     parts = here.results
 
     def make_larger(
-        request: gr.Request, visitor_id: Any, model: Any, image: Any, *held: Any
+        request: gr.Request, visitor_id: Any, model: Any, before: list[Shown], image: Any, *held: Any
     ) -> Iterator[dict[Any, Any]]:
         who = visitor.caller(visitor_id, request, engine.settings)
-        busy, idle = run.busy(here.start, here.cancel), run.idle(here.start, here.cancel)
+        busy, idle = stopping.busy(here.start, here.cancel), stopping.idle(here.start, here.cancel)
         try:
             pairs = zip(here.controls, held, strict=True)
             values = given({name: controls.request_value(NAME, name, value) for name, value in pairs})
@@ -154,9 +166,8 @@ def _handler(engine: Engine, planner: Planner, here: UpscaleTab) -> Callable[...
             jobs = Jobs()
             yield {
                 parts.status: status_line.running("Sending …"),
-                parts.compare: gr.update(visible=False),
-                parts.picture: gr.update(visible=True),
-                here.running: run.Stop(jobs),
+                here.running: stopping.Stop(jobs),
+                **results.hide(parts),
                 **busy,
             }
             # A closed page closes this generator, and so that one, which cancels its jobs.
@@ -174,14 +185,13 @@ def _handler(engine: Engine, planner: Planner, here: UpscaleTab) -> Callable[...
                         **results.show(parts, shown, 0, engine.registry),
                         **idle,
                     }
+            return
         except JobCancelled:
-            yield {parts.status: status_line.ended("Cancelled."), **idle}
+            status = status_line.ended("Cancelled.")
         except PlaygroundError as error:
-            yield {
-                parts.status: status_line.failed(str(error), getattr(error, "field", None)),
-                **idle,
-            }
+            status = status_line.failed(str(error), getattr(error, "field", None))
         except Exception:
-            yield {parts.status: run.unexpected(NAME), **idle}
+            status = run.unexpected(NAME)
+        yield {parts.status: status, **results.show_again(parts, before, 0, engine.registry), **idle}
 
     return make_larger

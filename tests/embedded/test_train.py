@@ -51,6 +51,7 @@ from sd_demo.embedded.train_vae import (
 from sd_demo.embedded.training_folder import Settings, latents_of
 from sd_demo.embedded.training_state import Stage
 from sd_demo.embedded.vocabulary import OBJECT_WORDS
+from sd_demo.errors import InvalidRequest
 
 TINY = {"device": "cpu", "dtype": "float32", "pictures": 4, "held_out": 2, "batch_size": 2}
 
@@ -101,7 +102,7 @@ def test_a_training_goes_on_from_weights(trained: tuple[Path, Path], tmp_path: P
     for part in ("vae", "unet"):
         file = f"{part}/diffusion_pytorch_model.safetensors"
         assert (tmp_path / "same" / file).read_bytes() == (folder / file).read_bytes()
-    with pytest.raises(ValueError, match="empty work folder"):
+    with pytest.raises(InvalidRequest, match="empty work folder"):
         training.train(minutes=0.0, work=work, start=folder, **TINY)
 
 
@@ -109,12 +110,12 @@ def test_a_training_goes_on_from_weights(trained: tuple[Path, Path], tmp_path: P
     "wrong", [{"stage": "vea"}, {"device": "tpu"}, {"dtype": "float8"}, {"minutes": float("nan")}, {"pictures": 0}]
 )
 def test_wrong_settings_are_refused_in_one_sentence(tmp_path: Path, wrong: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match=r"choose|or more"):
+    with pytest.raises(InvalidRequest, match=r"choose|or more"):
         training.train(work=tmp_path, **wrong)  # type: ignore[arg-type]
 
 
 def test_a_stage_without_the_one_before_says_so(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="vae"):
+    with pytest.raises(InvalidRequest, match="vae"):
         training.train(work=tmp_path, minutes=0.005, stage="decoder", **TINY)
 
 

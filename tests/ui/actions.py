@@ -16,6 +16,14 @@ def go_to(page: Page, task: str) -> None:
     expect(page.locator(f"#{task}-generate")).to_be_visible()
 
 
+def choose_model(page: Page, words: str) -> None:
+    """Type into the chooser of models, as it calls them."""
+    box = page.locator("#model input")
+    box.fill(words)
+    box.press("Enter")
+    box.blur()
+
+
 def write_prompt(page: Page, task: str, text: str) -> None:
     """Fill the prompt in."""
     page.locator(f"#{task}-prompt textarea").fill(text)

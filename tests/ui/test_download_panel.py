@@ -17,6 +17,7 @@ from sd_demo.settings import Settings
 from tests.fake_engine import FakeEngine
 from tests.hub_server import TOKEN, LocalHub, serve
 from tests.test_hub import REPO, write_model
+from tests.ui.actions import choose_model
 from tests.ui.conftest import make_examples, open_page
 
 pytestmark = pytest.mark.browser
@@ -55,13 +56,6 @@ def page(context: BrowserContext, engine: FakeEngine, hub: LocalHub, tmp_path: P
     _, url, _ = built.launch(server_port=None, prevent_thread_lock=True)
     yield open_page(context, url)
     built.close(verbose=False)
-
-
-def choose_model(page: Page, words: str) -> None:
-    box = page.locator("#model input")
-    box.fill(words)
-    box.press("Enter")
-    box.blur()
 
 
 def test_a_model_is_offered_accepted_fetched_and_then_chosen_like_any_other(page: Page, engine: FakeEngine) -> None:
@@ -110,9 +104,12 @@ def test_a_download_is_stopped_and_goes_on(page: Page, engine: FakeEngine, hub: 
     page.locator("#get-model-start").click()
     status = page.locator("#get-model-status")
     expect(status).to_contain_text(" of 2.9 MiB")
+    choose_model(page, "Picture-book")  # which goes on working; the download does too, and can be stopped
+    expect(page.locator("#get-model-cancel")).to_be_enabled()
     page.locator("#get-model-cancel").click()
     expect(status).to_contain_text("What has come is kept")
     expect(page.locator("#get-model-start")).to_have_text("Go on")
+    choose_model(page, REPO)
     hub.fault = None
     page.locator("#get-model-start").click()
     expect(page.locator("#get-model")).to_be_hidden()

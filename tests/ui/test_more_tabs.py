@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from sd_demo.outputs import SHEET_KEY
 from tests.http_api import HttpApi
 from tests.receipts import make_receipt
-from tests.ui.actions import fetch, generate, set_number, write_prompt
+from tests.ui.actions import choose_model, fetch, generate, set_number, write_prompt
 from tests.ui.conftest import DESKTOP, PATIENCE_MS, Served, open_page
 
 pytestmark = pytest.mark.browser
@@ -120,6 +120,23 @@ def test_compare_shows_a_sheet_and_every_picture(page: Page) -> None:
     page.locator("#compare-start").click()
     expect(page.locator("#compare-status")).to_contain_text("'x' is no number")
     expect(page.locator("#compare-start")).to_be_enabled()
+
+
+def test_a_comparison_follows_the_model_and_the_keys(fresh_page: Page, served: Served) -> None:
+    page = fresh_page
+    choose_model(page, "Stable Diffusion 1.5 (not here yet)")
+    open_tab(page, "Compare")
+    page.locator("#compare-x-values input, #compare-x-values textarea").fill("2, 4")
+    page.locator("#compare-prompt textarea").fill("a red ball")
+    page.locator("#compare-prompt textarea").press("Enter")
+    expect(page.locator("#compare-status")).to_contain_text("Done: 2 pictures")
+    assert {(job.request.width, job.request.num_inference_steps) for job in served.engine.jobs[-2:]} == {(512, 25)}
+    served.engine.step_s = 5.0
+    page.locator("#compare-prompt textarea").press("Enter")
+    expect(page.locator("#compare-status")).to_contain_text("of 2 pictures")
+    page.keyboard.press("Escape")
+    expect(page.locator("#compare-status")).to_contain_text("Cancelled")
+    served.engine.step_s = 0.02
 
 
 def test_cancel_stops_a_comparison(page: Page, served: Served) -> None:

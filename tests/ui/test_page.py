@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import pytest
+from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from sd_demo.receipt import read_receipt
-from tests.ui.actions import fetch, generate, go_to, is_done, mark_status, set_number, shown_picture, write_prompt
+from tests.ui.actions import (
+    choose_model,
+    fetch,
+    generate,
+    go_to,
+    is_done,
+    mark_status,
+    set_number,
+    shown_picture,
+    write_prompt,
+)
 from tests.ui.conftest import DESKTOP, Served, open_page
 
 pytestmark = pytest.mark.browser
@@ -96,9 +107,17 @@ def test_every_field_reaches_the_request(fresh_page: Page, served: Served) -> No
 
 @pytest.mark.parametrize("how", ["button", "Escape"])
 def test_cancel_ends_the_run_and_the_next_one_works(page: Page, served: Served, how: str) -> None:
+    write_prompt(page, TASK, "a green tree")
+    set_number(page, TASK, "num_inference_steps", "2")
+    generate(page, TASK)
+    before = read_receipt(shown_picture(page, TASK)).done.seed
+    write_prompt(page, TASK, "a red house")
     slow_down(served, page)
     page.locator(f"#{TASK}-generate").click()
     expect(page.locator(f"#{TASK}-status")).to_contain_text("Step")
+    expect(page.locator(f"#{TASK}-picture img")).to_have_attribute("alt", "in progress: a red house")
+    expect(page.locator(f"#{TASK}-receipt")).to_be_hidden()
+    expect(page.locator(f"#{TASK}-use-as-input")).to_be_hidden()
     if how == "button":
         page.locator(f"#{TASK}-cancel").click()
     else:
@@ -106,9 +125,57 @@ def test_cancel_ends_the_run_and_the_next_one_works(page: Page, served: Served, 
     expect(page.locator(f"#{TASK}-status")).to_contain_text("Cancelled")
     assert served.engine.jobs[-1].is_cancelled.is_set()
     expect(page.locator(f"#{TASK}-cancel")).to_be_disabled()
+    expect(page.locator(f"#{TASK}-picture img")).to_have_attribute("alt", "a green tree")
+    assert read_receipt(shown_picture(page, TASK)).done.seed == before, "the run before stands there again"
+    expect(page.locator(f"#{TASK}-receipt")).to_contain_text(f"seed {before}")
     served.engine.step_s = 0.01
     set_number(page, TASK, "num_inference_steps", "2")
     generate(page, TASK)
+
+
+def test_a_run_without_a_picture_leaves_none_where_there_was_none(fresh_page: Page, served: Served) -> None:
+    page = fresh_page
+    slow_down(served, page)
+    page.locator(f"#{TASK}-generate").click()
+    expect(page.locator(f"#{TASK}-picture img")).to_be_visible()
+    page.locator(f"#{TASK}-cancel").click()
+    expect(page.locator(f"#{TASK}-status")).to_contain_text("Cancelled")
+    expect(page.locator(f"#{TASK}-picture img")).to_have_count(0)
+    served.engine.step_s = 0.01
+
+
+def test_an_example_waits_for_the_run_in_progress(page: Page, served: Served) -> None:
+    write_prompt(page, TASK, "a green tree")
+    slow_down(served, page)
+    page.locator(f"#{TASK}-generate").click()
+    expect(page.locator(f"#{TASK}-status")).to_contain_text("Step")
+    job, count = served.engine.jobs[-1], len(served.engine.jobs)
+    page.locator(f"#{TASK}-examples button").filter(has=page.locator("img")).first.click()
+    expect(page.get_by_text("A picture is in progress here; wait for it, or cancel it first.")).to_be_visible()
+    expect(page.locator(f"#{TASK}-prompt textarea")).to_have_value("a green tree")
+    page.locator(f"#{TASK}-cancel").click()
+    expect(page.locator(f"#{TASK}-status")).to_contain_text("Cancelled")
+    assert job.is_cancelled.is_set()
+    assert len(served.engine.jobs) == count
+    served.engine.step_s = 0.01
+    set_number(page, TASK, "num_inference_steps", "2")
+
+
+def test_a_deleted_picture_takes_none_of_its_run_along(fresh_page: Page, served: Served) -> None:
+    page = fresh_page
+    set_number(page, TASK, "num_images_per_prompt", "3")
+    generate(page, TASK)
+    made = sorted(served.folder.rglob("*.png"), key=lambda path: path.stat().st_mtime_ns)[-3:]
+    first = read_receipt(shown_picture(page, TASK)).done.seed
+    for path in made:
+        with Image.open(path) as image:
+            is_first = read_receipt(image).done.seed == first
+        if is_first:
+            path.unlink()
+    page.locator(f"#{TASK}-gallery button").nth(1).click()
+    expect(page.locator(f"#{TASK}-receipt")).to_contain_text(f"seed {first + 1}")
+    page.locator(f"#{TASK}-gallery button").nth(0).click()
+    expect(page.locator(f"#{TASK}-notes")).to_contain_text("no longer here")
 
 
 def test_a_closed_page_cancels_its_job(context: BrowserContext, served: Served) -> None:
@@ -179,6 +246,24 @@ def test_settings_and_pictures_survive_a_reload(fresh_page: Page) -> None:
     expect(page.locator(f"#{TASK}-prompt textarea")).to_have_value("a blue boat")
     expect(page.locator(f"#{TASK}-num_inference_steps input[type=number]")).to_have_value("4")
     assert read_receipt(shown_picture(page, TASK)).done.seed == seed
+
+
+def test_the_model_survives_a_reload_with_the_settings_that_suit_it(fresh_page: Page) -> None:
+    page = fresh_page
+    kept = "localStorage.getItem('sd-demo-model')"
+    before = page.evaluate(kept)
+    choose_model(page, "Stable Diffusion 1.5 (not here yet)")
+    page.wait_for_function(f"before => {kept} !== before", arg=before)
+    for _ in range(2):
+        expect(page.locator(f"#{TASK}-width input").first).to_have_value("512")
+        expect(page.locator(f"#{TASK}-num_inference_steps input[type=number]")).to_have_value("25")
+        page.reload()
+        expect(page.locator("#model input")).to_have_value("Stable Diffusion 1.5 (not here yet)")
+    write_prompt(page, TASK, "a red house")
+    generate(page, TASK)
+    assert read_receipt(shown_picture(page, TASK)).asked["model"] == "sd-1.5"
+    choose_model(page, "Picture-book (embedded)")
+    expect(page.locator(f"#{TASK}-num_inference_steps input[type=number]")).to_have_value("20")
 
 
 def test_two_visitors_never_see_each_other(browser: Browser, served: Served) -> None:

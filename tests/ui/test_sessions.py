@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from sd_demo.outputs import Outputs
-from sd_demo.ui import blocks, lesson, run, sessions
+from sd_demo.ui import blocks, lesson, sessions, stopping
 from sd_demo.ui.sessions import Session, Sessions
 from tests.fake_engine import FakeEngine
 
@@ -108,9 +108,9 @@ def test_a_finished_run_leaves_no_picture_in_the_states(
     for updates in generate.fn(gr.Request(), None, *given, drawn):
         states = {one: value for one, value in updates.items() if isinstance(one, gr.State)}
         held |= {one._id: value for one, value in states.items()}
-        job = next((value for value in states.values() if isinstance(value, run.Stop)), job)
+        job = next((value for value in states.values() if isinstance(value, stopping.Stop)), job)
         last = updates
-    assert isinstance(job, run.Stop)
+    assert isinstance(job, stopping.Stop)
     assert not any(isinstance(one, Image.Image) for value in held.values() for one in _within(value))
     (compare,) = [one for one in last if one.elem_id == "inpaint-compare"]
     with Image.open(last[compare]["value"][0]) as before:

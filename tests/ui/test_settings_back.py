@@ -95,7 +95,7 @@ def test_settings_that_are_another_models_defaults_stay_as_they_were_restored(
     for follow in followers:
         names = [one.elem_id.removeprefix(f"{TASK}-") for one in follow.inputs[2:]]
         after = follow.fn(of_picture, by_component[follow.inputs[1]._id], *(values[name] for name in names))
-        for name, update in zip(names, after[:-1], strict=True):
+        for name, update in zip(names, after[1:-1], strict=True):
             assert update == gr.skip() or update == values[name], name
 
 
@@ -130,12 +130,14 @@ def test_a_lora_in_the_picker_is_read_as_it_was_written() -> None:
 
 def test_an_example_is_filled_in_as_it_suits_the_chosen_model(page: blocks.Page) -> None:
     fill = handlers(page, "fill")[0]
-    assert [one.elem_id for one in fill.inputs] == ["model"]
+    assert fill.inputs[0].elem_id == "model"
     for model in ("sd-1.5", "picture-book"):
         entry = page.engine.defaults(model)
-        values = held(fill.fn(model, gr.SelectData(None, {"index": 0, "value": ""})))
+        values = held(fill.fn(model, None, gr.SelectData(None, {"index": 0, "value": ""})))
         assert (values["num_inference_steps"], values["width"]) == (entry.num_inference_steps, entry.native_size)
-    assert held(fill.fn("gone", gr.SelectData(None, {"index": 0, "value": ""}))), "the run then says that it is gone"
+    assert held(fill.fn("gone", None, gr.SelectData(None, {"index": 0, "value": ""}))), (
+        "the run then says that it is gone"
+    )
 
 
 def test_only_schedulers_that_can_run_are_offered(page: blocks.Page) -> None:
@@ -157,3 +159,14 @@ def test_a_remembered_sheet_fits_the_pictures_that_it_was_chosen_for() -> None:
     assert controls.acceptable(TASK, {**kept, "num_images_per_prompt": 16, "keep_best": "5"})["grid"] == "2x3"
     assert "grid" not in controls.acceptable(TASK, {**kept, "grid": "2x2"})
     assert "grid" not in controls.acceptable(TASK, {**kept, "grid": "2 by 3"})
+
+
+def test_a_name_that_is_no_model_leaves_controls_with_the_model_that_they_follow(page: blocks.Page) -> None:
+    follow = next(one for one in handlers(page, "follow") if one.outputs[1].elem_id == f"{TASK}-num_inference_steps")
+    fields = [one.elem_id.removeprefix(f"{TASK}-") for one in follow.inputs[2:]]
+    book, best = page.engine.defaults("picture-book"), page.engine.defaults("sd-1.5")
+    shown = [controls.default_value(TASK, name, book) for name in fields]
+    assert all(update == gr.skip() for update in follow.fn("nope", "picture-book", *shown))
+    chosen, *after, _ = follow.fn("sd-1.5", "picture-book", *shown)
+    assert chosen == "sd-1.5"
+    assert after == [controls.default_value(TASK, name, best) for name in fields]
