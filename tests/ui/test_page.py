@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Page, expect
@@ -176,6 +178,13 @@ def test_a_deleted_picture_takes_none_of_its_run_along(fresh_page: Page, served:
     expect(page.locator(f"#{TASK}-receipt")).to_contain_text(f"seed {first + 1}")
     page.locator(f"#{TASK}-gallery button").nth(0).click()
     expect(page.locator(f"#{TASK}-notes")).to_contain_text("no longer here")
+
+
+def test_the_header_tells_the_state_after_a_run(page: Page, served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    status = replace(served.engine.status(), memory_mib=4321.0)
+    monkeypatch.setattr(served.engine, "status", lambda: status)
+    generate(page, TASK)
+    expect(page.locator("#state")).to_contain_text("4,321 MiB")
 
 
 def test_a_closed_page_cancels_its_job(context: BrowserContext, served: Served) -> None:
