@@ -124,8 +124,11 @@ def test_compare_shows_a_sheet_and_every_picture(page: Page) -> None:
 
 def test_a_comparison_follows_the_model_and_the_keys(fresh_page: Page, served: Served) -> None:
     page = fresh_page
-    choose_model(page, "Stable Diffusion 1.5 (not here yet)")
     open_tab(page, "Compare")
+    page.locator("#compare-common > button").click()
+    choose_model(page, "Stable Diffusion 1.5 (not here yet)")
+    expect(page.locator("#compare-width input").first).to_have_value("512")
+    expect(page.locator("#compare-num_inference_steps input[type=number]")).to_have_value("25")
     page.locator("#compare-x-values input, #compare-x-values textarea").fill("2, 4")
     page.locator("#compare-prompt textarea").fill("a red ball")
     page.locator("#compare-prompt textarea").press("Enter")
