@@ -69,6 +69,12 @@ def cores_taken(before: tuple[float, float], now: tuple[float, float]) -> float:
     return (all_now - all_before) - (own_now - own_before)
 
 
+def is_crowd(taken: float, room: int, *, is_crowded: bool) -> bool:
+    """Whether helpers should sleep where others have `taken` cores and `room` are spare; is_crowded: they do so far."""
+    limit = CROWDED_ABOVE * 2 / 3 if is_crowded else CROWDED_ABOVE  # apart, so as not to waver
+    return taken - room > limit
+
+
 class _Watch:
     """A thread that sees who has the cores while somebody here computes, and keeps an idle team when others do."""
 
@@ -101,8 +107,7 @@ class _Watch:
             start, before = time.monotonic(), _core_seconds(cores)
             time.sleep(_LOOK_EVERY_S)
             taken = cores_taken(before, _core_seconds(cores)) / (time.monotonic() - start)
-            limit = CROWDED_ABOVE * 2 / 3 if self.is_crowded else CROWDED_ABOVE  # apart, so as not to waver
-            self._change(taken - room > limit)
+            self._change(is_crowd(taken, room, is_crowded=self.is_crowded))
 
     def _change(self, is_crowded: bool) -> None:
         if is_crowded and not self.is_crowded:  # a team of one more than the cores, which has nothing to do

@@ -5,18 +5,23 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import weakref
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from sd_demo import bench as bench_module
 from sd_demo.bench import Bench
+from sd_demo.cli import main
 from sd_demo.engine import Engine
+from sd_demo.errors import DeviceFailure
 from sd_demo.exactness import cudnn, last_latents, latent_errors
 from sd_demo.known_models import EMBEDDED_FOLDER
+from sd_demo.registry import Registry
 from sd_demo.settings import Settings
 
 pytestmark = pytest.mark.timeout(600)
@@ -42,6 +47,43 @@ def test_bench_prints_its_report(tmp_path: Path) -> None:
     written = page.read_text(encoding="utf-8")
     assert "`python -m sd_demo bench --model picture-book --size 64 --steps 2`" in written
     assert f"| C over A, C over B | {ratios['c_over_a']}, {ratios['c_over_b']} |" in written
+
+
+def test_theirs_are_gone_before_the_exact_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, made, living = Bench._plain, [], []
+
+    def watched(bench: Bench, dtype: torch.dtype) -> Any:
+        living.append(sum(unet() is not None for unet in made))
+        pipe = plain(bench, dtype)
+        made.append(weakref.ref(pipe.unet))
+        return pipe
+
+    monkeypatch.setattr(Bench, "_plain", watched)
+    monkeypatch.setattr(Bench, "_together", lambda *_: {"images_per_s": 1.0})
+    Bench(EMBEDDED_FOLDER, size=64, steps=1, repeats=1, device="cpu").run()
+    assert living == [0, 1, 0], "A, then B beside it, then the exact run alone"
+
+
+def test_a_model_that_is_not_here_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SD_DEMO_DATA_DIR", str(tmp_path))
+    assert main(["bench", "--model", "sd-1.5"]) == 1
+    assert "is not here; fetch it with python -m sd_demo download sd-1.5" in capsys.readouterr().err
+    assert main(["bench", "--model", "nope"]) == 2
+
+
+def test_weights_that_were_downloaded_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, asked = tmp_path / "weights", []
+    monkeypatch.setattr(Registry, "weights", lambda registry, entry: folder)
+
+    def stop(folder: Path, **_: Any) -> None:
+        asked.append(folder)
+        raise DeviceFailure("enough")
+
+    monkeypatch.setattr(bench_module, "Bench", stop)
+    assert main(["bench", "--model", "sd-1.5"]) == 1
+    assert asked == [folder]
 
 
 def test_ours_is_measured_after_everything_was_compiled(monkeypatch: pytest.MonkeyPatch) -> None:

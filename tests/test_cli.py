@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,13 @@ import pytest
 from PIL import Image
 
 from sd_demo import cli
-from sd_demo.cli import generate, main
+from sd_demo.cli import generate, main, train_lora
 from sd_demo.events import Step
 from sd_demo.outputs import Outputs
 from sd_demo.receipt import read_receipt_file
 from sd_demo.requests import PICTURE_FIELDS, REQUESTS
 from sd_demo.settings import Settings
+from sd_demo.training_events import TrainingCancelled
 from tests.fake_engine import FakeEngine
 from tests.receipts import make_receipt
 
@@ -253,6 +254,37 @@ def test_progress_is_told_where_somebody_is_looking(
     for words in ("waiting, number 1", "reading the prompt", "step 1 / 4", "step 4 / 4", "making pixels"):
         assert words in err
     assert err.endswith("\x1b[K"), "the line is cleared at the end"
+
+
+@pytest.mark.parametrize(
+    "wrong", [["--minutes=-1"], ["--stage", "unet-256", "--minutes", "1", "--pictures", "1"], ["--pictures", "0"]]
+)
+def test_a_training_that_cannot_begin_says_why(command: Command, wrong: list[str], tmp_path: Path) -> None:
+    code, out, err = command("embedded", "train", "--work", str(tmp_path / "work"), *wrong)
+    assert (code, out) == (2, "")
+    assert is_one_sentence(err.splitlines()[-1] + "\n"), "after what the training logs"
+
+
+@pytest.mark.parametrize(
+    ("can_go_on", "words"), [(True, "go on with --resume, robot.training holds the state"), (False, "nothing was kept")]
+)
+def test_a_training_that_is_stopped_says_what_is_left_of_it(
+    capsys: pytest.CaptureFixture[str], can_go_on: bool, words: str
+) -> None:
+    class Training:
+        is_cancelled = False
+
+        def cancel(self) -> None:
+            self.is_cancelled = True
+
+        def events(self) -> Iterator[object]:
+            if not self.is_cancelled:
+                raise KeyboardInterrupt
+            yield TrainingCancelled(0, can_go_on)
+
+    with pytest.raises(KeyboardInterrupt):
+        train_lora._wait(Training(), Path("robot.safetensors"))  # type: ignore[arg-type]
+    assert words in capsys.readouterr().err
 
 
 def test_show_prints_the_receipt(command: Command, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,25 @@ from PIL import Image
 
 from sd_demo.engine import Engine
 from sd_demo.image_difference import psnr
+from sd_demo.loaded_model import LoadedModel
 from sd_demo.requests import parse_request
 from sd_demo.settings import Settings
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    """A started engine of the embedded model, whose latents and pictures repeat to the last bit."""
+    engine = Engine(Settings(device="cpu", dtype="float32", attention="sdpa", output_dir=tmp_path))
+    engine.start()
+    yield engine
+    engine.close()
+
+
+def model_of(engine: Engine) -> LoadedModel:
+    """The one that has drawn."""
+    model = engine._manager.current
+    assert model is not None
+    return model
 
 
 def draw(engine: Engine) -> tuple[Image.Image, Any]:
@@ -23,13 +41,10 @@ def draw(engine: Engine) -> tuple[Image.Image, Any]:
 
 
 def test_a_picture_too_large_for_the_memory_is_decoded_in_tiles(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = Engine(Settings(device="cpu", dtype="float32", attention="sdpa", output_dir=tmp_path))
-    engine.start()
     whole, _ = draw(engine)
-    model = engine._manager.current
-    assert model is not None
+    model = model_of(engine)
     vae, decode = model.vae, model.vae.decode
 
     def small_memory(latents: torch.Tensor, **options: Any) -> Any:
@@ -41,7 +56,6 @@ def test_a_picture_too_large_for_the_memory_is_decoded_in_tiles(
     tiled, receipt = draw(engine)
     monkeypatch.undo()
     again, plain = draw(engine)
-    engine.close()
     assert "decoded in tiles, because the memory was too small for the whole" in receipt.notes
     assert psnr(tiled, whole) > 20, "the same picture, but for seams"
     assert tiled.size == whole.size
@@ -50,13 +64,10 @@ def test_a_picture_too_large_for_the_memory_is_decoded_in_tiles(
 
 
 def test_what_is_held_only_to_be_faster_goes_before_tiles_and_parts_are_tried(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = Engine(Settings(device="cpu", dtype="float32", attention="sdpa", output_dir=tmp_path))
-    engine.start()
     whole, _ = draw(engine)
-    model = engine._manager.current
-    assert model is not None
+    model = model_of(engine)
     held: list[str] = []
     decode = model.vae.decode
     rows: list[int] = []
@@ -88,20 +99,16 @@ def test_what_is_held_only_to_be_faster_goes_before_tiles_and_parts_are_tried(
     rows[:] = [2] * 3
     last, _ = draw(engine)
     monkeypatch.undo()
-    engine.close()
     for picture in (again, last):
         assert np.array_equal(np.asarray(picture), np.asarray(whole))
     assert receipt.done.retries == []
 
 
-def test_rows_that_do_not_fit_together_run_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = Engine(Settings(device="cpu", dtype="float32", attention="sdpa", output_dir=tmp_path))
-    engine.start()
+def test_rows_that_do_not_fit_together_run_in_parts(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     values = {"prompt": "a red house", "num_inference_steps": 3, "seed": 3, "width": 64, "height": 64}
     request = parse_request("text_to_image", values | {"num_images_per_prompt": 3})
     whole = engine.submit(request).result(120).images
-    model = engine._manager.current
-    assert model is not None
+    model = model_of(engine)
     forward = model.unet.forward
 
     def small_memory(rows: torch.Tensor, *arguments: Any, **options: Any) -> Any:
@@ -111,7 +118,6 @@ def test_rows_that_do_not_fit_together_run_in_parts(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(model.unet, "forward", small_memory)
     parted = engine.submit(request).result(120).images
-    engine.close()
     for one, other in zip(parted, whole, strict=True):
         assert psnr(one.image, other.image) > 50, "the same picture"
         assert one.receipt.done.retries == [

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 
 from sd_demo import lora_training as training_module
 from sd_demo.cli import main
-from sd_demo.errors import DeviceFailure, InvalidRequest, JobCancelled, OutputFailed
+from sd_demo.errors import DeviceFailure, InvalidRequest, JobCancelled, OutOfMemory, OutputFailed
 from sd_demo.known_models import EMBEDDED, EMBEDDED_FOLDER
 from sd_demo.loaded_model import LoadedModel
 from sd_demo.lora import fit_lora, put_on, read_lora, take_off
@@ -311,6 +311,17 @@ def test_a_loss_that_is_no_number_is_said(folder: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(LoraTrainer, "_weights", lambda *_: torch.tensor(float("nan")))
     training, _ = trained(folder)
     with pytest.raises(DeviceFailure, match="lower learning_rate"):
+        training.result()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("FIND was unable to find an engine"), MemoryError()],
+)
+def test_memory_that_runs_out_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    monkeypatch.setattr(LoraTrainer, "step", lambda *_: (_ for _ in ()).throw(error))
+    training, _ = trained(folder)
+    with pytest.raises(OutOfMemory, match="try gradient_checkpointing"):
         training.result()
 
 

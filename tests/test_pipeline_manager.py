@@ -221,11 +221,14 @@ def test_several_models_stay_where_the_memory_allows_it(settings: Settings, root
     assert loads == [one, two, file, two], "the one used longest ago goes first"
 
 
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("CUBLAS_STATUS_ALLOC_FAILED"), MemoryError()]
+)
 def test_memory_that_runs_out_while_loading_is_said(
-    manager: PipelineManager, root: Path, monkeypatch: pytest.MonkeyPatch
+    manager: PipelineManager, root: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     def out_of_memory(*_: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise error
 
     with monkeypatch.context() as patch:
         patch.setattr(pipeline_manager, "place", out_of_memory)

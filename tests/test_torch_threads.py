@@ -18,7 +18,17 @@ from sd_demo import torch_threads
 from sd_demo.engine import Engine
 from sd_demo.requests import parse_request
 from sd_demo.settings import Settings
-from sd_demo.torch_threads import _core_seconds, _cores, _library, _watch, at_work, cores_taken, rest
+from sd_demo.torch_threads import (
+    CROWDED_ABOVE,
+    _core_seconds,
+    _cores,
+    _library,
+    _watch,
+    at_work,
+    cores_taken,
+    is_crowd,
+    rest,
+)
 from sd_demo.turns import Turns
 
 TASKS = Path("/proc/self/task")
@@ -131,16 +141,26 @@ def test_an_idle_team_is_kept_while_others_want_the_cores_and_somebody_computes(
         assert watch is not None
         assert eventually(lambda: not watch.is_crowded)
         before = helpers()
-        others[0] = float(len(_cores()))
+        others[0] = 100.0 * len(_cores())
         assert eventually(lambda: watch.is_crowded)
         assert helpers() - before == len(_cores()), "with the thread that keeps them one more than the cores"
         others[0] = 0.0
         assert eventually(lambda: not watch.is_crowded)
         assert helpers() == before
-        others[0] = float(len(_cores()))
+        others[0] = 100.0 * len(_cores())
         assert eventually(lambda: watch.is_crowded)
     assert eventually(lambda: not watch.is_crowded), "others go on, but nobody here computes"
     assert helpers() == before
+
+
+def test_a_little_work_beside_is_no_crowd_and_a_crowd_does_not_waver() -> None:
+    for room in (0, 8):  # cores that no helper needs
+        limit = room + CROWDED_ABOVE
+        assert not is_crowd(0.0, room, is_crowded=False)
+        assert not is_crowd(0.95 * limit, room, is_crowded=False)
+        assert is_crowd(1.05 * limit, room, is_crowded=False)
+        assert is_crowd(room + 0.9 * CROWDED_ABOVE, room, is_crowded=True)
+        assert not is_crowd(room + 0.5 * CROWDED_ABOVE, room, is_crowded=True)
 
 
 @needs_teams

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from sd_demo.cli.generate import known
 from sd_demo.cli.parser import Parser
 from sd_demo.errors import ModelUnavailable
 from sd_demo.registry import EMBEDDED, Registry
@@ -47,9 +48,9 @@ def _measure(options: Any, scratch: Path) -> dict[str, Any]:
 
         folder, native, steps = save(options.model.removeprefix(RANDOM), scratch / "model"), 512, 50
     else:
-        registry = Registry.of(Settings.read([]))
-        entry = registry.get(options.model)
-        weights = registry.weights(entry)
+        settings = Settings.read([])
+        entry = known(options.model, settings)
+        weights = Registry.of(settings).weights(entry)
         if weights is None:
             raise ModelUnavailable(f"{entry.title} is not here; fetch it with python -m sd_demo download {entry.name}.")
         folder, native, steps = weights, entry.native_size, entry.num_inference_steps

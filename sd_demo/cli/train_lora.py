@@ -9,10 +9,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from sd_demo.cli.generate import known
 from sd_demo.cli.parser import Parser, flag, number
-from sd_demo.errors import InvalidRequest, ModelUnavailable
 from sd_demo.known_models import EMBEDDED
-from sd_demo.registry import Registry
 from sd_demo.settings import Settings
 from sd_demo.training_events import (
     Checkpoint,
@@ -37,10 +36,7 @@ def run(arguments: list[str]) -> int:
     is_json, device = options.pop("json"), options.pop("device")
     request = parse_training(options)
     settings = Settings.read([f"--device={device}"] if device else [])
-    try:
-        entry = Registry(models_dir=settings.models_dir).get(request.model or EMBEDDED)
-    except ModelUnavailable as error:
-        raise InvalidRequest(str(error), "model") from None
+    entry = known(request.model or EMBEDDED, settings)
     read_pictures(request)  # said before torch is loaded
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     from sd_demo.lora_training import LoraTraining

@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -113,7 +114,7 @@ def _autocast(device: torch.device, dtype: str) -> torch.dtype | None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command, with its arguments (default: those of the process)."""
+    """The command, with its arguments (default: those of the process). Raises InvalidRequest as `train` does."""
     parser = argparse.ArgumentParser(
         prog="python -m sd_demo.embedded.train", description=(__doc__ or "").split("\n")[0]
     )
@@ -128,12 +129,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--pictures", type=int, default=12_000, help="how many are rendered at each size (12000)")
     parser.add_argument("--batch-size", type=int, help="rows of a UNet step (by device)")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    try:
-        folder = train(**vars(parser.parse_args(arguments)))
-    except InvalidRequest as error:
-        parser.error(str(error))
+    folder = train(**vars(parser.parse_args(arguments)))
     LOGGER.info("written: %s", folder)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except InvalidRequest as error:
+        LOGGER.error("%s", error)
+        sys.exit(2)

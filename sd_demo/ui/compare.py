@@ -56,7 +56,7 @@ def build(engine: Engine) -> CompareTab:
             axes = [part for axis in FIRST for part in _axis(axis)]
             gr.HTML(f'<p class="tokens">{HELP}</p>', js_on_load=None)
             with gr.Row(elem_classes=["go"]):
-                start = stopping.start_button(NAME, TITLE)
+                start = stopping.start_button(f"{NAME}-start", TITLE)
                 cancel = stopping.cancel_button(NAME)
         with gr.Column(elem_classes=["area-show"]):
             sheet = gr.Image(

@@ -21,7 +21,7 @@ from sd_demo.errors import PlaygroundError
 from sd_demo.requests import AnyRequest, Inpaint, parse_request
 from sd_demo.ui import controls, results, status_line, visitor
 from sd_demo.ui.results import Results, Shown
-from sd_demo.ui.stopping import CANCEL, Stop, refuse_second
+from sd_demo.ui.stopping import Stop, busy, idle, refuse_second
 from sd_demo.ui.uploads import given
 
 if TYPE_CHECKING:
@@ -157,15 +157,15 @@ def _started(tab: Tab) -> dict[Any, Any]:
         tab.results.status: status_line.running("Sending …"),
         **results.hide(tab.results),
         tab.sheet: gr.update(visible=False),
+        **busy(tab.generate, tab.cancel),
         tab.generate: gr.update(value="Generating …", interactive=False),
-        tab.cancel: gr.update(interactive=True),
     }
 
 
 def _idle(tab: Tab) -> dict[Any, Any]:
     return {
+        **idle(tab.generate, tab.cancel),
         tab.generate: gr.update(value=GENERATE, interactive=True),
-        tab.cancel: gr.update(value=CANCEL, interactive=False),
         tab.job: None,
     }
 

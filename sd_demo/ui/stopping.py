@@ -50,9 +50,9 @@ def listen_to_cancel(button: gr.Button, status: gr.HTML, running: gr.State) -> N
     button.click(cancel, [running], show_progress="hidden", queue=False, api_visibility="private")
 
 
-def start_button(task: str, title: str) -> gr.Button:
+def start_button(elem_id: str, title: str) -> gr.Button:
     """The button that begins a run of a tab; page.js presses it, and the next one, at keys."""
-    return gr.Button(title, variant="primary", elem_id=f"{task}-start", elem_classes=["generate"], scale=3)
+    return gr.Button(title, variant="primary", elem_id=elem_id, elem_classes=["generate"], scale=3)
 
 
 def cancel_button(task: str) -> gr.Button:

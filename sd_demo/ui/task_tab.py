@@ -33,9 +33,7 @@ def build(engine: Engine, task: str, build_inputs: BuildInputs | None = None) ->
             token_line = gr.HTML("", elem_id=f"{task}-tokens", elem_classes=["token-line"], js_on_load=None)
             made |= controls.make_all(task, ["negative_prompt"], entry)
             with gr.Row(elem_classes=["go"]):
-                generate = gr.Button(
-                    GENERATE, variant="primary", elem_id=f"{task}-generate", elem_classes=["generate"], scale=3
-                )
+                generate = stopping.start_button(f"{task}-generate", GENERATE)
                 cancel = stopping.cancel_button(task)
             estimate = gr.HTML("", elem_id=f"{task}-estimate", elem_classes=["estimate"], js_on_load=None)
             smaller = gr.Button("", visible=False, size="sm", elem_id=f"{task}-smaller")

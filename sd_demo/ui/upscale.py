@@ -100,7 +100,7 @@ def build(engine: Engine) -> UpscaleTab:
         with gr.Column(elem_classes=["area-ask"]):
             made = make("scale", "strength", "prompt")
             with gr.Row(elem_classes=["go"]):
-                start = stopping.start_button(NAME, TITLE)
+                start = stopping.start_button(f"{NAME}-start", TITLE)
                 cancel = stopping.cancel_button(NAME)
         with gr.Column(elem_classes=["area-show"]):
             shown = results.build(NAME, introduction.html(NAME, entry, is_here=True))
