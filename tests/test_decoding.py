@@ -69,14 +69,18 @@ def test_what_is_held_only_to_be_faster_goes_before_tiles_and_parts_are_tried(
     whole, _ = draw(engine)
     model = model_of(engine)
     held: list[str] = []
-    decode = model.vae.decode
-    rows: list[int] = []
+    calls: list[torch.Size] = []
 
-    def short_of(call: Any) -> Any:
-        def tried(*inputs: Any, **options: Any) -> Any:
+    def short_at(number: int, call: Any) -> Any:
+        """`call`, for which the memory is too small from its call `number` on, until what is held was spared."""
+
+        def tried(inputs: torch.Tensor, *others: Any, **options: Any) -> Any:
+            calls.append(inputs.shape)
+            if len(calls) == number:
+                held.append("recording")
             if held:
                 raise torch.OutOfMemoryError("CUDA out of memory")
-            return call(*inputs, **options)
+            return call(inputs, *others, **options)
 
         return tried
 
@@ -84,24 +88,21 @@ def test_what_is_held_only_to_be_faster_goes_before_tiles_and_parts_are_tried(
         was_compiled = False
 
         def __call__(self, unet: Any, latents: torch.Tensor, times: torch.Tensor, words: dict[str, Any]) -> Any:
-            rows.append(len(latents))
-            if len(rows) == 3:
-                held.append("recording")
-            return short_of(unet)(latents, times, **words, return_dict=False)[0]
+            return call(latents, times, **words, return_dict=False)[0]
 
+    call = short_at(3, model.unet)
     object.__setattr__(model, "captured", Recordings())  # as on a GPU
     monkeypatch.setattr(model.residence, "spare", lambda: bool(held and held.pop()))
     again, receipt = draw(engine)
-    assert set(rows) == {2}
-    assert len(rows) == 7, "six steps, one of them twice"
-    monkeypatch.setattr(model.vae, "decode", short_of(decode))
-    held.append("recording")
-    rows[:] = [2] * 3
-    last, _ = draw(engine)
-    monkeypatch.undo()
+    assert [shape[0] for shape in calls] == [2] * 7, "six steps, one of them twice, and whole"
+    object.__setattr__(model, "captured", None)
+    calls.clear()
+    monkeypatch.setattr(model.vae, "decode", short_at(1, model.vae.decode))
+    last, of_last = draw(engine)
+    assert [shape[-2:] for shape in calls] == [(40, 40)] * 2, "twice, and whole"
     for picture in (again, last):
         assert np.array_equal(np.asarray(picture), np.asarray(whole))
-    assert receipt.done.retries == []
+    assert receipt.done.retries == of_last.done.retries == []
 
 
 def test_rows_that_do_not_fit_together_run_in_parts(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
