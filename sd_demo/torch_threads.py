@@ -7,8 +7,8 @@ it sleeps instead (libgomp, gomp_throttled_spin_count_var). Which is right depen
 - Alone, sleeping takes twice the time for a picture: one look into a lesson, by a thread that keeps its team, would
   slow down every picture after it. So whoever is done sends its helpers home (`rest`).
 - Beside other programs, spinning takes up to thirteen times the time of sleeping (`python -m tests.crowded_bar`):
-  helpers use up on waiting what the system gives them, and are away when there is work. So while others want the cores, an idle team is kept (`at_work`), which makes
-  all of them sleep.
+  helpers use up on waiting what the system gives them, and are away when there is work. So while others want the
+  cores, an idle team is kept (`at_work`), which makes all of them sleep.
 """
 
 from __future__ import annotations
