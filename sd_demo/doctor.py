@@ -16,6 +16,7 @@ from huggingface_hub import constants
 from sd_demo import __version__
 from sd_demo.checkpoints import hash_of
 from sd_demo.errors import PlaygroundError
+from sd_demo.model_files import missing_in
 from sd_demo.pipeline_manager import PipelineManager
 from sd_demo.placement import ATTENTIONS, choose_device
 from sd_demo.registry import Registry, default_model, what_is_missing
@@ -153,11 +154,13 @@ def _try_attention(attention: str, settings: Settings, registry: Registry, model
         shape = (2, unet.config.in_channels, side, side)
         x = torch.ones(shape, device=place.device, dtype=place.dtype)
         words = torch.ones(2, 77, unet.config.cross_attention_dim, device=place.device, dtype=place.dtype)
+        # An upscaler is told how much noise its picture has.
+        labels = torch.zeros(2, dtype=torch.long, device=place.device) if unet.config.num_class_embeds else None
         milliseconds = []
         with torch.inference_mode():
             for _ in range(2):
                 start = time.perf_counter()
-                answer = loaded.residence.run("unet", lambda: unet(x, 500, words, return_dict=False)[0])
+                answer = loaded.residence.run("unet", lambda: unet(x, 500, words, labels, return_dict=False)[0])
                 is_finite = bool(torch.isfinite(answer).all())
                 milliseconds.append(1e3 * (time.perf_counter() - start))
     except Exception as error:  # a broken package may raise anything
@@ -173,6 +176,8 @@ def _model(registry: Registry, name: str) -> dict[str, Any]:
     about = {"name": name, "title": entry.title, "licence": entry.licence, "is_here": path is not None}
     if path is None:
         return about | {"state": f"not here; python -m sd_demo download {name} ({entry.download_mib:,} MiB)"}
+    if path.is_dir() and (lacking := missing_in(path)):
+        return about | {"path": str(path), "state": f"not whole: {path} lacks {', '.join(lacking)}"}
     try:
         return about | {"path": str(path), "hash": hash_of(path), "state": f"here, whole, in {path}"}
     except PlaygroundError as error:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from dataclasses import replace
 from typing import Any
 
 from sd_demo.denoising import advance
@@ -18,7 +17,7 @@ from sd_demo.events import Cancelled, Decoding, Encoding, Failed, Loading, Queue
 from sd_demo.fair_queue import FairQueue
 from sd_demo.finishing import finish, make_plan
 from sd_demo.gate import Gate
-from sd_demo.health import Health, Status, as_expected, device_bytes, is_fatal
+from sd_demo.health import Health, Status, as_expected, device_bytes, is_fatal, status_of
 from sd_demo.job import Job
 from sd_demo.lora_folder import find_lora
 from sd_demo.metrics import Metrics
@@ -27,7 +26,7 @@ from sd_demo.pipeline_manager import PipelineManager
 from sd_demo.placement import choose_device
 from sd_demo.preflight import estimate
 from sd_demo.prompts import TokenReport
-from sd_demo.registry import ModelEntry, Registry, check_request, default_model, what_is_missing
+from sd_demo.registry import EMBEDDED, ModelEntry, Registry, check_request, default_model, what_is_missing
 from sd_demo.requests import MAX_PROMPT_CHARACTERS, AnyRequest
 from sd_demo.running import Running, step_of
 from sd_demo.settings import Settings, writable_folder
@@ -133,14 +132,7 @@ class Engine:
         is_default = self._state == "ready" and not self.settings.model and entry.name == self._default
         note = what_is_missing(self.registry, has_gpu=self._has_gpu) if is_default else ""  # or fetched since
         state, message = "failed" if self._fault else self._state, self._fault or self._message or note
-        status = Status(entry.name, entry.title, state, message, queued=len(self._queue), running=busy)
-        if model is None:
-            return status
-        place = model.placement
-        return replace(
-            status, device=place.device.type, dtype=place.dtype_name, attention=place.attention,
-            memory_mib=model.weights_mib, is_settled=model.is_settled,
-        )  # fmt: skip
+        return status_of(model, Status(entry.name, entry.title, state, message, queued=len(self._queue), running=busy))
 
     def health(self) -> Health:
         """Whether this process can go on, and whether it takes jobs."""
@@ -185,12 +177,7 @@ class Engine:
         self._fail(left, DeviceFailure(self._fault))
 
     def _take_turns(self) -> None:
-        try:
-            self._manager.get(self._default)
-            self._state = "ready"
-        except Exception as error:  # other models may be usable, also where nobody foresaw what happened
-            self._not_begun([], error)
-            log.error("%s", self._message)
+        self._load_default()
         while not self._fault:
             if not self._running:
                 rest()  # whoever computes while this thread is idle, such as a judge, has the cores for itself
@@ -203,6 +190,19 @@ class Engine:
                 self._admit()
                 self._advance_all()
                 self._finish()
+
+    def _load_default(self) -> None:
+        """Load what to start with; where nobody named it and it cannot be used, the embedded model, and say why."""
+        for name in dict.fromkeys((self._default, self.settings.model or EMBEDDED)):
+            self._state = "loading"
+            try:
+                with self.device_turns:  # a lesson loads its model, too
+                    self._manager.get(name)
+                self._default, self._state = name, "ready"
+                return
+            except Exception as error:  # other models may be usable, also where nobody foresaw what happened
+                self._not_begun([], error)
+                log.error("%s", self._message)
 
     def _drop_cancelled(self) -> None:
         with self._wake:
@@ -297,13 +297,10 @@ class Engine:
                 self._remove([running])
                 self._fail([running.job], failure)
                 continue
-            self._tell_step(running)
-
-    def _tell_step(self, running: Running) -> None:
-        before_s, step = running.preview_s, step_of(running)
-        if running.preview_s > before_s:
-            self._charge(running.job, "preview", running.preview_s - before_s)
-        running.job.tell(step)
+            before_s, step = running.preview_s, step_of(running)
+            if running.preview_s > before_s:
+                self._charge(running.job, "preview", running.preview_s - before_s)
+            running.job.tell(step)
 
     def _finish(self) -> None:
         for running in [r for r in self._running if r.denoising.is_finished]:

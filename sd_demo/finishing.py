@@ -15,12 +15,11 @@ from PIL import Image
 from sd_demo.contact_sheet import sheet_of
 from sd_demo.decoding import decode
 from sd_demo.denoising import Denoising
-from sd_demo.embedded.vocabulary import unknown_words
+from sd_demo.embedded.known_words import unknown_words
 from sd_demo.errors import PictureWithheld
 from sd_demo.events import Done, ResultImage
 from sd_demo.images import fingerprint
 from sd_demo.job import Job
-from sd_demo.loaded_model import LoadedModel
 from sd_demo.outputs import Outputs
 from sd_demo.plan import Plan
 from sd_demo.receipt import Done as ReceiptDone
@@ -147,7 +146,7 @@ def make_receipt(
             ReceiptLora(name=w.choice.name, weight=w.choice.weight, sha256=w.sha256, matched=w.matched, total=w.total)
             for w in model.loras
         ],
-        unknown_words=_unknown_words(request.prompt, model) if model.entry.is_embedded else [],
+        unknown_words=_unknown_words(running) if model.entry.is_embedded else [],
         retries=retries,
         clip=Path(running.ranker.source).name if running.ranker else None,
         clip_score=None if score is None else round(score, 4),
@@ -169,10 +168,17 @@ def asked(request: AnyRequest) -> dict[str, Any]:
     return {**values, "loras": list(values["loras"])}
 
 
-def _unknown_words(prompt: str, model: LoadedModel) -> list[str]:
-    """The words that neither the picture-book world nor a LoRA knows."""
-    taught = {word.lower() for worn in model.loras for word in unknown_words(worn.trigger_words)}
-    return [word for word in unknown_words(prompt) if word.lower() not in taught]
+def _unknown_words(running: Running) -> list[str]:
+    """The words of both prompts that neither the world nor a LoRA knows; of the negative one only where it acts.
+
+    "no sun" as a negative prompt removes the sun as "sun" does.
+    """
+    request, denoising = running.job.request, running.denoising
+    taught = ["no not without", *(worn.trigger_words for worn in denoising.model.loras)]
+    named = unknown_words(request.prompt, taught[1:])
+    if denoising.has_two_rows:
+        named += unknown_words(request.negative_prompt, [*taught, *named])
+    return named
 
 
 def _notes(running: Running, done: ReceiptDone, withheld: int, rank: int) -> list[str]:

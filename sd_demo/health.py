@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -28,6 +29,17 @@ class Status:
     queued: int = 0
     running: int = 0
     is_settled: bool = True  # nothing is being compiled
+
+
+def status_of(model: Any, status: Status) -> Status:
+    """`status` with where and how `model`, a LoadedModel, runs; as it is where that is None."""
+    if model is None:
+        return status
+    place = model.placement
+    return replace(
+        status, device=place.device.type, dtype=place.dtype_name, attention=place.attention,
+        memory_mib=model.weights_mib, is_settled=model.is_settled,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

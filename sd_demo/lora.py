@@ -22,8 +22,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from sd_demo.errors import InvalidRequest
+from sd_demo.lora_folder import TRIGGER_KEY
 
-TRIGGER_KEY: Final = "modelspec.trigger_phrase"  # https://github.com/Stability-AI/ModelSpec
 _CONFIG_KEY: Final = "lora_adapter_metadata"  # diffusers writes PEFT's r and lora_alpha there
 _LEAST_SHARE: Final = 0.5  # a file of which fewer tensors fit was made for another model
 _FAMILIES: Final = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2", 2048: "SDXL"}  # by width of the text

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from sd_demo import __version__
 from sd_demo.errors import InvalidRequest, OutputFailed
-from sd_demo.lora import TRIGGER_KEY
+from sd_demo.lora_folder import TRIGGER_KEY
 from sd_demo.lora_trainer import LoraTrainer
 from sd_demo.training_request import LoraTrainingRequest
 

@@ -10,9 +10,12 @@ from itertools import count
 from pathlib import Path
 from typing import Final
 
+from safetensors import SafetensorError, safe_open
+
 from sd_demo.errors import InvalidRequest
 
 SUFFIX: Final = ".safetensors"
+TRIGGER_KEY: Final = "modelspec.trigger_phrase"  # https://github.com/Stability-AI/ModelSpec
 
 
 def lora_names(folder: Path) -> list[str]:
@@ -61,6 +64,15 @@ def add_lora(source: Path, name: str, folder: Path) -> str:
     except OSError as error:
         raise InvalidRequest(f"The LoRA cannot be saved in {folder.name}: {error.strerror}.", "loras") from None
     return free.stem
+
+
+def trigger_words(path: Path) -> str:
+    """The words that the file at `path` says it was trained with, read from its header; empty where it says none."""
+    try:
+        with safe_open(path, framework="np") as file:
+            return str((file.metadata() or {}).get(TRIGGER_KEY, ""))
+    except (SafetensorError, OSError, ValueError):  # whoever wears it is told
+        return ""
 
 
 def _files(folder: Path) -> dict[str, Path]:

@@ -15,9 +15,11 @@ from typing import Any, Final
 
 INDEX: Final = "model_index.json"
 MANIFEST: Final = "sd_demo.json"  # {"repo", "commit", "files": {path: {"size", "sha256"}}} of a finished download
+PARTIAL: Final = ".partial"  # how the folder of an unfinished one ends
 HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 NETWORKS: Final = ("unet", "vae", "text_encoder")
 PARTS: Final = (*NETWORKS, "tokenizer", "scheduler")
+SAFETY_CHECKER: Final = "safety_checker"
 _WEIGHTS: Final = re.compile(r"(?:diffusion_pytorch_model|model)(\.fp16)?(?:-\d{5}-of-\d{5})?\.safetensors")
 _SETTINGS: Final = re.compile(r"[\w.-]+\.(?:json|txt)")
 
@@ -66,6 +68,13 @@ def weights_in(folder: Path) -> str | None:
     return None if not found else "" if None in found else "fp16"
 
 
+def chosen_in(folder: Path) -> list[Path]:
+    """The weight files of this part's folder that loading reads: those of the variant that `weights_in` names."""
+    wanted = ".fp16" if weights_in(folder) else None
+    found = ((file, _WEIGHTS.fullmatch(file.name)) for file in sorted(folder.glob("*.safetensors")))
+    return [file for file, match in found if match and match[1] == wanted]
+
+
 def manifest_in(folder: Path) -> dict[str, Any]:
     """The manifest of a finished download, or {} for a folder that came another way."""
     try:
@@ -82,7 +91,9 @@ def repo_folder(repo: str, parts: Iterable[str] = ()) -> str:
 
 def downloaded(models_dir: Path, repo: str, revision: str | None) -> Path | None:
     """The finished download of `repo`, the newest one where no revision is pinned; None where there is none."""
-    folders = [f for f in models_dir.glob(f"{repo_folder(repo)}/*") if f.is_dir() and (f / MANIFEST).is_file()]
+    # One that ended between its manifest and its last rename has a manifest, and its files move when it goes on.
+    whole = [f for f in models_dir.glob(f"{repo_folder(repo)}/*") if f.is_dir() and not f.name.endswith(PARTIAL)]
+    folders = [f for f in whole if (f / MANIFEST).is_file()]
     pinned = [f for f in folders if revision in (None, f.name, manifest_in(f).get("revision"))]
     return max(pinned, key=lambda f: (f / MANIFEST).stat().st_mtime, default=None)
 
@@ -95,9 +106,17 @@ def in_hub_cache(repo: str, revision: str | None) -> Path | None:
     try:
         commit = revision or (folder / "refs" / "main").read_text(encoding="utf-8").strip()
         snapshot = folder / "snapshots" / commit
-        return snapshot if snapshot.is_dir() and not missing_in(snapshot) else None
+        return snapshot if snapshot.is_dir() and _is_complete(snapshot) else None
     except (OSError, ValueError):
         return None
+
+
+def _is_complete(snapshot: Path) -> bool:
+    """A program that was told to leave the safety checker out leaves a snapshot without it."""
+    if missing_in(snapshot):
+        return False
+    listed = parts_of(json.loads((snapshot / INDEX).read_text(encoding="utf-8")))
+    return SAFETY_CHECKER not in listed or weights_in(snapshot / SAFETY_CHECKER) is not None
 
 
 def _folder(name: str) -> str:

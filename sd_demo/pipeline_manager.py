@@ -117,9 +117,11 @@ class PipelineManager:
         while self._models:
             self._free_oldest()
 
-    def _make_room(self, path: Path | None, dtype: torch.dtype) -> None:
+    def _make_room(self, path: Path | None, dtype: torch.dtype, title: str) -> None:
         """Free the models used longest ago until one at `path` fits beside the others; None stands for any size."""
-        needed = math.inf if path is None else weights_of(path) * dtype.itemsize / 2**20
+        has_checker = self._settings.safety_checker
+        count = math.inf if path is None else weights_of(path, title, has_checker=has_checker)
+        needed = count * dtype.itemsize / 2**20
         while self._models:
             if needed + sum(model.weights_mib for model in self._models.values()) <= self._settings.model_memory_mib:
                 return
@@ -138,9 +140,22 @@ class PipelineManager:
             torch.cuda.empty_cache()
         give_back()
 
+    def _free_idle(self, name: str) -> bool:
+        """Free all models but the one called `name`, which was used last; False where there are no others."""
+        others = [other for other in self._models if other != name]
+        for _ in others:
+            self._free_oldest()
+        return bool(others)
+
     def _loaded(self, entry: ModelEntry, path: Path | None, device: torch.device, dtype: torch.dtype) -> LoadedModel:
         try:
-            self._make_room(path, dtype)
+            self._make_room(path, dtype, entry.title)
+            try:
+                return self._load(entry, path, device, dtype)
+            except Exception as error:
+                if not self._models or not is_out_of_memory(error):
+                    raise
+            self.free()  # out here, where the error no longer holds what it had loaded
             return self._load(entry, path, device, dtype)
         except PlaygroundError:
             raise
@@ -157,12 +172,12 @@ class PipelineManager:
             parts = random_model.build(like, "tiny" if scale == "tiny" else "full", dtype=dtype)
             components, model_hash = assemble(parts, entry.name), entry.source
         else:
-            model_hash = hash_of(path)
-            components = read_model(path, dtype, self._registry.tokenizers())
+            model_hash = hash_of(path, has_checker=self._settings.safety_checker)
+            components = read_model(path, dtype, self._registry.tokenizers(), entry.title)
         if path is not None and path.is_file():
             entry = entry.model_copy(update=what_suits(components["unet"].config))
         is_checked = self._settings.safety_checker
-        safety = read_safety_checker(path, dtype, device) if is_checked and path else None
+        safety = read_safety_checker(path, dtype, device, entry.title) if is_checked and path else None
         networks = every_network(components) | ({"safety_checker": safety.network} if safety else {})
         lay_out(components["unet"], components["vae"], device, is_embedded=entry.is_embedded)
         is_shared_alike = entry.is_embedded and device.type == "cpu" and dtype == torch.bfloat16
@@ -171,7 +186,11 @@ class PipelineManager:
         if device.type == "cuda":
             make_lean(components["vae"].decoder)
         need = MemoryNeed.of(networks, dtype)
-        residence = Residence(networks, device, self._rung(entry, need, device))
+        rung = self._rung(entry, need, device)
+        while rung != "resident" and self._settings.memory == "auto" and self._models:
+            self._free_oldest()  # a model that nobody uses is worth less than speed for this one
+            rung = self._rung(entry, need, device)
+        residence = Residence(networks, device, rung)
         placement = residence.run("unet", lambda: place(components["unet"], self._settings, device, dtype))
         is_choice = is_shared_alike and self._settings.dtype == "auto"
         if is_choice and not are_rows_independent(components["unet"], model_hash, placement.attention):
@@ -180,8 +199,7 @@ class PipelineManager:
         reader = PooledPromptEncoder if entry.upscale_factor == 2 else PromptEncoder
         prompts = reader(components["tokenizer"], components["text_encoder"], residence=residence)
         captured = _captured_calls(self._settings, device)
-        if captured is not None:
-            residence.spare = captured.forget
+        residence.spare = lambda: (captured is not None and captured.forget()) or self._free_idle(entry.name)
         return LoadedModel(
             entry, components, placement, prompts, model_hash, residence, need, safety=safety, captured=captured,
             in_pairs=is_shared_alike,

@@ -38,6 +38,7 @@ __all__ = [
     "what_suits",
 ]
 
+WEIGHTS: Final = (".safetensors", ".ckpt", ".bin", ".pt", ".pth")  # how files of weights end
 LCM_STEPS: Final = 50  # what it was distilled from (https://arxiv.org/abs/2310.04378), diffusers' default
 
 
@@ -97,7 +98,7 @@ class Registry:
                 return _entry_of_folder(path, name, path.name)
             if path.suffix == ".safetensors" and path.is_file():
                 return _entry(name, path.stem, "A checkpoint in a single file.", source=str(path))
-            if path.suffix in (".ckpt", ".bin", ".pt", ".pth") and path.is_file():
+            if path.suffix in WEIGHTS and path.is_file():
                 raise ModelUnavailable(
                     f"{path.name} is a pickle, which can run any code when it is opened; take its .safetensors twin."
                 )
@@ -108,6 +109,7 @@ class Registry:
             folder = downloaded(self.models_dir, name, None) or in_hub_cache(name, None)
             if folder is not None:
                 return _entry_of_folder(folder, name, name)
+            _check_hub_id(name)
             raise ModelUnavailable(
                 f"{name[:80]} is not here: python -m sd_demo download {name[:80]} fetches it, if the hub has it; the "
                 f"list has {known}."
@@ -127,6 +129,8 @@ class Registry:
             raise ModelUnavailable(f"{entry.title} is part of the program; there is nothing to download.")
         if entry is None and not HUB_ID.fullmatch(name):
             raise ModelUnavailable(f"{name[:80]!r} is no model of the list and no hub id such as owner/name.")
+        if entry is None and self.takes_paths:  # else it would tell strangers which folders are here
+            _check_hub_id(name)
         return entry or _entry(name, name, "A model from the hub.")
 
     def weights(self, entry: ModelEntry) -> Path | None:
@@ -158,6 +162,17 @@ def what_is_missing(choices: Registry, *, has_gpu: bool) -> str:
         slow = "" if has_gpu else ", and without a GPU takes minutes a picture"
         return f"{best.title} is not here: it is a download of {best.download_mib / 1024:.1f} GiB{slow}."
     return "" if has_gpu else f"{best.title} is here; without a GPU it takes minutes a picture, so choose it yourself."
+
+
+def _check_hub_id(name: str) -> None:
+    """Raises ModelUnavailable for a hub id that is the path of a file or folder: no hub is to be asked for that."""
+    if name.lower().endswith(WEIGHTS):
+        raise ModelUnavailable(f"There is no file {name[:80]} here; look at its path, or name another model.")
+    if Path(name).is_dir():
+        raise ModelUnavailable(
+            f"The folder {name[:80]} holds no {INDEX}, so it is no diffusers model; name another folder, or a "
+            ".safetensors file in it."
+        )
 
 
 def _entry(name: str, title: str, summary: str, **fields: Any) -> ModelEntry:

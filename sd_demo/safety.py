@@ -20,9 +20,8 @@ from transformers import CLIPImageProcessorPil
 
 from sd_demo.checkpoints.parts import check_keys
 from sd_demo.errors import ModelUnavailable, NonFiniteImage
-from sd_demo.model_files import INDEX, weights_in
+from sd_demo.model_files import INDEX, SAFETY_CHECKER, weights_in
 
-FOLDER: Final = "safety_checker"
 PROCESSOR: Final = "feature_extractor"
 
 
@@ -55,29 +54,31 @@ class SafetyChecker:
         self._is_finite = bool(output.isfinite().all())
 
 
-def read_safety_checker(model: Path, dtype: torch.dtype, device: torch.device) -> SafetyChecker | None:
+def read_safety_checker(model: Path, dtype: torch.dtype, device: torch.device, title: str = "") -> SafetyChecker | None:
     """The checker that comes with the model at `model`, to be run on `device`; None where it ships none.
 
+    title: what sentences call the model; default its folder's name.
     Raises ModelUnavailable where its folder promises one that is not there or not whole.
     """
     if not model.is_dir():
         return None
-    listed = json.loads((model / INDEX).read_text(encoding="utf-8")).get(FOLDER) or [None]
+    title = title or model.name
+    listed = json.loads((model / INDEX).read_text(encoding="utf-8")).get(SAFETY_CHECKER) or [None]
     if listed[0] is None:
         return None
-    variant = weights_in(model / FOLDER)
+    variant = weights_in(model / SAFETY_CHECKER)
     if variant is None or not (model / PROCESSOR).is_dir():
         raise ModelUnavailable(
-            f"{model.name} lacks the safety checker that it lists; fetch it again, or start with --no-safety-checker."
+            f"{title} lacks the safety checker that it lists; fetch it again, or start with --no-safety-checker."
         )
     network, report = StableDiffusionSafetyChecker.from_pretrained(
-        model / FOLDER,
+        model / SAFETY_CHECKER,
         dtype=dtype,
         use_safetensors=True,
         local_files_only=True,
         output_loading_info=True,
         **({"variant": variant} if variant else {}),
     )
-    check_keys(f"{model.name}/{FOLDER}", report["missing_keys"], report["unexpected_keys"])
+    check_keys(f"{title}/{SAFETY_CHECKER}", report["missing_keys"], report["unexpected_keys"])
     processor = CLIPImageProcessorPil.from_pretrained(model / PROCESSOR, local_files_only=True)
     return SafetyChecker(network, processor, device)

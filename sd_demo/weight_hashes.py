@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Final
 
 from sd_demo.errors import InvalidRequest, ModelUnavailable
 from sd_demo.lora_folder import find_lora
-from sd_demo.model_files import NETWORKS, manifest_in
+from sd_demo.model_files import INDEX, NETWORKS, SAFETY_CHECKER, chosen_in, manifest_in, parts_of
 from sd_demo.receipt import Receipt
 from sd_demo.registry import Registry
 from sd_demo.restored import short
@@ -19,8 +20,17 @@ LARGEST: Final = 256 * 2**20  # bytes of a file that is read for a sentence; nob
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The weight files of a model's folder, in the order in which its hash counts them."""
-    return [file for part in sorted(NETWORKS) for file in sorted((folder / part).glob("*.safetensors"))]
+    """The weight files of a model's folder that loading reads, in the order in which its hash counts them."""
+    return [file for part in sorted(NETWORKS) for file in chosen_in(folder / part)]
+
+
+def checker_files(folder: Path) -> list[Path]:
+    """The weight files of the safety checker that a model's folder lists, which its hash does not count."""
+    try:
+        listed = parts_of(json.loads((folder / INDEX).read_text(encoding="utf-8")))
+    except (OSError, ValueError, AttributeError):
+        return []
+    return chosen_in(folder / SAFETY_CHECKER) if SAFETY_CHECKER in listed else []
 
 
 def sha256_of(file: Path) -> str:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from sd_demo import events
 from sd_demo.contact_sheet import sheet_of
-from sd_demo.embedded.vocabulary import unknown_words
+from sd_demo.embedded.known_words import unknown_words
 from sd_demo.errors import PlaygroundError, QueueFull
 from sd_demo.metrics import Metrics
 from sd_demo.outputs import Outputs

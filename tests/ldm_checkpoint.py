@@ -27,11 +27,23 @@ UNET_ENDS = {
     "conv_norm_out": "out.0",
     "conv_out": "out.2",
 }
+OPEN_CLIP = {
+    "embeddings.token_embedding": "token_embedding",
+    "embeddings.position_embedding.weight": "positional_embedding",
+    "final_layer_norm": "ln_final",
+    "layer_norm": "ln_",
+    "self_attn": "attn",
+    "mlp.fc1": "mlp.c_fc",
+    "mlp.fc2": "mlp.c_proj",
+}
 VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
 
 
 def write_checkpoint(pipe: Any, file: Path, metadata: dict[str, str] | None = None) -> dict[str, torch.Tensor]:
-    """Write UNet, VAE and CLIP text encoder of `pipe` to `file`; the tensors are returned."""
+    """Write UNet, VAE and text encoder of `pipe` to `file`; the tensors are returned.
+
+    The text encoder as version 2 has it, in OpenCLIP's names, where the UNet has version 2's linear projections.
+    """
     depth = pipe.unet.config.layers_per_block + 1
     tensors: dict[str, torch.Tensor] = {}
     for key, value in pipe.unet.state_dict().items():
@@ -40,14 +52,32 @@ def write_checkpoint(pipe: Any, file: Path, metadata: dict[str, str] | None = No
         name = _vae_key(key, len(pipe.vae.config.block_out_channels))
         is_convolution = ".attn_1." in name and value.dim() == 2
         tensors["first_stage_model." + name] = value[:, :, None, None] if is_convolution else value
-    for key, value in pipe.text_encoder.state_dict().items():
-        tensors["cond_stage_model.transformer.text_model." + key.removeprefix("text_model.")] = value
-    ids = torch.arange(pipe.text_encoder.config.max_position_embeddings)[None]
-    tensors["cond_stage_model.transformer.text_model.embeddings.position_ids"] = ids  # as the published files have
+    text = {key.removeprefix("text_model."): value for key, value in pipe.text_encoder.state_dict().items()}
+    if pipe.unet.config.use_linear_projection:
+        tensors |= {f"cond_stage_model.model.{key}": value for key, value in _open_clip(text).items()}
+    else:
+        tensors |= {f"cond_stage_model.transformer.text_model.{key}": value for key, value in text.items()}
+        ids = torch.arange(pipe.text_encoder.config.max_position_embeddings)[None]
+        tensors["cond_stage_model.transformer.text_model.embeddings.position_ids"] = ids  # as published files have
     tensors["alphas_cumprod"] = torch.ones(1000)
     tensors = {name: value.contiguous() for name, value in tensors.items()}
     save_file(tensors, file, metadata)
     return tensors
+
+
+def _open_clip(text: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A text encoder's tensors in OpenCLIP's names, query, key and value in one."""
+    made: dict[str, torch.Tensor] = {}
+    for key, value in text.items():
+        name = re.sub(r"encoder\.layers\.(\d+)\.", r"transformer.resblocks.\1.", key)
+        for theirs, ours in OPEN_CLIP.items():
+            name = name.replace(theirs, ours)
+        if ".attn.q_proj." in name:
+            all_three = torch.cat([text[key.replace("q_proj", f"{one}_proj")] for one in "qkv"])
+            made[name.replace("q_proj.", "in_proj_")] = all_three
+        elif not re.search(r"\.attn\.[kv]_proj\.", name):
+            made[name] = value
+    return made
 
 
 def _unet_key(key: str, depth: int) -> str:

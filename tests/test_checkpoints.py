@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
 from sd_demo import random_model
+from sd_demo.architectures import ARCHITECTURES
 from sd_demo.checkpoints import hash_of, read_model, weights_of
+from sd_demo.checkpoints.single_file import predicts_noise
 from sd_demo.errors import ModelUnavailable
+from sd_demo.known_models import EMBEDDED_FOLDER
 from sd_demo.model_files import MANIFEST, NETWORKS
 from tests.ldm_checkpoint import write_checkpoint
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
+FIRST = "model.diffusion_model.input_blocks.0.0.weight"
 
 
 @pytest.fixture(scope="module")
@@ -94,32 +100,132 @@ def test_a_file_alone_needs_a_tokenizer_of_its_size(pipe: Any, tmp_path: Path, t
     file = tmp_path / "alone.safetensors"
     write_checkpoint(pipe, file)
     assert "download tokenizer" in refusal_of(file)
-    with pytest.raises(ModelUnavailable, match=r"alone\.safetensors could not be loaded: .*shape"):
+    with pytest.raises(ModelUnavailable, match=r"alone\.safetensors could not be loaded: .*shape.*\]\)\.$"):
         read_model(file, torch.float32, [tiny / "nothing", tiny / "tokenizer"])  # tiny shapes, full-size configs
+
+
+def save_tokenizer(folder: Path, pad_token: str, form: str) -> Path:
+    """A tokenizer's folder as transformers writes it today, or as the repositories of Stable Diffusion have it."""
+    made = random_model.tokenizer(1000, pad_token)
+    made.save_pretrained(folder)
+    if form == "published":
+        made.backend_tokenizer.model.save(str(folder))
+        (folder / "tokenizer.json").unlink()
+    return folder
+
+
+@pytest.mark.parametrize("form", ["published", "saved anew"])
+def test_a_file_of_version_1_reads_words_as_its_own_tokenizer_does_whoever_lends_it(
+    copy: Path, pipe: Any, tmp_path: Path, form: str
+) -> None:
+    """Version 2 and the x4 upscaler pad with "!", and take one that is typed for padding."""
+    file = tmp_path / "tiny.safetensors"
+    write_checkpoint(pipe, file)
+    shutil.rmtree(copy / "tokenizer")
+    lender = save_tokenizer(tmp_path / "lender", "!", form)
+    words = ["a cat!", "hi! there !!", "!", "wow!!! a dog, 2 <|endoftext|>"]
+    lent = read_model(file, torch.float32, [lender])["tokenizer"]
+    for options in ({}, {"padding": "max_length"}):
+        assert lent(words, **options)["input_ids"] == pipe.tokenizer(words, **options)["input_ids"]
+    assert lent.pad_token_id == lent.eos_token_id == 999
+    assert lent.model_max_length == 77
+
+
+def as_noise_predictor(unet: Any) -> None:
+    """Give a tiny UNet the weights with which it answers with its input, as models of epsilon do in pure noise."""
+    weights = {key: torch.zeros_like(value) for key, value in unet.state_dict().items()}
+    for channel in range(4):  # x and -x, as silu(x) - silu(-x) is x
+        for row, sign in ((channel, 1.0), (channel + 4, -1.0)):
+            weights["conv_in.weight"][row, channel, 1, 1] = sign
+            weights["conv_out.weight"][channel, row, 1, 1] = sign
+    last = f"up_blocks.{len(unet.up_blocks) - 1}.resnets.{len(unet.up_blocks[-1].resnets) - 1}.conv_shortcut.weight"
+    for row in range(8):  # the second half of what it reads comes straight from conv_in
+        weights[last][row, weights[last].shape[1] - weights["conv_in.weight"].shape[0] + row] = 1.0
+    weights["conv_norm_out.weight"] += 1.0
+    unet.load_state_dict(weights)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("predicts", ["epsilon", "v_prediction"])
+def test_what_a_silent_file_of_version_2_predicts_is_found_by_a_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, predicts: str, dtype: torch.dtype
+) -> None:
+    """2.0 and 2.1 base predict the noise at 512 pixels; taken for 2.1, which predicts v at 768, they draw garbage."""
+    monkeypatch.setitem(ARCHITECTURES, "sd-2.1", ARCHITECTURES["sd-2.1"].tiny())
+    caplog.set_level(logging.INFO)
+    made = SimpleNamespace(**random_model.build("sd-2.1"))
+    if predicts == "epsilon":
+        as_noise_predictor(made.unet)
+    file = tmp_path / "silent.safetensors"
+    write_checkpoint(made, file)
+    lender = save_tokenizer(tmp_path / "lender", "<|endoftext|>", "published")
+    parts = read_model(file, dtype, [lender])
+    side = {"epsilon": 64, "v_prediction": 96}[predicts]
+    assert (parts["scheduler"].config.prediction_type, parts["unet"].config.sample_size) == (predicts, side)
+    assert f"silent.safetensors does not say what it predicts; a trial says {predicts}" in caplog.text
+    for name in NETWORKS:
+        assert {value.dtype for value in parts[name].state_dict().values()} == {dtype}
+        for key, value in getattr(made, name).state_dict().items():
+            assert torch.equal(parts[name].state_dict()[key], value.to(dtype)), key
+    assert not any(parameter.is_inference() for parameter in parts["unet"].parameters()), "a LoRA can be trained on it"
+    words = ["a cat!", "!! 2 dogs"]
+    expected = made.tokenizer(words, padding="max_length")["input_ids"]
+    assert parts["tokenizer"](words, padding="max_length")["input_ids"] == expected
+    write_checkpoint(made, file, {"modelspec.prediction_type": "v"})
+    says = read_model(file, dtype, [lender])["scheduler"].config.prediction_type
+    assert says == "v_prediction", "what the file says counts"
+
+
+class AsEpsilon(torch.nn.Module):
+    """A UNet of v whose answer is turned into the noise that it means (https://arxiv.org/abs/2202.00512)."""
+
+    def __init__(self, unet: Any, alpha_bar: float) -> None:
+        super().__init__()
+        self.unet, self.config, self.alpha_bar = unet, unet.config, alpha_bar
+
+    def forward(self, x: torch.Tensor, timestep: int, words: torch.Tensor, **options: Any) -> tuple[torch.Tensor]:
+        v = self.unet(x, timestep, words, **options)[0]
+        return (self.alpha_bar**0.5 * v + (1 - self.alpha_bar) ** 0.5 * x,)
+
+
+def test_the_trial_knows_what_a_trained_model_predicts() -> None:
+    scheduler = DDIMScheduler.from_pretrained(EMBEDDED_FOLDER / "scheduler", local_files_only=True)
+    unet = UNet2DConditionModel.from_pretrained(EMBEDDED_FOLDER / "unet", local_files_only=True)
+    assert scheduler.config.prediction_type == "v_prediction"
+    assert not predicts_noise(unet)
+    assert predicts_noise(AsEpsilon(unet, float(scheduler.alphas_cumprod[-1])))
 
 
 def test_the_configs_of_a_file_alone_are_the_published_ones(tmp_path: Path) -> None:
     """Shapes tell version 1 from 2 and inpainting from the rest; the metadata may tell what is predicted."""
     from sd_demo.checkpoints.single_file import _write_config
 
-    first = "model.diffusion_model.input_blocks.0.0.weight"
     v1 = {
-        first: (320, 4, 3, 3),
+        FIRST: (320, 4, 3, 3),
         "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight": (49408, 768),
     }
-    v2 = {first: (320, 9, 3, 3), "cond_stage_model.model.token_embedding.weight": (49408, 1024)}
-    for name, shapes, metadata, width, channels, prediction in (
-        ("1", v1, {}, 768, 4, "epsilon"),
-        ("2", v2, {}, 1024, 9, "epsilon"),
-        ("3", {**v2, first: (320, 4, 3, 3)}, {}, 1024, 4, "v_prediction"),
-        ("4", {**v2, first: (320, 4, 3, 3)}, {"modelspec.prediction_type": "epsilon"}, 1024, 4, "epsilon"),
+    v2 = {FIRST: (320, 9, 3, 3), "cond_stage_model.model.token_embedding.weight": (49408, 1024)}
+    drawing = {**v2, FIRST: (320, 4, 3, 3)}
+    architecture = "modelspec.architecture"
+    for number, (shapes, metadata, width, channels, prediction, side) in enumerate(
+        (
+            (v1, {}, 768, 4, "epsilon", 64),
+            (v1, {architecture: "stable-diffusion-v1"}, 768, 4, "epsilon", 64),
+            (v1, {"modelspec.prediction_type": "v"}, 768, 4, "v_prediction", 64),
+            (v2, {}, 1024, 9, "epsilon", 64),
+            (drawing, {}, 1024, 4, "v_prediction", 96),
+            (drawing, {"modelspec.prediction_type": "epsilon"}, 1024, 4, "epsilon", 64),
+            (drawing, {"modelspec.predict_key": "epsilon"}, 1024, 4, "epsilon", 64),
+            (drawing, {architecture: "stable-diffusion-v2-512"}, 1024, 4, "epsilon", 64),
+            (drawing, {architecture: "stable-diffusion-v2-768-v"}, 1024, 4, "v_prediction", 96),
+        )
     ):
-        folder = tmp_path / name
+        folder = tmp_path / str(number)
         folder.mkdir()
         _write_config(folder, shapes, metadata)
         unet = json.loads((folder / "unet" / "config.json").read_text())
         scheduler = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
-        assert (unet["cross_attention_dim"], unet["in_channels"]) == (width, channels)
+        assert (unet["cross_attention_dim"], unet["in_channels"], unet["sample_size"]) == (width, channels, side)
         assert scheduler["prediction_type"] == prediction
 
 
@@ -159,7 +265,7 @@ def test_weights_of_another_shape_are_refused(copy: Path) -> None:
 def test_damaged_and_missing_files_are_said(copy: Path) -> None:
     whole = (copy / UNET).read_bytes()
     (copy / UNET).write_bytes(whole[: len(whole) // 2])
-    assert "damaged" in refusal_of(copy)
+    assert refusal_of(copy).startswith("tiny is damaged")
     (copy / UNET).unlink()
     (copy / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"a pickle")
     assert "not complete: it lacks unet/*.safetensors" in refusal_of(copy)
@@ -185,18 +291,25 @@ def test_files_that_are_no_whole_checkpoint_are_refused(pipe: Any, copy: Path, t
         ("encoder.conv_in.bias", "lacks some of its weights"),
         ("final_layer_norm.weight", "lacks 1 of its weights"),
         ("cond_stage_model.", "holds no text encoder"),
+        ("first_stage_model.", "holds no VAE"),
         ("model.diffusion_model.", "no checkpoint of Stable Diffusion"),
     ):
         save_file({key: value for key, value in tensors.items() if keys not in key}, file)
         assert words in refusal_of(file)
     save_file(tensors | {"model.diffusion_model.control.weight": torch.ones(2)}, file)
     assert "has 1 weights that the UNet of its family has no place for" in refusal_of(file)
+    for channels, words in ((8, "8 channels (InstructPix2Pix)"), (5, "(depth to image)"), (7, "download x4-upscaler")):
+        save_file(tensors | {FIRST: torch.ones(32, channels, 3, 3)}, file)
+        assert words in refusal_of(file)
+    reads = "model.diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_k.weight"
+    save_file(tensors | {reads: torch.ones(64, 48)}, file)
+    assert "has a text encoder of width 32 and a UNet that reads 48" in refusal_of(file)
     save_file({"lora_unet_mid.lora_up.weight": torch.ones(2)}, file)
     assert "is a LoRA" in refusal_of(file)
     save_file(tensors | {"conditioner.embedders.0.x": torch.ones(2)}, file)
     assert "Stable Diffusion XL" in refusal_of(file)
     file.write_bytes(b"\x10" + b"\0" * 7 + b"nonsense")
-    assert "damaged" in refusal_of(file)
+    assert "tiny.safetensors is damaged" in refusal_of(file)
 
 
 def test_a_flipped_bit_in_a_download_is_found(copy: Path) -> None:
@@ -212,3 +325,71 @@ def test_a_flipped_bit_in_a_download_is_found(copy: Path) -> None:
         hash_of(copy)
     (copy / MANIFEST).unlink()
     assert hash_of(copy) != before
+
+
+def test_only_weights_that_are_read_count(copy: Path) -> None:
+    """A clone of Stable Diffusion 1.5 has its UNet four times."""
+    before, count = hash_of(copy), weights_of(copy)
+    plain = load_file(copy / UNET)
+    half = copy / UNET.replace(".safetensors", ".fp16.safetensors")
+    for file in (half, copy / UNET.replace(".safetensors", ".non_ema.safetensors")):
+        save_file({key: value.half() for key, value in plain.items()}, file)
+    assert (hash_of(copy), weights_of(copy)) == (before, count)
+    (copy / UNET).unlink()
+    assert hash_of(copy) != before
+    assert weights_of(copy) == count
+    half.unlink()
+    assert weights_of(copy) < count
+
+
+def with_checker(folder: Path) -> Path:
+    """The weights of the safety checker that the model in `folder` has from now on."""
+    random_model.save("safety-checker", folder / "safety_checker", "tiny")
+    index = json.loads((folder / "model_index.json").read_text())
+    index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    return folder / "safety_checker" / "model.safetensors"
+
+
+def test_the_safety_checker_counts_where_it_is_loaded(copy: Path) -> None:
+    before, count = hash_of(copy), weights_of(copy)
+    weights = load_file(with_checker(copy))
+    assert weights_of(copy) == count + sum(value.numel() for value in weights.values())
+    assert weights_of(copy, has_checker=False) == count
+    assert hash_of(copy) == before, "receipts name what drew the picture"
+
+
+def test_every_weight_of_a_download_is_looked_at(copy: Path) -> None:
+    checker = with_checker(copy)
+    files = [file.relative_to(copy).as_posix() for file in copy.rglob("*.safetensors")]
+    hashes = {name: {"sha256": hash_of(copy / name)} for name in files}
+    before = hash_of(copy)
+    (copy / MANIFEST).write_text(json.dumps({"repo": "a/b", "commit": "0", "files": hashes}))
+    assert len(files) == 4
+    assert hash_of(copy) == before
+    checker.write_bytes(checker.read_bytes()[:-1] + b"?")
+    with pytest.raises(ModelUnavailable, match=r"safety_checker/model\.safetensors in .* was damaged since"):
+        hash_of(copy)
+    assert hash_of(copy, has_checker=False) == before, "what is not loaded may be as it likes"
+    for name in ("safety_checker/model.safetensors", UNET):
+        (copy / name).unlink()
+    with pytest.raises(ModelUnavailable, match="was lost since its download; delete the folder and fetch it again"):
+        hash_of(copy)
+
+
+def test_a_download_goes_by_its_title(copy: Path) -> None:
+    """Its folder is called by its commit."""
+    folder = copy.rename(copy.with_name("451f4fe16113bff5a5d2269ed5ad43b0592e9a14"))
+    whole = (folder / UNET).read_bytes()
+    (folder / UNET).write_bytes(whole[: len(whole) // 2])
+    for ask in (lambda: read_model(folder, torch.float32, title="A Model"), lambda: weights_of(folder, "A Model")):
+        with pytest.raises(ModelUnavailable, match=r"^A Model is damaged \(.*\); fetch it again\.$"):
+            ask()
+    tensors = {"conv_in.weight": torch.ones(32, 4, 3, 3)}
+    save_file(tensors, folder / UNET, {"format": "pt"})
+    with pytest.raises(ModelUnavailable, match=r"^A Model/unet lacks \d+ of its weights"):
+        read_model(folder, torch.float32, title="A Model")
+    (folder / UNET).unlink()
+    with pytest.raises(ModelUnavailable, match=r"^A Model is not complete"):
+        read_model(folder, torch.float32, title="A Model")
+    assert refusal_of(folder).startswith(folder.name)

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 import torch
 
+from sd_demo import random_model
 from sd_demo.cli import main
-from sd_demo.doctor import examine, readable
+from sd_demo.doctor import _model, _try_attention, examine, readable
 from sd_demo.model_files import MANIFEST
+from sd_demo.registry import Registry
 from sd_demo.settings import Settings
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # diffusers and transformers warn about their own futures
@@ -51,6 +53,25 @@ def test_every_precision_and_attention_is_tried(found: dict[str, Any]) -> None:
         assert trials[name]["runs"], trials[name]
         assert trials[name]["milliseconds"] > 0
     assert trials["xformers"]["runs"] or trials["xformers"]["error"]
+
+
+@pytest.mark.parametrize("like", ["x4-upscaler", "x2-latent-upscaler"])
+def test_every_attention_is_tried_with_a_model_that_upscales(like: str, tmp_path: Path) -> None:
+    settings = Settings(device="cpu", dtype="float32", data_dir=tmp_path, output_dir=tmp_path / "out")
+    trial = _try_attention("sdpa", settings, Registry(models_dir=settings.models_dir), f"random:{like}:tiny")
+    assert trial["runs"], trial
+
+
+def test_a_model_of_which_a_file_is_gone_is_not_whole(tmp_path: Path) -> None:
+    folder = random_model.save("sd-1.5", tmp_path / "models" / "somebody--lost" / "0123", "tiny")
+    lost = {"safety_checker/model.safetensors": {"sha256": "0" * 64}}
+    (folder / MANIFEST).write_text(json.dumps({"repo": "somebody/lost", "commit": "0123", "files": lost}))
+    registry = Registry(models_dir=tmp_path / "models")
+    assert "was lost since its download" in _model(registry, "somebody/lost")["state"]
+    (folder / MANIFEST).unlink()
+    assert _model(registry, str(folder))["state"] == f"here, whole, in {folder}"
+    (folder / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+    assert _model(registry, str(folder))["state"] == f"not whole: {folder} lacks vae/*.safetensors"
 
 
 def test_models_are_here_or_how_to_get_them_or_damaged(found: dict[str, Any]) -> None:

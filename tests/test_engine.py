@@ -361,3 +361,33 @@ def test_a_model_that_cannot_be_loaded_is_said(tmp_path: Path) -> None:
     assert job.result(WAIT_S).images
     assert engine.status().state == "ready"
     engine.close()
+
+
+def test_a_default_that_nobody_named_gives_way_to_the_embedded_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sd_demo.engine.default_model", lambda **_: "sd-1.5")
+    engine = Engine(Settings(device="cpu", dtype="float32", data_dir=tmp_path / "data", output_dir=tmp_path / "out"))
+    best = engine.registry.get("sd-1.5")
+    folder = engine.registry.models_dir / repo_folder(best.source) / str(best.revision)
+    folder.mkdir(parents=True)
+    (folder / MANIFEST).write_text("{}")  # it seems to be here, and cannot be loaded
+    is_turn, get, turns = [], engine._manager.get, engine.device_turns
+
+    def noted(*given: Any) -> Any:
+        is_turn.append(turns._given > turns._serving)
+        return get(*given)
+
+    monkeypatch.setattr(engine._manager, "get", noted)
+    engine.start()
+    while not engine.health().is_ready or engine.status().state == "loading":
+        threading.Event().wait(0.01)
+    status = engine.status()
+    assert (status.state, status.model) == ("ready", "picture-book")
+    assert is_turn == [True, True], "a lesson may load its model at the same time"
+    assert "model_index.json is missing" in status.message
+    assert engine.health().is_ready
+    assert engine.defaults(None).name == "picture-book"
+    assert engine.submit(request()).result(WAIT_S).images[0].receipt.done.model == "picture-book"
+    assert "model_index.json" not in engine.status().message
+    engine.close()

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import getpass
 import hashlib
 import json
 import logging
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-from huggingface_hub import constants
+from huggingface_hub import close_session, constants
 
+from sd_demo.cli import main
 from sd_demo.errors import DownloadFailed, JobCancelled, ModelUnavailable
 from sd_demo.events import Cancelled
 from sd_demo.hub import downloads as downloads_module
 from sd_demo.hub import transfer
 from sd_demo.hub.download import Broken, Download, Fetched, Fetching
 from sd_demo.hub.downloads import Downloads
-from sd_demo.model_files import MANIFEST
+from sd_demo.known_models import OPENRAIL, OPENRAIL_2, OPENRAIL_2_URL, OPENRAIL_URL
+from sd_demo.model_files import MANIFEST, PARTIAL
 from sd_demo.registry import Registry
 from tests.hub_server import COMMIT, TOKEN, LocalHub, serve
 
@@ -175,6 +179,42 @@ def test_a_licence_without_restrictions_needs_no_yes(downloads: Downloads, regis
     assert downloads.start(offer).result().is_dir()
 
 
+@pytest.mark.parametrize(
+    ("tag", "name", "url"),
+    [
+        ("creativeml-openrail-m", OPENRAIL, OPENRAIL_URL),
+        ("openrail++", OPENRAIL_2, OPENRAIL_2_URL),
+        ("CreativeML Open RAIL++-M", OPENRAIL_2, OPENRAIL_2_URL),
+        ("openrail", "openrail", f"https://huggingface.co/{REPO}"),
+        ("bigscience-openrail-m", "bigscience-openrail-m", f"https://huggingface.co/{REPO}"),
+    ],
+)
+def test_the_licence_that_is_accepted_is_the_one_that_was_shown(
+    tag: str, name: str, url: str, downloads: Downloads, registry: Registry, hub: LocalHub, tmp_path: Path
+) -> None:
+    hub.licence = tag
+    offer = downloads.offer(registry.for_download(REPO))
+    assert (offer.licence, offer.licence_url, offer.is_accepted) == (name, url, False)
+    assert name in offer.restrictions
+    assert url in offer.restrictions
+    shutil.rmtree(downloads.start(offer, accepts_licence=True).result())
+    again = Downloads(tmp_path / "data", hub.url)
+    assert again.offer(registry.for_download(REPO)).is_accepted, "once is enough"
+    hub.repos["somebody/else"] = hub.repos[REPO]
+    is_known = name in (OPENRAIL, OPENRAIL_2)
+    assert again.offer(registry.for_download("somebody/else")).is_accepted == is_known, "a family has many texts"
+    hub.licence = "creativeml-openrail-m" if name != OPENRAIL else "openrail++"
+    assert not again.offer(registry.for_download("somebody/else")).is_accepted, "and speaks of no other licence"
+
+
+def test_the_upscalers_licence_is_asked_for(downloads: Downloads, registry: Registry, hub: LocalHub) -> None:
+    entry = registry.for_download("x4-upscaler")
+    hub.repos[entry.source], hub.revisions = hub.repos[REPO], (entry.revision or "",)
+    offer = downloads.offer(entry)
+    assert (offer.licence, offer.licence_url, offer.is_accepted) == (OPENRAIL_2, OPENRAIL_2_URL, False)
+    assert "not: to break a law" in offer.restrictions
+
+
 FAULTS = [  # fault, the file that it hits, kind, words of the sentence
     ("wrong token", "", "token", "refused the token (401)"),
     ("unknown", "", "token", "refused the token (401)"),
@@ -245,6 +285,56 @@ def test_offline(tmp_path: Path, registry: Registry, monkeypatch: pytest.MonkeyP
     with pytest.raises(DownloadFailed, match="HF_HUB_OFFLINE") as caught:
         nobody.offer(registry.for_download(REPO))
     assert caught.value.kind == "offline"
+
+
+@pytest.mark.parametrize("token", ["hf_abc…", "hf_abc\ndef", "hf_\u202eabc"])
+def test_what_cannot_be_a_token_is_said_before_it_is_sent(
+    token: str, downloads: Downloads, registry: Registry, hub: LocalHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = registry.for_download(REPO)
+    with pytest.raises(DownloadFailed, match="The token holds a character that no token has") as caught:
+        downloads.offer(entry, token)
+    assert caught.value.kind == "token"
+    assert is_one_sentence(str(caught.value))
+    assert token not in str(caught.value)
+    monkeypatch.setenv("HF_TOKEN", "hf_…")
+    with pytest.raises(DownloadFailed, match="HF_TOKEN or of the hub's own login"):
+        downloads.offer(entry)
+    assert hub.requests == []
+
+
+def test_a_login_that_cannot_be_read_is_said(
+    downloads: Downloads, registry: Registry, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "token").write_bytes(b"\xff\xfe")
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+    with pytest.raises(DownloadFailed, match="cannot be read") as caught:
+        downloads.offer(registry.for_download(REPO))
+    assert caught.value.kind == "token"
+    assert is_one_sentence(str(caught.value))
+    offer = downloads.offer(registry.for_download(REPO), TOKEN)
+    with pytest.raises(DownloadFailed, match="cannot be read"):
+        downloads.start(offer, accepts_licence=True)
+
+
+def test_a_proxy_that_refuses_and_an_address_that_is_none_are_said(
+    registry: Registry, hub: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("https_proxy", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HTTPS_PROXY", hub.url)  # which knows no CONNECT
+    close_session()  # the next one reads the variable
+    try:
+        with pytest.raises(DownloadFailed, match="proxy does not let") as caught:
+            Downloads(tmp_path / "data", "https://hub.invalid").offer(registry.for_download(REPO))
+    finally:
+        close_session()
+    assert caught.value.kind == "offline"
+    monkeypatch.delenv("HTTPS_PROXY")
+    for endpoint in ("hub.invalid", "https://hub.invalid:port"):
+        with pytest.raises(DownloadFailed, match="let HF_ENDPOINT begin with https://") as caught:
+            Downloads(tmp_path / "data", endpoint).offer(registry.for_download(REPO))
+        assert caught.value.kind == "offline"
 
 
 def test_no_space_is_said_before_it_starts(
@@ -346,6 +436,117 @@ def test_what_the_disk_spoilt_between_two_tries_is_fetched_again(
     with pytest.raises(DownloadFailed, match="came damaged"):
         fetch()
     assert (fetch() / UNET).read_bytes() == files[UNET]
+
+
+def test_a_folder_that_never_got_its_name_is_no_model(
+    fetch: Fetch, hub: LocalHub, files: dict[str, bytes], registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Path, target: Path) -> Path:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", refuse)
+        with pytest.raises(DownloadFailed, match="cannot be written"):
+            fetch()
+    (partial,) = registry.models_dir.glob(f"*/*{PARTIAL}")
+    assert (partial / MANIFEST).is_file(), "as a process leaves it that ends here"
+    with pytest.raises(ModelUnavailable):
+        registry.get(REPO)
+    assert REPO not in {entry.name for entry in registry}
+    shutil.copytree(partial, partial.with_name("older"))
+    assert (registry.weights(registry.get(REPO)) or partial).name == "older", "however new the other one is"
+    (partial / UNET).unlink()
+    hub.fault, hub.fault_path = "cut", UNET
+    with pytest.raises(DownloadFailed, match="goes on from there"):
+        fetch()
+    assert not (partial / MANIFEST).exists(), "a manifest speaks of whole files"
+    hub.fault = None
+    assert (fetch() / UNET).read_bytes() == files[UNET]
+
+
+def fetched(hub: LocalHub) -> list[str]:
+    """The weights that were asked for."""
+    return [path for method, path, _ in hub.requests if method == "GET" and path.endswith(".safetensors")]
+
+
+def test_what_is_here_is_not_fetched_again(
+    downloads: Downloads, registry: Registry, hub: LocalHub, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = downloads.offer(registry.for_download(REPO))
+    folder = start(downloads, registry).result()
+    hub.requests.clear()
+    monkeypatch.setattr(downloads_module, "_free", lambda folder: 0)
+    offer = downloads.offer(registry.for_download(REPO))
+    assert (offer.is_here, offer.here, offer.destination, offer.fits) == (True, offer.size, folder, True)
+    (folder / "mine.txt").write_text("kept")
+    assert downloads.start(offer).result() == folder
+    late = dataclasses.replace(before, is_accepted=True)  # made before another program was done
+    assert downloads.start(late).result() == folder
+    assert (folder / "mine.txt").is_file()
+    assert fetched(hub) == []
+    (folder / UNET).write_bytes(files[UNET][:-1])
+    monkeypatch.undo()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    assert not downloads.offer(registry.for_download(REPO)).is_here
+    assert (start(downloads, registry).result() / UNET).read_bytes() == files[UNET]
+
+
+def test_what_the_hubs_own_cache_has_whole_is_not_fetched(
+    downloads: Downloads, registry: Registry, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    cached = tmp_path / "cache" / f"models--{REPO.replace('/', '--')}"
+    snapshot = shutil.copytree(tmp_path / "published", cached / "snapshots" / COMMIT)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(COMMIT)
+    offer = downloads.offer(registry.for_download(REPO))
+    assert (offer.is_here, offer.destination) == (True, snapshot)
+    assert downloads.start(offer).result() == snapshot
+    (snapshot / UNET).unlink()  # another precision is left: it runs, but it is not what a download brings
+    assert not downloads.offer(registry.for_download(REPO)).is_here
+
+
+def test_a_pinned_revision_that_is_here_needs_no_hub(downloads: Downloads, registry: Registry, hub: LocalHub) -> None:
+    pinned = registry.for_download(REPO).model_copy(update={"revision": COMMIT})
+    folder = downloads.start(downloads.offer(pinned), accepts_licence=True).result()
+    hub.fault = "broken"
+    offer = downloads.offer(pinned)
+    assert (offer.is_here, offer.destination, offer.listing.commit) == (True, folder, COMMIT)
+    assert downloads.start(offer).result() == folder
+    with pytest.raises(DownloadFailed, match="in trouble"):
+        downloads.offer(registry.for_download(REPO))  # nobody knows whether there is a newer one
+    (folder / UNET).unlink()
+    with pytest.raises(DownloadFailed, match="in trouble"):
+        downloads.offer(pinned)
+
+
+def test_the_command_fetches_once_and_says_so(
+    hub: LocalHub, files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    monkeypatch.setenv("SD_DEMO_DATA_DIR", str(tmp_path / "data"))
+    assert main(["download", REPO, "--accept-licence"]) == 0
+    folder = capsys.readouterr().out.strip()
+    hub.requests.clear()
+    assert main(["download", REPO, "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["folder"] == folder
+    assert err == f"{REPO} is here already; to fetch it anew, delete {folder} first.\n"
+    assert fetched(hub) == []
+
+
+def test_the_command_without_a_token_to_read_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def ended(prompt: str) -> str:
+        raise EOFError
+
+    monkeypatch.setattr(getpass, "getpass", ended)
+    assert main(["download", REPO, "--ask-token"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("No token was given; ")
+    assert is_one_sentence(err.removesuffix("\n"))
 
 
 def test_cancel_keeps_what_came_for_the_next_time(

@@ -17,6 +17,7 @@ import torch
 from diffusers import DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline
 from huggingface_hub import constants
 from PIL import Image
+from safetensors.torch import save_file
 
 from sd_demo import pipeline_manager, random_model
 from sd_demo.checkpoints import weights_of
@@ -24,6 +25,7 @@ from sd_demo.engine import Engine
 from sd_demo.errors import InvalidRequest, ModelUnavailable, OutOfMemory
 from sd_demo.hub.downloads import Downloads
 from sd_demo.loaded_model import LoadedModel
+from sd_demo.model_files import MANIFEST
 from sd_demo.pipeline_manager import PipelineManager
 from sd_demo.registry import EMBEDDED, Registry
 from sd_demo.requests import parse_request
@@ -219,6 +221,46 @@ def test_several_models_stay_where_the_memory_allows_it(settings: Settings, root
         assert manager.current.entry.name == name
         assert sum(model.weights_mib for model in manager.loaded) <= roomy.model_memory_mib
     assert loads == [one, two, file, two], "the one used longest ago goes first"
+
+
+def test_a_safety_checker_takes_room_only_where_it_is_loaded(settings: Settings, root: Path, tmp_path: Path) -> None:
+    checked = Path(shutil.copytree(root / "one", tmp_path / "checked"))
+    random_model.save("safety-checker", checked / "safety_checker", "tiny")
+    settings_of_pictures = checked / "safety_checker" / "preprocessor_config.json"
+    (checked / "feature_extractor").mkdir()
+    settings_of_pictures.rename(checked / "feature_extractor" / settings_of_pictures.name)
+    index = json.loads((checked / "model_index.json").read_text())
+    index |= {"safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"]}
+    (checked / "model_index.json").write_text(json.dumps(index))
+    mib = (weights_of(root / "two") + weights_of(checked, has_checker=False)) * 4 / 2**20
+    for is_on in (True, False):
+        limits = {"model_memory_mib": mib + 0.01, "safety_checker": is_on}
+        manager = PipelineManager(settings.model_copy(update=limits), Registry(models_dir=settings.models_dir))
+        for name in (str(root / "two"), str(checked)):
+            manager.get(name)
+        assert len(manager.loaded) == (1 if is_on else 2)
+        assert sum(model.weights_mib for model in manager.loaded) <= limits["model_memory_mib"]
+        manager.free()
+
+
+def test_a_damaged_download_goes_by_its_title(settings: Settings, root: Path, tmp_path: Path) -> None:
+    """Its folder is called by its commit, which tells nobody anything."""
+    settings = settings.model_copy(update={"data_dir": tmp_path})
+    folder = Path(shutil.copytree(root / "one", settings.models_dir / "somebody--damaged" / "0123"))
+    manager = PipelineManager(settings, Registry(models_dir=settings.models_dir))
+    (folder / MANIFEST).write_text(json.dumps({"repo": "somebody/damaged", "commit": "0123", "files": {}}))
+    index = json.loads((folder / "model_index.json").read_text())
+    index |= {"safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"]}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelUnavailable, match=r"^somebody/damaged lacks the safety checker"):
+        manager.get("somebody/damaged")
+    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    save_file({"conv_in.bias": torch.ones(32)}, file, {"format": "pt"})
+    with pytest.raises(ModelUnavailable, match=r"^somebody/damaged/unet lacks \d+ of its weights"):
+        manager.get("somebody/damaged")
+    file.write_bytes(b"cut off")
+    with pytest.raises(ModelUnavailable, match=r"^somebody/damaged is damaged"):
+        manager.get("somebody/damaged")
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,23 @@ def test_a_hub_id_is_a_model_once_it_is_here(registry: Registry) -> None:
     assert "somebody/a-model" in {entry.name for entry in registry}
 
 
+def test_a_path_is_not_taken_for_a_hub_id(registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is offered to be downloaded under its name, and no hub is asked for it."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("models/mine.safetensors", "models/mine.ckpt", "models/MINE.PT", "models/mine.bin"):
+        for ask in (registry.get, registry.for_download):
+            with pytest.raises(ModelUnavailable, match=f"^There is no file {name} here; look at its path"):
+                ask(name)
+    Path("models/dreamshaper").mkdir(parents=True)
+    for ask in (registry.get, registry.for_download):
+        with pytest.raises(ModelUnavailable, match=r"^The folder models/dreamshaper holds no model_index\.json"):
+            ask("models/dreamshaper")
+    closed = Registry(models_dir=registry.models_dir, takes_paths=False)
+    assert closed.for_download("models/dreamshaper").name == "models/dreamshaper", "strangers learn of no folder"
+    write_download(registry, "somebody/a.bin", "commit")
+    assert registry.get("somebody/a.bin").name == "somebody/a.bin"
+
+
 def test_another_commit_is_not_the_pinned_one(registry: Registry) -> None:
     write_download(registry, REPO, "f" * 40)
     assert registry.weights(registry.get("sd-1.5")) is None
@@ -135,6 +152,22 @@ def test_what_other_programs_left_in_the_hubs_cache_is_used(registry: Registry, 
     assert registry.weights(entry) == folder
     (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     assert registry.weights(entry) is None, "half a snapshot is none"
+
+
+def test_a_snapshot_that_was_fetched_without_its_safety_checker_is_none(registry: Registry, tmp_path: Path) -> None:
+    entry = registry.get("sd-1.4")
+    snapshots = tmp_path / "hf" / "hub" / "models--CompVis--stable-diffusion-v1-4" / "snapshots"
+    folder = write_folder(snapshots / (entry.revision or ""))
+    index = json.loads((folder / "model_index.json").read_text())
+    listed = {**index, "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"]}
+    (folder / "model_index.json").write_text(json.dumps(listed))
+    assert registry.weights(entry) is None
+    (folder / "safety_checker").mkdir()
+    (folder / "safety_checker" / "model.safetensors").write_bytes(b"")
+    assert registry.weights(entry) == folder
+    (folder / "safety_checker" / "model.safetensors").unlink()
+    (folder / "model_index.json").write_text(json.dumps({**index, "safety_checker": [None, None]}))
+    assert registry.weights(entry) == folder
 
 
 @pytest.mark.parametrize("name", ["", "/", "no/such", "x" * 300, "a\x00b", "~nobody-of-that-name/model", "\n", ".."])

@@ -126,11 +126,11 @@ def test_other_weights_under_the_same_name_are_said(tmp_path: Path, monkeypatch:
 
 
 def test_a_download_is_compared_without_reading_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = tmp_path / "unet" / "weights.safetensors"
+    file = tmp_path / "unet" / "model.safetensors"
     file.parent.mkdir()
     file.write_bytes(b"gigabytes")
     (tmp_path / "model_index.json").write_text("{}")
-    told = {"files": {"unet/weights.safetensors": {"size": 9, "sha256": sha256_of(file)}}}
+    told = {"files": {"unet/model.safetensors": {"size": 9, "sha256": sha256_of(file)}}}
     (tmp_path / "sd_demo.json").write_text(json.dumps(told))
     monkeypatch.setattr(weight_hashes, "LARGEST", 4)
     then = make_receipt(model=str(tmp_path), model_hash=hash_over([sha256_of(file)]))

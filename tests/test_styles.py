@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sd_demo.embedded.vocabulary import unknown_words
+from sd_demo.embedded.known_words import unknown_words
 from sd_demo.errors import InvalidRequest
 from sd_demo.styles import GENERAL, OF_THE_PICTURE_BOOK, Style, put_on, read_styles
 

@@ -17,10 +17,11 @@ from sd_demo.engine import Engine
 from sd_demo.errors import InvalidRequest
 from sd_demo.job import Job
 from sd_demo.known_models import EMBEDDED_FOLDER
-from sd_demo.lora import TRIGGER_KEY
+from sd_demo.lora_folder import TRIGGER_KEY
 from sd_demo.receipt import read_receipt_file
 from sd_demo.requests import LoraChoice, parse_request
 from sd_demo.settings import Settings
+from sd_demo.ui.live_lines import token_line
 from sd_demo.worn_loras import WornLora, are_worn
 
 WAIT_S = 250
@@ -111,6 +112,17 @@ def test_a_word_that_a_lora_teaches_is_not_unknown(engine: Engine) -> None:
     prompt = "a snowman and a dragon"
     assert submit(engine, prompt=prompt).result(WAIT_S).images[0].receipt.done.unknown_words == ["snowman", "dragon"]
     assert submit(engine, "one", prompt=prompt).result(WAIT_S).images[0].receipt.done.unknown_words == ["dragon"]
+    assert "snowman" in token_line(engine, prompt, None)
+    assert "snowman" not in token_line(engine, prompt, None, ["one:0.5", "nowhere", ":"])
+
+
+def test_unknown_words_of_a_negative_prompt_are_named_where_it_acts(engine: Engine) -> None:
+    def named(**values: float) -> list[str]:
+        job = submit(engine, "one", prompt="a dragon", negative_prompt="no sun, snowman, Dragon, blurry", **values)
+        return job.result(WAIT_S).images[0].receipt.done.unknown_words
+
+    assert named(guidance_scale=3.0) == ["dragon", "blurry"]
+    assert named(guidance_scale=1.0) == ["dragon"]
 
 
 def test_one_that_does_not_fit_fails_its_job_alone(engine: Engine) -> None:

@@ -26,31 +26,32 @@ from transformers.utils import logging as transformers_logging
 from sd_demo.checkpoints.folder import read_folder
 from sd_demo.checkpoints.single_file import read_file
 from sd_demo.errors import ModelUnavailable
-from sd_demo.model_files import manifest_in
-from sd_demo.weight_hashes import hash_over, sha256_of, weight_files
+from sd_demo.model_files import SAFETY_CHECKER, manifest_in
+from sd_demo.weight_hashes import checker_files, hash_over, sha256_of, weight_files
 
 
-def read_model(path: Path, dtype: torch.dtype, tokenizers: Sequence[Path] = ()) -> dict[str, Any]:
+def read_model(path: Path, dtype: torch.dtype, tokenizers: Sequence[Path] = (), title: str = "") -> dict[str, Any]:
     """The components of the model at `path` (a folder or a .safetensors file) on the CPU in `dtype`.
 
     tokenizers: folders that may lend a single file the tokenizer that it lacks; the first with as many tokens is taken.
+    title: what sentences call a folder, as a download's own name is its commit; default its name.
     Raises ModelUnavailable with one sentence where anything is missing, damaged or of another family.
     """
+    name = _name_of(path, title)
     try:
+        weights_of(path, title, has_checker=False)  # the libraries tell of a file that is cut off at great length
         with _quiet():
-            parts = read_folder(path, dtype) if path.is_dir() else read_file(path, dtype, tokenizers)
-        return assemble(parts, path.name)
+            parts = read_folder(path, dtype, name) if path.is_dir() else read_file(path, dtype, tokenizers)
+        return assemble(parts, name)
     except ModelUnavailable:
         raise
-    except SafetensorError as error:
-        raise _damaged(path, error) from error
-    except Exception as error:  # whatever a library says of a file that it cannot read
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise ModelUnavailable(f"{path.name} could not be loaded: {said[:200]}.") from error
+    except Exception as error:  # whatever a library says of a file that it cannot read; advice on its options follows
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0].partition(". ")[0].rstrip(".")
+        raise ModelUnavailable(f"{name} could not be loaded: {said[:200]}.") from error
 
 
-def _damaged(path: Path, error: SafetensorError) -> ModelUnavailable:
-    return ModelUnavailable(f"{path.name} is damaged ({error}); fetch it again.")
+def _name_of(path: Path, title: str) -> str:
+    return path.name if path.is_file() else title or path.name
 
 
 def assemble(parts: dict[str, Any], name: str) -> dict[str, Any]:
@@ -82,39 +83,45 @@ def assemble(parts: dict[str, Any], name: str) -> dict[str, Any]:
     return dict(pipe.components)
 
 
-def weights_of(path: Path) -> int:
+def weights_of(path: Path, title: str = "", *, has_checker: bool = True) -> int:
     """How many numbers the weights of the model at `path` are, told by the headers of its files.
 
+    title: as for `read_model`. has_checker: whether the safety checker that comes with it is loaded, too.
     Raises ModelUnavailable where one of them is damaged.
     """
     count = 0
     try:
-        for file in [path] if path.is_file() else weight_files(path):
+        for file in [path] if path.is_file() else [*weight_files(path), *(checker_files(path) if has_checker else ())]:
             with safe_open(file, framework="pt") as opened:
                 count += sum(math.prod(opened.get_slice(key).get_shape()) for key in opened.keys())  # noqa: SIM118 - no mapping
     except SafetensorError as error:
-        raise _damaged(path, error) from error
+        raise ModelUnavailable(f"{_name_of(path, title)} is damaged ({error}); fetch it again.") from error
     return count
 
 
-def hash_of(path: Path) -> str:
+def hash_of(path: Path, *, has_checker: bool = True) -> str:
     """SHA-256 of a file, or of a folder's weight files' own hashes in the order of their names.
 
-    Raises ModelUnavailable where a downloaded file is no longer what it was when it came.
+    has_checker: whether the safety checker that comes with it is looked at, too; the hash never counts it.
+    Raises ModelUnavailable where weights that were downloaded are gone or no longer what they were when they came.
     """
     if path.is_file():
         return sha256_of(path)
+    counted = weight_files(path)
     known = manifest_in(path).get("files", {})
-    digests = []
-    for file in weight_files(path):
-        digest = sha256_of(file)
+    came = [
+        name for name in known if name.endswith(".safetensors") and (has_checker or not name.startswith(SAFETY_CHECKER))
+    ]
+    digests = {}
+    for file in dict.fromkeys([*(path / name for name in came), *counted]):
         name = file.relative_to(path).as_posix()
-        if known.get(name, {}).get("sha256", digest) != digest:
+        digest = digests[file] = sha256_of(file) if file.is_file() else ""
+        if not digest or digest != known.get(name, {}).get("sha256", digest):
+            what = "damaged" if digest else "lost"
             raise ModelUnavailable(
-                f"{name} in {path} was damaged since its download; delete the folder and fetch it again."
+                f"{name} in {path} was {what} since its download; delete the folder and fetch it again."
             )
-        digests.append(digest)
-    return hash_over(digests)
+    return hash_over(digests[file] for file in counted)
 
 
 @contextmanager

@@ -24,22 +24,25 @@ FAMILY: Final = (
 )
 
 
-def read_folder(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
-    """The parts of the model in `folder`. Raises ModelUnavailable for one that is incomplete or of another family."""
+def read_folder(folder: Path, dtype: torch.dtype, title: str) -> dict[str, Any]:
+    """The parts of the model in `folder`, which sentences call `title`.
+
+    Raises ModelUnavailable for one that is incomplete or of another family.
+    """
     missing = missing_in(folder)
     if INDEX in missing:
         raise ModelUnavailable(f"{folder} is no diffusers folder: its {INDEX} is missing or damaged.")
     index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-    _check_family(folder.name, index)
+    _check_family(title, index)
     if missing:
-        raise ModelUnavailable(f"{folder.name} is not complete: it lacks {', '.join(missing)}.")
+        raise ModelUnavailable(f"{title} is not complete: it lacks {', '.join(missing)}.")
     parts = {}
     for name in NETWORKS:  # the UNet first: while a file is being read its pages count as memory too
         options: dict[str, Any] = {"variant": "fp16"} if weights_in(folder / name) else {}
         parts[name], report = CLASSES[name].from_pretrained(
             folder / name, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True, **options
         )
-        check_keys(f"{folder.name}/{name}", report["missing_keys"], report["unexpected_keys"])
+        check_keys(f"{title}/{name}", report["missing_keys"], report["unexpected_keys"])
     parts["tokenizer"] = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
     for name in ("scheduler", "low_res_scheduler"):
         if name in index:

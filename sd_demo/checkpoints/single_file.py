@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,6 +20,8 @@ from sd_demo.checkpoints.parts import CLASSES, check_keys
 from sd_demo.errors import ModelUnavailable
 from sd_demo.model_files import INDEX, NETWORKS, PARTS
 
+log = logging.getLogger(__name__)
+
 _UNET_PREFIX: Final = "model.diffusion_model."
 _FIRST: Final = f"{_UNET_PREFIX}input_blocks.0.0.weight"
 _KEYS_OF_PROMPT: Final = f"{_UNET_PREFIX}middle_block.1.transformer_blocks.0.attn2.to_k.weight"
@@ -25,13 +29,21 @@ _TOKENS: Final = (
     "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight",  # version 1
     "cond_stage_model.model.token_embedding.weight",  # version 2
 )
+_VAE_PREFIXES: Final = ("first_stage_model.", "vae.")
+_OTHER_KINDS: Final = {  # by the channels that the UNet takes
+    5: " (depth to image)",
+    7: " (the x4 upscaler: python -m sd_demo download x4-upscaler fetches it as a folder, which runs)",
+    8: " (InstructPix2Pix)",
+}
+_NATIVE: Final = {"epsilon": 64, "v_prediction": 96}  # latents of a side of 2.0 and 2.1, by what they predict
 
 
 def read_file(path: Path, dtype: torch.dtype, tokenizers: Sequence[Path]) -> dict[str, Any]:
     """The parts of the checkpoint at `path`.
 
     Configs: those of a diffusers folder beside it (of its own name without .safetensors, or the folder that it lies
-    in), else the published ones of its family. Tokenizer: beside it, else the first of `tokenizers` that fits.
+    in), else the published ones of its family. What version 2 predicts is told by the file's metadata, else by a trial.
+    Tokenizer: beside it, else the first of `tokenizers` that fits.
     Raises ModelUnavailable for a file that is incomplete or no checkpoint of Stable Diffusion 1 or 2.
     """
     with safe_open(path, framework="pt") as file:
@@ -59,6 +71,14 @@ def read_file(path: Path, dtype: torch.dtype, tokenizers: Sequence[Path]) -> dic
     surplus = sum(key.startswith(_UNET_PREFIX) for key in shapes) - len(parts["unet"].state_dict())
     if surplus > 0:
         raise ModelUnavailable(f"{path.name} has {surplus} weights that the UNet of its family has no place for.")
+    if not has_config and _is_version_2(shapes) and shapes[_FIRST][1] == 4 and _said_prediction(metadata) is None:
+        found = "epsilon" if predicts_noise(parts["unet"]) else "v_prediction"
+        parts["scheduler"].register_to_config(prediction_type=found)
+        parts["unet"].register_to_config(sample_size=_NATIVE[found])
+        log.info(
+            "%s does not say what it predicts; a trial says %s (modelspec.prediction_type in its metadata decides)",
+            path.name, found,
+        )  # fmt: skip
     return parts
 
 
@@ -69,23 +89,86 @@ def _check_checkpoint(name: str, shapes: dict[str, tuple[int, ...]]) -> None:
         raise ModelUnavailable(f"{name} is {what}; name a full checkpoint.")
     if any(key.startswith("conditioner.") for key in shapes):
         raise ModelUnavailable(f"{name} is of Stable Diffusion XL; only models of Stable Diffusion 1 and 2 run here.")
+    channels = shapes[_FIRST][1]
+    if channels not in (4, 9):
+        raise ModelUnavailable(
+            f"{name} takes {channels} channels{_OTHER_KINDS.get(channels, '')}; of single files only those run here "
+            "that take 4 (text-to-image) or 9 (inpainting)."
+        )
     if not any(key in shapes for key in _TOKENS):
         raise ModelUnavailable(f"{name} holds no text encoder; name a full checkpoint.")
+    if not any(key.startswith(_VAE_PREFIXES) for key in shapes):
+        raise ModelUnavailable(f"{name} holds no VAE; name a full checkpoint.")
+    width = next(shapes[key][1] for key in _TOKENS if key in shapes)
+    if (read := shapes.get(_KEYS_OF_PROMPT, (0, width))[1]) != width:
+        raise ModelUnavailable(f"{name} has a text encoder of width {width} and a UNet that reads {read}.")
+
+
+def _is_version_2(shapes: dict[str, tuple[int, ...]]) -> bool:
+    return _TOKENS[0] not in shapes
+
+
+def _said_prediction(metadata: dict[str, str]) -> str | None:
+    """What the file's metadata says that it predicts; None where they are silent.
+
+    The keys of https://github.com/Stability-AI/ModelSpec, and the one that ComfyUI writes.
+    """
+    architecture = metadata.get("modelspec.architecture", "")
+    by_architecture = {"stable-diffusion-v2-512": "epsilon", "stable-diffusion-v2-768": "v"}
+    said = metadata.get("modelspec.prediction_type") or metadata.get("modelspec.predict_key")
+    said = said or next((what for name, what in by_architecture.items() if architecture.startswith(name)), None)
+    return None if said is None else "v_prediction" if said.startswith("v") else "epsilon"
+
+
+@torch.no_grad()
+def predicts_noise(unet: Any) -> bool:
+    """Whether a UNet of 4 channels predicts the noise (epsilon), found by one call; False of one that does not work.
+
+    At the last timestep its input is all but pure noise. A model of epsilon answers with that noise, so that the answer
+    grows one to one with the input; v is little more than the picture to be, turned round, and hardly knows the noise.
+    """
+    noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    words = torch.zeros(1, 77, unet.config.cross_attention_dim)
+    with _in_float32(unet):
+        answer = unet(noise, 999, words, return_dict=False)[0]
+    return float((answer * noise).sum() / noise.square().sum()) > 0.5
+
+
+@contextmanager
+def _in_float32(network: torch.nn.Module) -> Iterator[None]:
+    """Each layer of `network` in float32 for its own call: on a CPU float16 is slow, and a whole copy is gigabytes."""
+    layers = {layer: list(layer.parameters(recurse=False)) for layer in network.modules()}
+    dtypes = {layer: own[0].dtype for layer, own in layers.items() if own}
+
+    def widen(layer: torch.nn.Module, _: Any) -> None:
+        layer.float()
+
+    def restore(layer: torch.nn.Module, *_: Any) -> None:
+        layer.to(dtypes[layer])
+
+    hooks = [layer.register_forward_pre_hook(widen) for layer in dtypes]
+    hooks += [layer.register_forward_hook(restore, always_call=True) for layer in dtypes]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _write_config(folder: Path, shapes: dict[str, tuple[int, ...]], metadata: dict[str, str]) -> Path:
     """The config files of the checkpoint's family, told by its shapes."""
-    is_first = _TOKENS[0] in shapes
+    is_first = not _is_version_2(shapes)
     is_inpainting = shapes[_FIRST][1] == 9
     made = ARCHITECTURES["sd-1.5" if is_first else "sd-2.1"]
     if is_inpainting:
         made = ARCHITECTURES["sd-1.5-inpainting" if is_first else "sd-2-inpainting"]
     kind, scheduler = made.schedulers[0][1]
-    # Weights do not tell what they predict; a v2 file that does not say is taken for 2.1, as diffusers does.
-    if (said := metadata.get("modelspec.prediction_type")) is not None:
-        scheduler = scheduler | {"prediction_type": "v_prediction" if said.startswith("v") else "epsilon"}
+    unet = made.unet or {}
+    if (said := _said_prediction(metadata)) is not None:
+        scheduler = scheduler | {"prediction_type": said}
+        unet = unet if is_first or is_inpainting else unet | {"sample_size": _NATIVE[said]}
     configs = {
-        "unet": made.unet,
+        "unet": unet,
         "vae": made.vae,
         "text_encoder": {**(made.text_encoder or {}), "model_type": "clip_text_model"},
     }
@@ -100,16 +183,23 @@ def _write_config(folder: Path, shapes: dict[str, tuple[int, ...]], metadata: di
 
 
 def _lent_tokenizer(name: str, tokens: int, folders: Iterable[Path], shapes: dict[str, Any]) -> CLIPTokenizer:
-    pad = {} if _TOKENS[0] in shapes else {"pad_token": "!"}  # OpenCLIP pads with token 0
+    pad = "!" if _is_version_2(shapes) else "<|endoftext|>"  # OpenCLIP pads with token 0
     for folder in folders:
         if (folder / "tokenizer_config.json").is_file():
-            found = CLIPTokenizer.from_pretrained(folder, local_files_only=True, **pad)
+            found = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
             if len(found) == tokens:
-                return found
+                return found if found.pad_token == pad else _padded_with(pad, found)
     raise ModelUnavailable(
         f"{name} holds no tokenizer (single files never do) and none for it is here yet: python -m sd_demo download "
         "tokenizer fetches it once (2 MB), or put a folder tokenizer beside the file."
     )
+
+
+def _padded_with(pad: str, lent: CLIPTokenizer) -> CLIPTokenizer:
+    """The words of `lent` with another padding, made anew: its files may list the old one as no part of words."""
+    made = json.loads(lent.backend_tokenizer.to_str())["model"]
+    merges = [tuple(pair) for pair in made["merges"]]
+    return CLIPTokenizer(made["vocab"], merges, model_max_length=lent.model_max_length, pad_token=pad)
 
 
 def _write(path: Path, values: dict[str, Any]) -> None:

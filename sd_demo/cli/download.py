@@ -32,21 +32,25 @@ def run(arguments: list[str]) -> int:
     from sd_demo.hub.downloads import Downloads  # after bad input was answered
 
     entry = registry.for_download(options.model)
-    token = getpass.getpass("Token of the hub (not shown): ").strip() or None if options.ask_token else None
+    token = _asks_for_token() if options.ask_token else None
     downloads = Downloads(settings.data_dir)
     offer = downloads.offer(entry, token)
     print(describe(offer), file=sys.stderr)
-    accepts = options.accept_licence or offer.is_accepted or _asks_whether_accepted(offer)
-    folder = _follow(downloads.start(offer, token, accepts_licence=accepts))
+    folder = str(offer.destination)
+    if not offer.is_here:
+        accepts = options.accept_licence or offer.is_accepted or _asks_whether_accepted(offer)
+        folder = _follow(downloads.start(offer, token, accepts_licence=accepts))
     answer = {"model": entry.name, "folder": str(folder), "commit": offer.listing.commit, "size": offer.size}
     print(json.dumps(answer) if options.json else folder)
     return 0
 
 
 def describe(offer: Offer) -> str:
-    """The offer in lines: what, how much, under which licence, where to."""
+    """The offer in lines: what, how much, under which licence, where to; or that all of it is here."""
     from sd_demo.hub.sentences import gib
 
+    if offer.is_here:
+        return f"{offer.entry.title} is here already; to fetch it anew, delete {offer.destination} first."
     come = f", {gib(offer.here)} of it are here already" if offer.here else ""
     lines = [
         f"{offer.entry.title} from {offer.listing.repo}, commit {offer.listing.commit[:12]}",
@@ -86,6 +90,15 @@ def _list(registry: Registry, is_json: bool) -> None:
     for row in rows:
         state = "here" if row["is_here"] else f"{row['download_mib']:,} MiB"
         print(f"{row['model']:<20} {state:<10} {row['title']} ({row['licence']})")
+
+
+def _asks_for_token() -> str | None:
+    try:
+        return getpass.getpass("Token of the hub (not shown): ").strip() or None
+    except EOFError:  # Ctrl+D, or nothing to type it on
+        raise InvalidRequest(
+            "No token was given; type it where it is asked for, or leave --ask-token out and set HF_TOKEN.", "ask_token"
+        ) from None
 
 
 def _asks_whether_accepted(offer: Offer) -> bool:

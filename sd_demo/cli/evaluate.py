@@ -69,7 +69,7 @@ def sweep(arguments: list[str]) -> int:
     ]
     for values in grid:
         parse_request("text_to_image", values)  # what is wrong is said before an hour of work
-    options.output.parent.mkdir(parents=True, exist_ok=True)
+    _check_writable(options.output)
     from sd_demo.embedded.sweep import Cell, draw_table, measure_cell
 
     cells: list[Cell] = []
@@ -77,9 +77,23 @@ def sweep(arguments: list[str]) -> int:
         for values in grid:
             cells.append(measure_cell(evaluator, values, options.count))
             evaluator.tell(cells[-1].told())
+    print(json.dumps([vars(cell) for cell in cells], indent=2), flush=True)
     draw_table(cells, options.output)
-    print(json.dumps([vars(cell) for cell in cells], indent=2))
     return 0
+
+
+def _check_writable(file: Path) -> None:
+    """Raises InvalidRequest where no PNG called `file` can be written; a file that is there stays as it is."""
+    if file.suffix.lower() != ".png" or file.is_dir():
+        raise InvalidRequest(f"output: {file} must be the name of a .png file.", "output")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=file.parent):
+            pass
+    except OSError as error:
+        raise InvalidRequest(
+            f"output: {file} cannot be written ({error.strerror or 'disk error'}); choose another place.", "output"
+        ) from error
 
 
 def _parser(name: str, description: str) -> Parser:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from numpy.random import Generator
 
 from sd_demo.embedded import vocabulary as words
+from sd_demo.embedded.known_words import unknown_words
 from sd_demo.embedded.objects import KINDS
 from sd_demo.embedded.picture import POSITIONS, Picture, Thing
-from sd_demo.embedded.vocabulary import unknown_words
 
 __all__ = ["caption", "unknown_words"]
 
@@ -25,8 +25,9 @@ _ORDER = list(POSITIONS)
 def caption(picture: Picture, rng: Generator, *, is_complete: bool = False, is_placed: bool = True) -> str:
     """One phrasing of what the picture shows, in lower case; the same picture has a great many.
 
-    is_complete: leaves nothing open that can be judged, so that scene, time, weather, style and every thing's object,
-    colour, position, a size other than medium and "far" are all said.
+    is_complete: leaves nothing open that "everything right" asks for: scene, time, weather, style and every thing's
+    object, colour, position and a size other than medium are all said. So is "far", but for things in a relation; a
+    relation itself is not, where the caption is keywords between commas.
     is_placed: False says nothing of where in the picture things are, only how they are to each other.
     """
     speaker = _Speaker(rng, is_complete, is_placed)

@@ -16,6 +16,7 @@ import argparse
 import json
 import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ from sd_demo.embedded.architecture import MAX_TOKENS, TEXT_WIDTH
 from sd_demo.embedded.dataset import pictured
 from sd_demo.embedded.judge import Judge
 from sd_demo.embedded.judge_training import Labelled, labelled, losses, softened
-from sd_demo.embedded.near_misses import mirrored, with_one_thing_wrong
+from sd_demo.embedded.near_misses import kept_from_held_out, mirrored, with_one_thing_wrong
 from sd_demo.embedded.picture import Picture
 from sd_demo.embedded.redrawn import redrawn
 from sd_demo.embedded.training_state import Stage, load_averaged
@@ -126,7 +127,8 @@ def train_clip(
         vectors, cells, wholes = model.see(softened(pixels, rng))
         said = [world.caption(picture, rng) for picture in shown]
         exact = [world.caption(picture, rng, is_complete=True) for picture in shown]
-        wrong = [world.caption(with_one_thing_wrong(picture, rng), rng, is_complete=True) for picture in shown]
+        nearly = [kept_from_held_out(partial(with_one_thing_wrong, picture, rng)) for picture in shown]
+        wrong = [world.caption(picture, rng, is_complete=True) for picture in nearly]
         texts = model.read([*said, *exact, *wrong], tokenizer)
         scale = model.clip.logit_scale.exp().clamp(max=100.0)
         loss, right, right_hard = contrast(vectors, texts, scale, model.fits_from)

@@ -37,7 +37,8 @@ def sample_world(count: int, seed: int, size: int, output: Path, held_out: bool 
     """Draw `count` random pictures of size x size pixels into `output`, and return the path of its captions.jsonl.
 
     Picture k depends on seed and k alone. Each line of captions.jsonl tells all of one picture, and its caption says
-    all that the line lists. held_out: the first object of each picture is one of the pairs that training never sees.
+    all that the line lists but some depths and relations (captions.py, is_complete). held_out: the first object of
+    each picture is one of the pairs that training never sees.
     Raises InvalidRequest for a number out of range, OutputFailed where the folder cannot be written.
     """
     _check("count", count, 1, MAX_COUNT)

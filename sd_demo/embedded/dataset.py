@@ -16,12 +16,12 @@ import numpy as np
 from transformers import CLIPTokenizer
 
 from sd_demo.embedded import world
-from sd_demo.embedded.near_misses import with_one_thing_wrong
-from sd_demo.embedded.objects import HELD_OUT
+from sd_demo.embedded.near_misses import kept_from_held_out, with_one_thing_mistaken, with_one_thing_wrong
 from sd_demo.embedded.picture import Picture
 
 Kind = Literal["ordinary", "held-out", "near-miss"]
 CAPTIONS_EACH = 6
+MISTAKEN_SHARE = 0.5  # of the near misses that training draws: things taken for others are most of a model's errors
 CHUNK = 250  # pictures one process renders at a time
 
 
@@ -57,10 +57,12 @@ def pictured(seed: int, number: int, is_held_out: bool = False) -> Picture:
 def near_miss(seed: int, number: int) -> tuple[Picture, str]:
     """What picture `number` would show with one thing wrong, and a caption of the right one that tells all of it."""
     rng, right = np.random.default_rng((seed, 2, number)), pictured(seed, number)
-    while True:  # a near miss is seen in training, so held-out pairs must not come in by it
-        picture = with_one_thing_wrong(right, rng)
-        if not any((thing.object, thing.colour) in HELD_OUT for thing in picture.things):
-            return picture, world.caption(right, rng, is_complete=True)
+
+    def wrong() -> Picture:
+        is_mistaken = bool(right.things) and rng.random() < MISTAKEN_SHARE
+        return (with_one_thing_mistaken if is_mistaken else with_one_thing_wrong)(right, rng)
+
+    return kept_from_held_out(wrong), world.caption(right, rng, is_complete=True)
 
 
 def _render_all(images: Path, captions: Path, count: int, size: int, seed: int, kind: Kind, processes: int) -> None:

@@ -98,6 +98,9 @@ class Evaluator:
             share(name, *([t[name] for m in marks for t in m.things] for marks in everywhere))
             for name in ABOUT_THINGS
         ]  # fmt: skip
+        related = [[m.is_relation_right for m in marks if m.is_relation_right is not None] for marks in everywhere]
+        if related[0]:
+            figures.append(share("relation", *related))
         one = [*drawn["one_object"], *drawn["one_object_held_out"]]
         one_own = [*own["one_object"], *own["one_object_held_out"]]
         for name in ("object", "colour"):
@@ -154,7 +157,10 @@ class Evaluator:
             ImageToImage(prompt=a.prompt, seed=a.seed, image=a.image, strength=STRENGTH, **self.options) for a in asked
         ]
         marks = self._marked(asked, [made.image for made in self.draw(requests)])
-        kept = [m.things[0]["object"] and m.things[0]["colour"] for m in marks]
+        # Where it was, and nothing beside it: the old thing left there with a new one is no change of colour.
+        kept = [
+            m.is_number_right and all(m.things[0][name] for name in ("object", "colour", "position")) for m in marks
+        ]
         return share("image_to_image_recoloured", kept)
 
     def added(self, count: int) -> Figure:

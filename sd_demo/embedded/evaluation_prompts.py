@@ -110,7 +110,8 @@ def open_prompt(seed: int, number: int) -> tuple[str, Picture]:
     picture = _sample(rng, 1, False)
     thing = replace(picture.things[0], size="medium")
     plain = replace(picture, time="day", weather="clear", style="picture book", things=(thing,))
-    return f"a {thing.colour} {thing.object} {SCENE_PHRASES[plain.scene][0]}", plain
+    article = "an" if thing.colour == "orange" else "a"
+    return f"{article} {thing.colour} {thing.object} {SCENE_PHRASES[plain.scene][0]}", plain
 
 
 def meant_by_open_prompt(picture: Picture, rng: Generator) -> Picture:

@@ -83,9 +83,12 @@ class Judge(nn.Module):
         self.body = nn.Sequential(
             nn.PixelUnshuffle(4),
             _convolution(48, a),
+            _Residual(a),  # a small thing is 45 pixels wide, and here each cell is 4
             _convolution(a, b, stride=2),
             _Residual(b),
+            _Residual(b),
             _convolution(b, c, stride=2),
+            _Residual(c),
             _Residual(c),
             _convolution(c, d, stride=2),
             _Residual(d),

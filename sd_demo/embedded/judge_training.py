@@ -37,11 +37,12 @@ from sd_demo.embedded.judge import (
 from sd_demo.embedded.layout import layout
 from sd_demo.embedded.objects import KINDS
 from sd_demo.embedded.picture import MOST_THINGS, Picture
-from sd_demo.embedded.training_state import Stage, load_averaged
+from sd_demo.embedded.training_state import Stage, has_fast_bfloat16, load_averaged
 
 LOGGER = logging.getLogger(__name__)
 BATCH = 32
 EMPTY_CELL_WEIGHT = 0.15  # of the cells of a picture, one to three hold a thing
+SMALL_BELOW, SMALL_WEIGHT = 0.24, 2.0  # extents of things that are mistaken most, and what these weigh
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,10 @@ def train_judge(stage: Stage, judge: Judge, data: Labelled, seed: int) -> None:
         chosen = np.sort(rng.integers(0, len(data.images), BATCH))
         pictures = torch.from_numpy(data.images[chosen]).permute(0, 3, 1, 2).float() / 127.5 - 1.0
         pictures, things = moved(pictures, torch.from_numpy(data.things[chosen]), rng)
-        cells, wholes = judge(softened(pictures, rng).contiguous(memory_format=torch.channels_last))
-        stage.update(**losses(cells, wholes, things, torch.from_numpy(data.wholes[chosen])))
+        seen = softened(pictures, rng).contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16, enabled=has_fast_bfloat16("cpu")):
+            cells, wholes = judge(seen)
+        stage.update(**losses(cells.float(), wholes.float(), things, torch.from_numpy(data.wholes[chosen])))
     stage.swap_ema()
     judge.eval()
 
@@ -117,11 +120,13 @@ def losses(
     per_cell = F.binary_cross_entropy_with_logits(presence[..., 0], target, weight=weights, reduction="none")
     at = (which, row, column)
     offsets = torch.cat([centres - centres.floor(), (seen[:, 4:6] / MEAN_EXTENT).log()], dim=1)
+    shares = torch.where(seen[:, 4:6].amax(dim=1) < SMALL_BELOW, SMALL_WEIGHT, 1.0)
+    kinds = F.cross_entropy(objects[at], seen[:, 0].long(), label_smoothing=0.02, reduction="none")
     parts = wholes.split([len(names) for names in WHOLES.values()], dim=1)
     per_whole = [F.cross_entropy(part, labels[:, k], label_smoothing=0.02) for k, part in enumerate(parts)]
     found = {
         "presence": per_cell.sum() / len(cells),
-        "object": F.cross_entropy(objects[at], seen[:, 0].long(), label_smoothing=0.02),
+        "object": (shares * kinds).sum() / shares.sum(),
         "colour": F.cross_entropy(colours[at], seen[:, 1].long(), label_smoothing=0.02),
         "box": F.smooth_l1_loss(boxes[at], offsets, beta=0.1),
         "whole": torch.stack(per_whole).sum(),
@@ -221,7 +226,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     judge = load_judge(chosen.start) if chosen.start else Judge()
     judge.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    stage = Stage("judge", chosen.work, chosen.minutes, judge, learning_rate=3e-3, ema_decay=0.995)
+    rate = 1e-3 if chosen.start else 3e-3
+    stage = Stage("judge", chosen.work, chosen.minutes, judge, learning_rate=rate, ema_decay=0.995)
     if not stage.is_finished:
         # The judge is no pupil: it must know pink cacti as well as green ones, or it would be unfair to them.
         parts = [

@@ -17,11 +17,16 @@ _WORTH = {"object": 10, "colour": 5, "position": 3, "size": 2}  # which attribut
 
 @dataclass(frozen=True)
 class Mark:
-    """One picture's marks: things[k] tells of the k-th thing asked for; one that is not there is wrong in all."""
+    """One picture's marks: things[k] tells of the k-th thing asked for; one that is not there is wrong in all.
+
+    is_relation_right: whether the first thing is in front of the second one, or above it, where that was asked for,
+    else None. It is a figure of its own and not part of `is_all_right`.
+    """
 
     whole: dict[str, bool]
     things: tuple[dict[str, bool], ...]
     is_number_right: bool
+    is_relation_right: bool | None = None
 
     @property
     def is_all_right(self) -> bool:
@@ -32,11 +37,24 @@ class Mark:
 def mark(asked: Picture, seen: Judgement) -> Mark:
     """Mark what the judge saw against what was asked for, each thing matched with the found one most like it."""
     whole = {name: getattr(seen, name) == getattr(asked, name) for name in ABOUT_WHOLE}
+    matched = _matched(asked.things, seen.things)
     things = tuple(
         {name: found is not None and getattr(found, name) == getattr(thing, name) for name in ABOUT_THINGS}
-        for thing, found in zip(asked.things, _matched(asked.things, seen.things), strict=True)
+        for thing, found in zip(asked.things, matched, strict=True)
     )
-    return Mark(whole, things, len(seen.things) == len(asked.things))
+    return Mark(whole, things, len(seen.things) == len(asked.things), _is_related(asked.relation, matched))
+
+
+def _is_related(relation: str | None, found: Sequence[Found | None]) -> bool | None:
+    """In front is what stands lower in the picture; None for "next to", which the places of both things tell."""
+    if relation not in ("in front of", "above"):
+        return None
+    first, second = found[:2]
+    if first is None or second is None:
+        return False
+    if relation == "above":
+        return first.y < second.y
+    return first.y + first.height / 2 > second.y + second.height / 2
 
 
 def _matched(asked: Sequence[Thing], found: Sequence[Found]) -> Sequence[Found | None]:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from numpy.random import Generator
 
 from sd_demo.embedded.drawing import COLOURS
-from sd_demo.embedded.objects import KINDS
+from sd_demo.embedded.objects import HELD_OUT, KINDS
 from sd_demo.embedded.picture import MOST_THINGS, POSITIONS, SCENES, SIZES, TIMES, Picture, Thing
 
 _MIRRORED = {"left": "right", "middle": "middle", "right": "left"}
+
+
+def kept_from_held_out(draw: Callable[[], Picture]) -> Picture:
+    """What `draw` draws, anew until no pair of object and colour in it is one that training never shows."""
+    while True:
+        picture = draw()
+        if not any((thing.object, thing.colour) in HELD_OUT for thing in picture.things):
+            return picture
 
 
 def mirrored(picture: Picture) -> Picture:
@@ -48,6 +56,14 @@ def with_one_thing_wrong(picture: Picture, rng: Generator) -> Picture:
             things[k] = _changed(things[k], chosen, rng)
     relation = picture.relation if len(things) == len(picture.things) else None
     return replace(picture, things=tuple(things), relation=relation)
+
+
+def with_one_thing_mistaken(picture: Picture, rng: Generator) -> Picture:
+    """What another picture would show in which one thing, of those that this one has, is another in its place."""
+    things = list(picture.things)
+    k = int(rng.integers(len(things)))
+    things[k] = _changed(things[k], "object", rng)
+    return replace(picture, things=tuple(things))
 
 
 def _changed(thing: Thing, what: str, rng: Generator) -> Thing:

@@ -25,6 +25,7 @@ import torch
 
 from sd_demo.embedded.training_folder import START, Settings, export_trained, start_from
 from sd_demo.embedded.training_stages import run
+from sd_demo.embedded.training_state import has_fast_bfloat16
 from sd_demo.errors import InvalidRequest
 
 LOGGER = logging.getLogger(__name__)
@@ -68,8 +69,10 @@ def train(
     """
     if stage != "all" and stage not in STAGES:
         raise InvalidRequest(f"There is no stage {stage!r}; choose all, {', '.join(STAGES)}.")
-    if not minutes >= 0 or pictures < 1 or held_out < 1:
-        raise InvalidRequest("minutes must be 0 or more, pictures and held_out at least 1.")
+    if not minutes >= 0 or pictures < 1 or held_out < 1 or seed < 0 or (batch_size is not None and batch_size < 1):
+        raise InvalidRequest("minutes and seed must be 0 or more, pictures, held_out and batch_size at least 1.")
+    if start is not None and not (Path(start) / "model_index.json").is_file():
+        raise InvalidRequest(f"There is no model at {start}; name a folder of weights that a training wrote.")
     chosen = _device(device)
     settings = Settings(
         work=Path(work or default_work()),
@@ -108,9 +111,8 @@ def _device(name: str) -> torch.device:
 def _autocast(device: torch.device, dtype: str) -> torch.dtype | None:
     if dtype not in ("auto", "float32", "bfloat16"):
         raise InvalidRequest(f"There is no training dtype {dtype!r}; choose auto, float32 or bfloat16.")
-    # A CPU without bfloat16 instructions emulates them, slowly.
-    is_fast = device.type == "cuda" or bool(torch.cpu.get_capabilities().get("avx512_bf16"))
-    return torch.bfloat16 if dtype == "bfloat16" or (dtype == "auto" and is_fast) else None
+    is_chosen = dtype == "bfloat16" or (dtype == "auto" and has_fast_bfloat16(device.type))
+    return torch.bfloat16 if is_chosen else None
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

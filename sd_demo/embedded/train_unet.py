@@ -24,8 +24,8 @@ FINE_BELOW = 250  # timesteps where a picture's last details are drawn
 FINE_SHARE = 0.5  # of the rows of pixel art
 COARSE_FROM = 600  # timesteps where it is settled which thing goes where, and how large
 COARSE_SHARE = 0.5  # of the rows of whole pictures
-MISSED_SHARE = 0.4  # of the rows of whole pictures that have a near miss
-MISSED_FROM = 400  # timesteps where a thing can still become another
+MISSED_SHARE = 0.5  # of the rows of whole pictures that have a near miss
+MISSED_FROM = 300  # timesteps where a thing can still become another
 
 
 @dataclass(frozen=True)

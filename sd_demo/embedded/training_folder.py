@@ -94,7 +94,7 @@ def start_from(folder: Path, settings: Settings) -> None:
             f"{settings.work} holds a training already; choose an empty work folder to start from weights."
         )
     settings.work.mkdir(parents=True, exist_ok=True)
-    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
     model = new_model(tokenizer)
     model.unet.load_state_dict(UNet2DConditionModel.from_pretrained(folder / "unet").state_dict())
     model.text_encoder.load_state_dict(CLIPTextModel.from_pretrained(folder / "text_encoder").float().state_dict())
@@ -145,8 +145,11 @@ def near_misses_of(vae: AutoencoderKL, tokenizer: CLIPTokenizer, settings: Setti
 def latents_of(
     vae: AutoencoderKL, pictures: Pictures, size: int, settings: Settings, name: str = "latents"
 ) -> np.ndarray:
-    """Latents float16 [N, 4, h, w] of all pictures, pixel art with its mark, encoded now or read from the folder."""
-    file = settings.work / f"{name}-{size}.npy"
+    """Latents float16 [N, 4, h, w] of all pictures, pixel art with its mark, encoded now or read from the folder.
+
+    The file has the pictures' number and seed in its name, as theirs has: others get latents of their own.
+    """
+    file = settings.work / f"{name}-{size}-{len(pictures.images)}-{settings.seed}.npy"
     if not file.is_file():
         latents = encode_pictures(vae, pictures.images, settings.device, settings.autocast)
         latents[settings.is_pixel_art()[: len(latents)]] += pixel_art_mark(latents.shape[-2:]).astype(np.float16)

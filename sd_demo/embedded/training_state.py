@@ -22,6 +22,11 @@ LOG_EVERY_STEPS = 20
 LONGEST_STEP_S = 60.0  # a longer gap is a machine that slept or a process that was stopped, and nothing was learned
 
 
+def has_fast_bfloat16(device_type: str) -> bool:
+    """Whether training in bfloat16 pays: a CPU without instructions for it emulates them, slowly."""
+    return device_type == "cuda" or bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+
+
 class Stage:
     """One stage of training: a number of minutes spent on one module, resumable after any interruption.
 

@@ -1,14 +1,8 @@
-"""Every word and phrase of the world's language, and which words of a prompt are none of them."""
+"""Every word and phrase of the world's language."""
 
 from __future__ import annotations
 
-import re
-from functools import cache
-from typing import Any
-
-from sd_demo.embedded.drawing import COLOURS
-from sd_demo.embedded.objects import HELD_OUT, KINDS
-from sd_demo.embedded.picture import DEPTHS, POSITIONS, RELATIONS, SCENES, SIZES, STYLES, TIMES, WEATHERS
+from sd_demo.embedded.objects import KINDS
 
 OBJECT_WORDS: dict[str, tuple[tuple[str, str], ...]] = {
     "ball": (("ball", "balls"), ("rubber ball", "rubber balls")),
@@ -165,63 +159,3 @@ DOINGS: dict[str, tuple[str, ...]] = {
     "fish": ("swimming",),
     "boat": ("sailing", "floating"),
 }
-
-
-def _words(phrase: str) -> list[str]:
-    return re.findall(r"[^\W\d_]+", phrase)
-
-
-@cache
-def _known_words() -> frozenset[str]:
-    tables: list[Any] = [OBJECT_WORDS, COLOUR_WORDS, SIZE_WORDS, POSITION_PHRASES, DEPTH_PHRASES, SCENE_PHRASES]
-    tables += [SCENE_NOUNS, TIME_PHRASES, WEATHER_PHRASES, STYLE_PREFIXES, STYLE_SUFFIXES, STYLE_TAGS, WEATHER_TAGS]
-    tables += [TIME_TAGS, RELATION_PHRASES, REVERSED_RELATION_PHRASES, SIDE_PHRASES, NUMBER_WORDS, DOINGS]
-    words: set[str] = set()
-
-    def collect(value: Any) -> None:
-        if isinstance(value, str):
-            words.update(_words(value))
-        else:
-            for item in value.values() if isinstance(value, dict) else value:
-                collect(item)
-
-    collect([*tables, JOINTS])
-    return frozenset(words)
-
-
-def vocabulary() -> dict[str, Any]:
-    """All that the world knows, as plain JSON values. held_out: pairs that training never shows."""
-    synonyms: dict[str, list[str]] = {}
-    for name, forms in OBJECT_WORDS.items():
-        synonyms[name] = sorted({word for form in forms for word in form} - {name})
-    for table in (COLOUR_WORDS, SIZE_WORDS, POSITION_PHRASES, DEPTH_PHRASES, SCENE_PHRASES, TIME_PHRASES):
-        synonyms.update({name: [word for word in words if word != name] for name, words in table.items()})
-    for table in (WEATHER_PHRASES, STYLE_SUFFIXES, RELATION_PHRASES):
-        synonyms.update({name: [word for word in words if word != name] for name, words in table.items()})
-    return {
-        "objects": list(KINDS),
-        "colours": list(COLOURS),
-        "sizes": list(SIZES),
-        "positions": list(POSITIONS),
-        "depths": list(DEPTHS),
-        "scenes": list(SCENES),
-        "times": list(TIMES),
-        "weathers": list(WEATHERS),
-        "styles": list(STYLES),
-        "relations": list(RELATIONS),
-        "synonyms": synonyms,
-        "held_out": [list(pair) for pair in HELD_OUT],
-        "words": sorted(_known_words()),
-    }
-
-
-def unknown_words(prompt: str) -> list[str]:
-    """The words of a prompt that the world does not know, as written, in order, each once.
-
-    Punctuation, numbers, weights as in "(red:1.3)" and tags in angle brackets are no words.
-    """
-    unknown: dict[str, str] = {}
-    for word in _words(re.sub(r"<[^<>]*>", " ", prompt)):
-        if word.lower() not in _known_words():
-            unknown.setdefault(word.lower(), word)
-    return list(unknown.values())

@@ -19,11 +19,11 @@ from PIL import Image, ImageDraw, ImageFilter
 from sd_demo.embedded import scenes, styles, weathers
 from sd_demo.embedded.captions import caption, unknown_words
 from sd_demo.embedded.drawing import Brush, Paint, cut_out, mix
+from sd_demo.embedded.known_words import vocabulary
 from sd_demo.embedded.layout import Place, layout
 from sd_demo.embedded.objects import KINDS
 from sd_demo.embedded.picture import Picture, Thing
 from sd_demo.embedded.sampling import sample
-from sd_demo.embedded.vocabulary import vocabulary
 
 __all__ = ["Picture", "Thing", "caption", "cut_out_thing", "draw", "sample", "unknown_words", "vocabulary"]
 

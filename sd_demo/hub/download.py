@@ -24,9 +24,8 @@ from sd_demo.hub.repository import Hub, Listing
 from sd_demo.hub.sentences import as_download_failed
 from sd_demo.hub.transfer import Stopped, fetch
 from sd_demo.known_models import ModelEntry
-from sd_demo.model_files import MANIFEST
+from sd_demo.model_files import MANIFEST, PARTIAL
 
-PARTIAL: Final = ".partial"
 MARGIN: Final = 2**26  # bytes to leave free on the disk
 WINDOW_S: Final = 10.0  # over which the speed is taken
 TELL_EVERY_S: Final = 0.2
@@ -39,12 +38,13 @@ class Offer:
     entry: ModelEntry
     listing: Listing
     destination: Path
+    is_here: bool  # all of it is in `destination` already, and nothing will be fetched
     here: int  # bytes that an earlier try left
     free: int  # bytes free at the destination
     licence: str  # "" where the model's page names none
     licence_url: str
     restrictions: str  # for people; "" where the licence has none
-    is_accepted: bool
+    is_accepted: bool  # also where nothing has to be
 
     @property
     def size(self) -> int:
@@ -54,7 +54,7 @@ class Offer:
     @property
     def fits(self) -> bool:
         """True where the disk has room for what is still to come."""
-        return self.size - self.here + MARGIN <= self.free
+        return self.is_here or self.size - self.here + MARGIN <= self.free
 
 
 @dataclass(frozen=True)
@@ -147,9 +147,15 @@ class Download:
 
     def _fetch_all(self) -> Path:
         listing, folder = self.offer.listing, self.offer.destination
+        if self.offer.is_here:
+            return folder
         partial = folder.with_name(folder.name + PARTIAL)
-        partial.mkdir(parents=True, exist_ok=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_name(folder.name + ".lock"), timeout=0):
+            if (folder / MANIFEST).is_file() and listing.is_in(folder):  # another program's, since the offer
+                return folder
+            partial.mkdir(exist_ok=True)
+            (partial / MANIFEST).unlink(missing_ok=True)  # it speaks of whole files, and they become parts again
             hashes, done = {}, 0
             for file in listing.files:
 

@@ -7,13 +7,13 @@ import threading
 from pathlib import Path
 
 from sd_demo.errors import DownloadFailed
-from sd_demo.hub.download import MARGIN, PARTIAL, Download, Offer
-from sd_demo.hub.licences import RESTRICTIONS, Licences, is_restricted
-from sd_demo.hub.repository import Hub
+from sd_demo.hub.download import MARGIN, Download, Offer
+from sd_demo.hub.licences import Licences, named, restrictions
+from sd_demo.hub.repository import Hub, Listing, RemoteFile
 from sd_demo.hub.sentences import as_download_failed, no_space
 from sd_demo.hub.transfer import PART
-from sd_demo.known_models import OPENRAIL, OPENRAIL_URL, ModelEntry
-from sd_demo.model_files import repo_folder
+from sd_demo.known_models import ModelEntry
+from sd_demo.model_files import PARTIAL, downloaded, in_hub_cache, manifest_in, repo_folder
 
 
 class Downloads:
@@ -29,26 +29,39 @@ class Downloads:
         self._lock = threading.Lock()
 
     def offer(self, entry: ModelEntry, token: str | None = None) -> Offer:
-        """What `entry` costs and asks; the hub is asked for it. Raises DownloadFailed."""
-        hub = Hub(token, self._endpoint)
+        """What `entry` costs and asks; the hub is asked for it. Raises DownloadFailed.
+
+        One with a pinned revision that is here whole needs no hub that answers.
+        """
+        has_token = bool(token)
+        found = self._found(entry)
         try:
+            hub = Hub(token, self._endpoint)
+            has_token = hub.has_token
             listing = hub.listing(entry)
         except Exception as error:
-            raise as_download_failed(error, entry.source, has_token=hub.has_token) from None
+            kept = _told_by_manifest(entry, found)
+            if kept is None:
+                raise as_download_failed(error, entry.source, has_token=has_token) from None
+            listing = kept
         folder = self._data_dir / "models" / repo_folder(entry.source, entry.parts) / listing.commit
+        is_here = found is not None and found.name == listing.commit and listing.is_in(found)
+        if found is not None and is_here:
+            folder = found
         partial = folder.with_name(folder.name + PARTIAL)
         own = entry.licence if entry.licence_url else listing.licence
-        is_openrail = is_restricted(own)
+        licence, url = named(own, f"https://huggingface.co/{entry.source}")
         return Offer(
             entry=entry,
             listing=listing,
             destination=folder,
-            here=sum(_size_of(partial / file.path, file.size) for file in listing.files),
+            is_here=is_here,
+            here=listing.size if is_here else sum(_size_of(partial / file.path, file.size) for file in listing.files),
             free=_free(folder),
-            licence=OPENRAIL if is_openrail else own,
-            licence_url=OPENRAIL_URL if is_openrail else f"https://huggingface.co/{entry.source}",
-            restrictions=RESTRICTIONS if is_openrail else "",
-            is_accepted=self._licences.is_accepted(own),
+            licence=licence,
+            licence_url=url,
+            restrictions=restrictions(licence, url),
+            is_accepted=is_here or self._licences.is_accepted(licence, url),
         )
 
     def start(self, offer: Offer, token: str | None = None, *, accepts_licence: bool = False) -> Download:
@@ -68,17 +81,36 @@ class Downloads:
             if not offer.fits:
                 raise no_space(offer.size - offer.here + MARGIN, offer.free, _existing(offer.destination))
             try:
+                hub = Hub(token, self._endpoint)
                 if not offer.is_accepted:
-                    self._licences.accept(offer.licence)
-            except OSError as error:
-                raise as_download_failed(error, offer.listing.repo, has_token=False) from None
-            download = self._running[offer.entry.name] = Download(offer, Hub(token, self._endpoint))
+                    self._licences.accept(offer.licence, offer.licence_url)
+            except Exception as error:
+                raise as_download_failed(error, offer.listing.repo, has_token=bool(token)) from None
+            download = self._running[offer.entry.name] = Download(offer, hub)
         threading.Thread(target=download.run, name=f"download {offer.entry.name}", daemon=True).start()
         return download
 
     def running(self, name: str) -> Download | None:
         """The latest download of the model called `name`, also one that is over; None where there was none."""
         return self._running.get(name)
+
+    def _found(self, entry: ModelEntry) -> Path | None:
+        """The folder that the program would run `entry` from now: a download's, or one of the hub's own cache."""
+        here = downloaded(self._data_dir / "models", repo_folder(entry.source, entry.parts), entry.revision)
+        return here or in_hub_cache(entry.source, entry.revision)
+
+
+def _told_by_manifest(entry: ModelEntry, folder: Path | None) -> Listing | None:
+    """What the hub would list of a pinned revision, where all of it is in `folder`: a commit never changes."""
+    if entry.revision is None or folder is None:
+        return None
+    manifest = manifest_in(folder)
+    try:
+        files = tuple(RemoteFile(path, told["size"], told["sha256"]) for path, told in manifest["files"].items())
+    except (KeyError, TypeError, AttributeError):  # none in the hub's cache, or somebody wrote in it
+        return None
+    listing = Listing(entry.source, folder.name, files, entry.licence)
+    return listing if files and listing.is_in(folder) else None
 
 
 def _size_of(file: Path, whole: int) -> int:

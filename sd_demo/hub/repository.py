@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, urljoin
 
@@ -14,7 +15,7 @@ from huggingface_hub.utils import get_session, hf_raise_for_status
 
 from sd_demo import __version__
 from sd_demo.errors import DownloadFailed
-from sd_demo.hub.sentences import NotTheHub
+from sd_demo.hub.sentences import TOKENS_URL, NotTheHub
 from sd_demo.known_models import ModelEntry
 from sd_demo.model_files import INDEX, needed, parts_of
 
@@ -48,15 +49,28 @@ class Listing:
         """Bytes of all files."""
         return sum(file.size for file in self.files)
 
+    def is_in(self, folder: Path) -> bool:
+        """True where `folder` holds every file in its full length; what is in them is not read."""
+        paths = [(folder / file.path, file.size) for file in self.files]
+        return all(path.is_file() and path.stat().st_size == size for path, size in paths)
+
 
 class Hub:
     """The hub as one visitor sees it. The token is kept in memory for as long as this object lives, and nowhere else.
 
     token: default the one of HF_TOKEN or of the hub's own login. endpoint: default HF_ENDPOINT, or the public hub.
+    Raises DownloadFailed where the token cannot be read, or cannot be one.
     """
 
     def __init__(self, token: str | None = None, endpoint: str | None = None) -> None:
-        self._token = token or (None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token())
+        self._token = token or _own_token()
+        if self._token and not (self._token.isascii() and self._token.isprintable()):
+            whose = "The token" if token else "The token of HF_TOKEN or of the hub's own login"
+            raise DownloadFailed(
+                f"{whose} holds a character that no token has, such as … or a line break; copy it whole from "
+                f"{TOKENS_URL}.",
+                "token",
+            )
         self._endpoint = (endpoint or os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
         # A wait for every answer and every piece of a file; not for a file as a whole.
         self.timeout = httpx2.Timeout(constants.HF_HUB_DOWNLOAD_TIMEOUT)
@@ -151,3 +165,17 @@ class Hub:
         if not isinstance(read, dict):
             raise NotTheHub
         return read
+
+
+def _own_token() -> str | None:
+    """The token of HF_TOKEN or of the hub's own login. Raises DownloadFailed where that cannot be read."""
+    if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN:
+        return None
+    try:
+        return get_token()
+    except (OSError, ValueError) as error:  # ValueError: a file that is no text
+        why = getattr(error, "strerror", None) or type(error).__name__
+        raise DownloadFailed(
+            f"The token of the hub's own login cannot be read ({why}); log in again, or set HF_TOKEN.",
+            "token",
+        ) from None

@@ -58,6 +58,16 @@ def as_download_failed(error: Exception, repo: str, *, has_token: bool) -> Downl
                 "offline",
             )
         return DownloadFailed("The hub cannot be reached; check the network or proxy, then try again.", "offline")
+    if isinstance(error, httpx2.ProxyError):
+        return DownloadFailed(
+            "The proxy does not let this program through to the hub; check HTTPS_PROXY, and the name and password in "
+            "it, then try again.",
+            "offline",
+        )
+    if isinstance(error, httpx2.UnsupportedProtocol | httpx2.InvalidURL):
+        return DownloadFailed(
+            "The hub's address cannot be used; let HF_ENDPOINT begin with https://, or unset it.", "offline"
+        )
     if isinstance(error, httpx2.TransportError | Interrupted):
         return DownloadFailed(f"The connection broke before all was here; {AGAIN}.", "interrupted")
     if isinstance(error, OSError):

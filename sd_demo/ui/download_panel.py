@@ -76,16 +76,18 @@ def listen(engine: Engine, top: Header, panel: Panel, downloads: Downloads) -> A
         if running is not None and not running.is_over:
             yield from _watch(engine, panel, top, running)
             return
-        yield _now(panel, _title(entry), status_line.running(ASKING), is_busy=True)
+        yield _anew(panel, _now(panel, _title(entry), status_line.running(ASKING), is_busy=True))
         try:
             offer = downloads.offer(entry)
         except DownloadFailed as error:
-            yield _refused(panel, _title(entry), error)
+            yield _anew(panel, _refused(panel, _title(entry), error))
         except Exception:
-            yield _now(panel, _title(entry), run.unexpected(NAME))
+            yield _anew(panel, _now(panel, _title(entry), run.unexpected(NAME)))
         else:
-            room = "" if offer.fits else status_line.failed("There is not enough room on the disk for it.")
-            yield _now(panel, offer_html(offer), room, asks=_asks(offer), start="Go on" if offer.here else "Download")
+            room, start = "", "Go on" if offer.here else "Download"
+            if not offer.fits:
+                room = status_line.failed("There is not enough room on the disk for it.")
+            yield _anew(panel, _now(panel, offer_html(offer), room, asks=_asks(offer), start=start))
 
     def fetch(model: Any, accepts: Any, token: Any) -> Iterator[dict[Any, Any]]:
         entry = _absent(engine, model)
@@ -177,6 +179,11 @@ def _refused(panel: Panel, about: str, error: DownloadFailed, *, asks: bool = Fa
     state = _now(panel, about, status_line.failed(str(error)), asks=asks)
     needs_token = error.kind in ("gated", "token", "not-found")  # a private one is "not found" to others
     return state | {panel.token: gr.update(visible=needs_token)}
+
+
+def _anew(panel: Panel, state: dict[Any, Any]) -> dict[Any, Any]:
+    """`state` without the tick of the model before: another one has another licence."""
+    return state | {panel.accepts: state[panel.accepts] | {"value": False}}
 
 
 def _asks(offer: Offer) -> bool:

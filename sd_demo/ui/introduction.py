@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from sd_demo.embedded.vocabulary import vocabulary
+from sd_demo.embedded.known_words import vocabulary
 from sd_demo.errors import InvalidRequest
 from sd_demo.registry import ModelEntry, check_task
 from sd_demo.requests import REQUESTS, TextToImage

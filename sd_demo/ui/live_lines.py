@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any, Final
 
 import gradio as gr
+from pydantic import ValidationError
 
-from sd_demo.embedded.vocabulary import unknown_words
+from sd_demo.embedded.known_words import unknown_words
 from sd_demo.errors import PlaygroundError
-from sd_demo.requests import MAX_PROMPT_CHARACTERS
+from sd_demo.lora_folder import find_lora, trigger_words
+from sd_demo.requests import MAX_PROMPT_CHARACTERS, TextToImage
 from sd_demo.speed import Estimate
 from sd_demo.ui import controls, status_line
 from sd_demo.ui.run import Tab
@@ -32,8 +35,8 @@ _QUIET: Final[dict[str, Any]] = {
 def listen(engine: Engine, tab: Tab, model: gr.Dropdown, ran: Any) -> None:
     """Keep both lines of a tab true while the person types, and after each run, which teaches what one costs."""
 
-    def tokens(prompt: Any, model: Any) -> str:
-        return token_line(engine, prompt, model)
+    def tokens(prompt: Any, model: Any, loras: Any = None) -> str:
+        return token_line(engine, prompt, model, loras)
 
     held = list(tab.controls.values())
 
@@ -47,15 +50,17 @@ def listen(engine: Engine, tab: Tab, model: gr.Dropdown, ran: Any) -> None:
         taken = {tab.controls[name]: controls.held_value(tab.task, name, value) for name, value in fields.items()}
         return taken or {tab.smaller: gr.skip()}
 
-    tab.controls["prompt"].change(tokens, [tab.controls["prompt"], model], [tab.token_line], **_QUIET)
+    read = [tab.controls["prompt"], model, *(tab.controls[name] for name in ("loras",) if name in tab.controls)]
+    for event in (*(control.change for control in read), ran.then):  # a run may have loaded another tokenizer
+        event(tokens, read, [tab.token_line], **_QUIET)
     costly = [tab.controls[name] for name in COSTLY if name in tab.controls]
     for event in (*(control.change for control in costly), model.change, ran.then):
         event(cost, [model, *held], [tab.estimate, tab.smaller], **_QUIET)
     tab.smaller.click(take_smaller, [model, *held], [tab.smaller, *costly], **_QUIET)
 
 
-def token_line(engine: Engine, prompt: Any, model: Any) -> str:
-    """How many tokens the prompt has of those that fit, and the words that the model does not know."""
+def token_line(engine: Engine, prompt: Any, model: Any, loras: Any = None) -> str:
+    """How many tokens the prompt has of those that fit, and the words that neither the model nor a LoRA knows."""
     if not isinstance(prompt, str) or not prompt.strip() or len(prompt) > MAX_PROMPT_CHARACTERS:
         return ""
     report = engine.token_report(prompt)
@@ -66,12 +71,23 @@ def token_line(engine: Engine, prompt: Any, model: Any) -> str:
     if report.dropped_words:
         parts.append(f'<span class="over">not read: {_words(report.dropped_words)}</span>')
     try:
-        unknown = unknown_words(prompt) if engine.defaults(model).is_embedded else []
+        unknown = unknown_words(prompt, _taught(engine, loras)) if engine.defaults(model).is_embedded else []
     except PlaygroundError:  # the name of a model that is not here
         unknown = []
     if unknown:
         parts.append(f"not known to this model: {_words(unknown)}")
     return f'<p class="tokens">{" · ".join(parts)}</p>'
+
+
+def _taught(engine: Engine, loras: Any) -> list[str]:
+    """What the chosen LoRAs, as they stand in the control, say that they were trained with."""
+    found = []
+    for typed in loras if isinstance(loras, list) else []:
+        with contextlib.suppress(PlaygroundError, ValidationError):
+            for choice in TextToImage.model_validate({"loras": [typed]}).loras:
+                folder = engine.settings.lora_dir
+                found.append(trigger_words(find_lora(choice.name, folder, takes_paths=False)))
+    return found
 
 
 def estimate(engine: Engine, tab: Tab, model: Any, values: tuple[Any, ...]) -> Estimate:

@@ -61,6 +61,21 @@ def test_each_fault_is_marked_where_it_is() -> None:
     assert not any(m.is_all_right for m in (swapped, elsewhere, missing, too_many, wrong_scene))
 
 
+@pytest.mark.parametrize("relation", ["in front of", "above", "next to", None])
+def test_what_is_in_front_or_above_is_marked_by_itself(relation: str | None) -> None:
+    front, back = (Thing(name, "red", "small", "left", depth) for name, depth in (("cat", "near"), ("house", "far")))
+    asked = Picture("beach", "day", "clear", "picture book", (front, back), relation, 0)
+    lower, higher = (Found("cat", "red", 0.2, y, 0.2, 0.2, 0.9) for y in (0.8, 0.5))
+
+    def is_right(cat: Found, *house: Found) -> bool | None:
+        things = (cat, *(replace(found, object="house") for found in house))
+        return mark(asked, Judgement("beach", "day", "clear", "picture book", things)).is_relation_right
+
+    right = {"in front of": (True, False), "above": (False, True)}.get(str(relation), (None, None))
+    assert (is_right(lower, higher), is_right(higher, lower)) == right
+    assert is_right(lower) == (False if any(right) else None)
+
+
 def test_prompts_are_the_same_for_a_seed_and_held_out_where_they_say() -> None:
     once, again, other = (prompts.ask(6, 2, seed) for seed in (1, 1, 2))
     assert once == again
@@ -147,6 +162,25 @@ def test_a_perfect_drawer_is_right_and_a_careless_one_is_not() -> None:
     assert wrong["object"].world == right["object"].world
 
 
+def test_the_old_thing_left_beside_the_new_one_is_no_change_of_colour() -> None:
+    def beside(picture: Picture) -> Picture:
+        wanted = picture.things[0]
+        colour = "blue" if wanted.colour == "red" else "red"
+        position = "right" if wanted.position == "left" else "left"
+        return replace(picture, things=(wanted, replace(wanted, colour=colour, position=position)))
+
+    known = {asked.prompt: asked.picture for asked in prompts.recolour(12, 5, 16)}
+
+    def right(change: Callable[[Picture], Picture]) -> float:
+        def draw(requests: Sequence[AnyRequest]) -> list[Made]:
+            return [Made(world.draw(change(known[request.prompt]), 256), 1.0, 0.1) for request in requests]
+
+        return evaluator(draw).recoloured(12).value
+
+    assert right(lambda picture: picture) >= 90
+    assert right(beside) == 0
+
+
 def test_the_bars_are_at_least_or_at_most() -> None:
     assert share("scene", [True] * 49 + [False]).is_met
     assert not share("scene", [True] * 47 + [False] * 3).is_met
@@ -203,6 +237,14 @@ def test_an_evaluation_is_the_same_for_a_seed() -> None:
 
 def _values(asked: prompts.Asked) -> dict[str, object]:
     return {"prompt": asked.prompt, "seed": asked.seed, "num_inference_steps": 2, "height": 64, "width": 64}
+
+
+@pytest.mark.parametrize("output", ["sweep", "folder.png", "file/sweep.png"])
+def test_where_a_sweep_cannot_be_drawn_is_said_before_the_work(tmp_path: Path, output: str) -> None:
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(InvalidRequest, match=r"^output: .* (must be the name of a \.png file|cannot be written)"):
+        run(["sweep", "--output", str(tmp_path / output), "--weights", str(tmp_path / "none")])
 
 
 def test_a_sweep_is_drawn_with_its_best_cell_framed(tmp_path: Path) -> None:

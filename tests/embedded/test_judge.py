@@ -174,3 +174,18 @@ def test_the_loss_knows_right_from_wrong() -> None:
     shifted[0, 0, 2] = 0.5
     assert losses(cells, wholes, shifted, labels)["presence"] > 5
     assert losses(cells, wholes, things, torch.tensor([[2, 2, 0, 1]]))["whole"] > right["whole"] + 3
+
+
+def test_a_small_things_kind_weighs_twice() -> None:
+    things = torch.full((1, 3, 6), -1.0)
+    things[0, 0] = torch.tensor([4, 7, 0.3, 0.6, 0.18, 0.18])  # centre in column 2, row 4
+    things[0, 1] = torch.tensor([4, 7, 0.8, 0.6, 0.33, 0.33])  # column 6
+    wholes, labels = torch.zeros(1, 20), torch.zeros(1, 4, dtype=torch.long)
+
+    def kind_loss(known_column: int) -> float:
+        cells = torch.zeros(1, 48, 8, 8)
+        cells[0, 1 + 4, 4, known_column] = 30
+        return losses(cells, wholes, things, labels)["object"].item()
+
+    small_known, other_known, none_known = kind_loss(2), kind_loss(6), kind_loss(0)
+    assert (none_known - small_known) / (none_known - other_known) == pytest.approx(2, abs=1e-3)

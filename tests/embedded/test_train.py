@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -107,11 +108,22 @@ def test_a_training_goes_on_from_weights(trained: tuple[Path, Path], tmp_path: P
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"stage": "vea"}, {"device": "tpu"}, {"dtype": "float8"}, {"minutes": float("nan")}, {"pictures": 0}]
+    "wrong",
+    [
+        {"stage": "vea"},
+        {"device": "tpu"},
+        {"dtype": "float8"},
+        {"minutes": float("nan")},
+        {"pictures": 0},
+        {"seed": -1},
+        {"batch_size": 0},
+        {"start": Path("weigths")},
+    ],
 )
-def test_wrong_settings_are_refused_in_one_sentence(tmp_path: Path, wrong: dict[str, object]) -> None:
-    with pytest.raises(InvalidRequest, match=r"choose|or more"):
-        training.train(work=tmp_path, **wrong)  # type: ignore[arg-type]
+def test_wrong_settings_are_refused_in_one_sentence_before_any_work(tmp_path: Path, wrong: dict[str, object]) -> None:
+    with pytest.raises(InvalidRequest, match=r"choose|or more|name a folder"):
+        training.train(work=tmp_path / "work", **wrong)  # type: ignore[arg-type]
+    assert not (tmp_path / "work").exists()
 
 
 def test_a_stage_without_the_one_before_says_so(tmp_path: Path) -> None:
@@ -138,6 +150,9 @@ def test_latents_of_pixel_art_alone_are_marked_and_the_decoder_learns_what_the_m
     assert np.abs(added[~is_pixel_art]).max() == 0
     assert np.allclose(added[is_pixel_art], pixel_art_mark((4, 4)), atol=0.01)
     assert np.allclose(pixel_art_mark((4, 4))[0, :2, :2], [[0.5, -0.5], [-0.5, 0.5]])
+
+    other = replace(settings, seed=1)  # in the same folder
+    assert not np.array_equal(latents_of(vae, other.rendered(32), 32, other), latents_of(vae, pictures, 32, settings))
 
     # Pixel art is white here and everything else black, on latents that are alike but for the mark.
     white = np.zeros((8, 32, 32, 3), dtype=np.uint8)
@@ -400,6 +415,13 @@ def test_a_near_miss_under_noise_is_led_back_to_its_picture_by_a_caption_that_te
     assert min(timestep for prompt, timestep, _ in model.met if prompt != 7) < 100, "the others are where they were"
 
 
+def _differences(wrong: tuple[Thing, ...], right: tuple[Thing, ...]) -> set[str]:
+    if len(wrong) != len(right):
+        return {"number"}
+    names = ("object", "colour", "size", "position", "depth")
+    return {name for a, b in zip(wrong, right, strict=True) for name in names if getattr(a, name) != getattr(b, name)}
+
+
 def test_near_misses_tell_of_the_right_picture_and_show_no_held_out_pair(tmp_path: Path) -> None:
     made, again = (render_pictures(tmp_path / n, 60, 16, 3, kind="near-miss", processes=1) for n in ("a", "b"))
     right = render_pictures(tmp_path, 60, 16, 3, processes=1)
@@ -414,6 +436,9 @@ def test_near_misses_tell_of_the_right_picture_and_show_no_held_out_pair(tmp_pat
     shown = [near_miss(3, k)[0] for k in range(300)]
     assert not {(thing.object, thing.colour) for picture in shown for thing in picture.things} & set(HELD_OUT)
     assert all(picture != pictured(3, k) for k, picture in enumerate(shown))
+    pairs = [(picture.things, pictured(3, k).things) for k, picture in enumerate(shown) if pictured(3, k).things]
+    mistaken = [wrong for wrong, right in pairs if _differences(wrong, right) == {"object"}]
+    assert len(mistaken) / len(pairs) == pytest.approx(0.58, abs=0.08), "half of them, and one in six of the others"
 
 
 @pytest.mark.parametrize(("timestep", "is_even"), [(950, True), (50, False)])

@@ -34,6 +34,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[LocalHub]:
     with serve() as hub:
         hub.add(BEST, tmp_path / "published")
         hub.add(REPO, tmp_path / "published")
+        hub.add("somebody/a-second-model", tmp_path / "published")
         hub.revisions = tuple(entry.revision for entry in Registry() if entry.revision)
         yield hub
 
@@ -95,6 +96,28 @@ def test_a_hub_id_can_be_typed_and_a_gated_one_asks_for_a_token(page: Page, engi
     assert engine.registry.get(REPO).source == REPO
     kept = [path for path in engine.settings.data_dir.rglob("*") if path.is_file()]
     assert not [path for path in kept if TOKEN.encode() in path.read_bytes()]
+
+
+def test_a_token_that_cannot_be_one_is_asked_for_again(page: Page, hub: LocalHub) -> None:
+    hub.fault = "gated"
+    choose_model(page, REPO)
+    token = page.locator("#get-model-token input")
+    token.fill("hf_abc…")
+    page.locator("#get-model-start").click()
+    expect(page.locator("#get-model-status")).to_contain_text("a character that no token has")
+    expect(token).to_be_visible()
+
+
+def test_the_tick_of_one_model_accepts_no_other(page: Page, hub: LocalHub) -> None:
+    accepts = page.locator("#get-model-accepts input")
+    choose_model(page, REPO)
+    accepts.check()
+    hub.licence = "openrail"
+    choose_model(page, "somebody/a-second-model")
+    expect(page.locator("#get-model-offer a")).to_have_text("openrail")
+    expect(accepts).not_to_be_checked()
+    page.locator("#get-model-start").click()
+    expect(page.locator("#get-model-status")).to_contain_text("has to be read and accepted first")
 
 
 def test_a_download_is_stopped_and_goes_on(page: Page, engine: FakeEngine, hub: LocalHub) -> None:

@@ -208,6 +208,16 @@ def test_text_of_a_person_is_never_html_nor_a_template(page: Page) -> None:
     assert page.locator("img[src=x]").count() == 0
 
 
+def test_unknown_words_follow_the_chosen_model(page: Page) -> None:
+    write_prompt(page, TASK, "a zzyzx")
+    tokens = page.locator(f"#{TASK}-tokens")
+    expect(tokens).to_contain_text("not known to this model: zzyzx")
+    choose_model(page, "Stable Diffusion 1.5 (not here yet)")
+    expect(tokens).not_to_contain_text("not known")
+    choose_model(page, "Picture-book (embedded)")
+    expect(tokens).to_contain_text("not known to this model: zzyzx")
+
+
 @pytest.mark.parametrize(
     ("field", "value", "sentence"),
     [("seed", "7.5", "seed must be a whole number from 0 to 4294967295."), ("prompt", "x" * 4001, "at most 4,000")],
