@@ -1,101 +1,139 @@
 """How fast this is, in one process and one run: plain diffusers, diffusers as documented for speed, and ours.
 
 A: `StableDiffusionPipeline` as it loads. B: what diffusers' "Accelerate inference" page adds up to on this
-device. C: our engine with its default settings. All three make the same picture with the same scheduler and
-steps, in turns, so that a drift of the machine's speed falls on all alike. Medians and spread are reported;
-ratios are speeds, higher is better for us. A and B run with cuDNN as PyTorch has it, not with the search for the
-fastest algorithm that our engine switches on.
+device. C: our engine with its default settings. None has a safety checker, as what that withholds cannot be measured.
+All three make the same picture with the same scheduler and steps, in turns, so that a drift of the machine's speed
+falls on all alike. Medians and spread are reported; ratios are speeds, higher is better for us.
 """
 
 from __future__ import annotations
 
+import gc
 import math
-import platform
 import resource
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import diffusers
 import torch
-from diffusers import StableDiffusionPipeline
 
+from sd_demo.bench_ways import Compile, Device, Ways, processor
 from sd_demo.compiled_calls import FROM_REPLAY, pays
 from sd_demo.engine import Engine
-from sd_demo.exactness import cudnn, last_latents, latent_errors, picture_errors
-from sd_demo.known_models import EMBEDDED, EMBEDDED_FOLDER
-from sd_demo.placement import choose_device
-from sd_demo.requests import parse_request
+from sd_demo.exactness import last_latents, latent_errors, picture_errors
 from sd_demo.settings import Settings
 from sd_demo.torch_threads import rest
 
-PROMPT: Final = "a red house by the sea, a white cat on the left"
 TOGETHER: Final = (1, 4, 8)
 SETTLE_S: Final = 210.0
-OUR_NAMES: Final = {"DDIMScheduler": "ddim", "PNDMScheduler": "pndm", "LCMScheduler": "lcm"}
-Device = Literal["auto", "cpu", "cuda", "mps"]
+SIZES: Final = (768, 512)  # of models that draw that large a GPU shows both
+LONGEST_S: Final = 510.0  # of nine minutes, with half a minute for Python's start
 
 
 class Bench:
-    """One model, one size, one number of steps; `run()` answers the whole report as JSON-able data."""
+    """One model (a folder or a .safetensors file), one size, one number of steps; answers are JSON-able data."""
 
     def __init__(
         self,
-        folder: Path,
+        model: Path,
         *,
         size: int,
         steps: int,
         repeats: int,
         device: Device = "auto",
-        compile: Literal["auto", "on", "off"] = Settings.model_fields["compile"].default,
+        compile: Compile = Settings.model_fields["compile"].default,
+        data_dir: Path = Settings.model_fields["data_dir"].default,
     ) -> None:
-        self.compile = compile  # ours
-        self.folder, self.size, self.steps, self.repeats = folder, size, steps, repeats
-        self._wanted, self.device = device, choose_device(device)
-        self._is_cuda = self.device.type == "cuda"
-        self._half = torch.float16 if self._is_cuda else torch.float32
-        self._compiles = pays(compile, self.device)
+        self.size, self.steps, self.repeats = size, steps, repeats
+        where: dict[str, Any] = {"device": device, "data_dir": data_dir}
+        self.ways = Ways(model, size=size, steps=steps, compile=compile, **where)
+        self._is_cuda = self.ways.device.type == "cuda"
+        self._compiles = pays(compile, self.ways.device)
+        # Without a compiler, which takes a minute for each number of rows.
+        self._brief = partial(Bench, model, steps=steps, repeats=min(2, repeats), compile="off", **where)
 
     def run(self) -> dict[str, Any]:
         """Measure everything. Takes minutes; nothing else should run on the device meanwhile."""
-        with tempfile.TemporaryDirectory() as outputs:
-            # By its name, not as any folder: only so it is placed as the page places it.
-            model = EMBEDDED if self.folder == EMBEDDED_FOLDER else str(self.folder)
-            settings = Settings(device=self._wanted, model=model, output_dir=Path(outputs), compile=self.compile)
-            start = time.perf_counter()
-            engine = Engine(settings)
-            engine.start()
-            self._ours(engine, 1)
-            start_up_s = time.perf_counter() - start
+        with self.ways.engine() as engine:
+            start_up_s = self.ways.start(engine)
+            first_image_s = self._timed(partial(self.ways.ours, engine, 1))
             self._settle(engine)
             stages, peak_mib = self._alone(engine)  # while neither A nor B is in memory
-            plain, documented = self._plain(self._half), self._documented()
+            plain, documented = self.ways.plain(), self.ways.documented()
             ways: dict[str, Callable[[], Any]] = {
-                "a": partial(self._theirs, plain, 1),
-                "b": partial(self._theirs, documented, 1),
-                "c": partial(self._ours, engine, 1),
+                "a": partial(self.ways.theirs, plain, 1),
+                "b": partial(self.ways.theirs, documented, 1),
+                "c": partial(self.ways.ours, engine, 1),
             }
             seconds = self._interleaved(ways)
             together = {n: self._together(engine, n) for n in TOGETHER}
             a, c = self._last(plain), self._last_of_ours(engine)
             del ways, plain, documented  # the exact run's weights are as large as theirs and ours together
-            report = self._report(seconds, together) | {
+            status = engine.status()
+            return self._report(seconds, together) | {
                 "peak_mib": round(peak_mib[0]),
                 "peak_reserved_mib": round(peak_mib[1]),
                 "error": self._errors(a, c),
-                "start_up_and_first_image_s": round(start_up_s, 2),
+                "start_up_s": round(start_up_s, 2),
+                "first_image_s": round(first_image_s, 2),
                 "stages_s": stages,
-                "dtype": engine.status().dtype,
-                "attention": engine.status().attention,
+                "dtype": status.dtype,
+                "attention": status.attention,
+                "is_settled": status.is_settled,
             }
-            engine.close()
-        return report
+
+    def second_size(self, native: int, report: dict[str, Any], left_s: float) -> dict[str, Any]:
+        """The other one of SIZES in brief, or why it is not measured; `report` is what `run()` answered.
+
+        native: pixels of a side that the model makes best. left_s: seconds that there are for it.
+        """
+        size, why = next(size for size in SIZES if size != self.size), ""
+        growth = max(1.0, size / self.size) ** 3  # convolutions grow with the square, attention with its square
+        alone_s = 2 * report["first_image_s"] + 4 * (report["s_per_image"]["a"] + report["s_per_image"]["c"])
+        if native < min(SIZES):
+            why = f"the model draws {native}x{native}"
+        elif not self._is_cuda:
+            why = "without a CUDA GPU it takes too long"
+        elif not report["is_settled"] or 2 * report["start_up_s"] + growth * alone_s > left_s:
+            why = "there was no time left for it"
+        return {"size": size, "not_measured": why} if why else self._brief(size=size).in_brief(left_s)
+
+    def in_brief(self, left_s: float) -> dict[str, Any]:
+        """C beside A alone: seconds an image, C's peak (on a CPU the process's so far), requests together.
+
+        left_s: seconds that there are; of numbers of requests those are left out that would take longer.
+        """
+        end = time.monotonic() + left_s
+        gc.collect()  # an engine that was before, and its model, know each other
+        before_mib = 0.0
+        if self._is_cuda:
+            torch.cuda.empty_cache()
+            before_mib = torch.cuda.memory_allocated() / 2**20
+        with self.ways.engine() as engine:
+            self.ways.start(engine)
+            self.ways.ours(engine, 1)
+            _, peak_mib = self._alone(engine)
+            plain = self.ways.plain()
+            seconds = self._interleaved(
+                {"a": partial(self.ways.theirs, plain, 1), "c": partial(self.ways.ours, engine, 1)}
+            )
+            together: dict[int, dict[str, float]] = {}
+            for count in TOGETHER:
+                if time.monotonic() + 4 * count * max(seconds["c"]) < end:
+                    self._together(engine, count)  # a new number of rows, searched and recorded for
+                    together[count] = self._together(engine, count)
+        return {
+            "size": self.size,
+            **_figures(seconds, together),
+            "peak_mib": round(peak_mib[0] - before_mib),
+            "compiled_steps": self._compiled_steps,
+        }
 
     def _settle(self, engine: Engine) -> None:
         """Draw until every number of rows was met, and nothing is compiled behind the engine's calls any more.
@@ -118,7 +156,7 @@ class Bench:
             torch.cuda.synchronize()
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
-        done = self._ours(engine, 2).receipt.done
+        done = self.ways.ours(engine, 2).receipt.done
         self._compiled_steps = done.compiled_steps
         stages = {key: getattr(done, key) for key in ("encode_s", "denoise_s", "decode_s")}
         if self._is_cuda:
@@ -127,19 +165,10 @@ class Bench:
         return stages, (resident, resident)
 
     def _report(self, seconds: dict[str, list[float]], together: dict[int, dict[str, float]]) -> dict[str, Any]:
-        median = {way: statistics.median(values) for way, values in seconds.items()}
-        eight = together[8]["images_per_s"]
-        return {
-            "ratios": {
-                "c_over_a": round(median["a"] / median["c"], 3),
-                "c_over_b": round(median["b"] / median["c"], 3),
-                "eight_over_a": round(eight * median["a"], 3),
-            },
-            "s_per_image": {way: round(value, 4) for way, value in median.items()},
-            "spread_s": {way: [round(min(v), 4), round(max(v), 4)] for way, v in seconds.items()},
-            "steps_per_s": {way: round(self.steps / value, 2) for way, value in median.items()},
-            "together": together,
-            "device": torch.cuda.get_device_name() if self._is_cuda else _processor(),
+        figures = _figures(seconds, together)
+        return figures | {
+            "steps_per_s": {way: round(self.steps / value, 2) for way, value in figures["s_per_image"].items()},
+            "device": torch.cuda.get_device_name() if self._is_cuda else processor(),
             "size": self.size,
             "steps": self.steps,
             "repeats": self.repeats,
@@ -151,40 +180,6 @@ class Bench:
             },
             "threads": torch.get_num_threads(),
         }
-
-    def _plain(self, dtype: torch.dtype) -> Any:
-        pipe = StableDiffusionPipeline.from_pretrained(self.folder, dtype=dtype, safety_checker=None)
-        pipe.set_progress_bar_config(disable=True)
-        return pipe.to(self.device)
-
-    def _documented(self) -> Any:
-        """Half precision, channels_last, fused projections and a compiled UNet on a GPU; channels_last on a CPU.
-
-        https://huggingface.co/docs/diffusers/optimization/fp16
-        """
-        pipe = self._plain(self._half)
-        pipe.unet.to(memory_format=torch.channels_last)
-        if self._is_cuda:
-            pipe.vae.to(memory_format=torch.channels_last)
-            pipe.fuse_qkv_projections()
-            pipe.unet = torch.compile(pipe.unet, mode="max-autotune", fullgraph=True)
-            pipe.vae.decode = torch.compile(pipe.vae.decode, mode="max-autotune", fullgraph=True)
-        return pipe
-
-    def _theirs(self, pipe: Any, seed: int, output_type: str = "pil") -> Any:
-        with cudnn(benchmark=False, allow_tf32=pipe.unet.dtype != torch.float32):
-            return pipe(
-                PROMPT, height=self.size, width=self.size, num_inference_steps=self.steps, guidance_scale=7.5,
-                generator=torch.Generator("cpu").manual_seed(seed), output_type=output_type,
-            ).images[0]  # fmt: skip
-
-    def _ours(self, engine: Engine, seed: int) -> Any:
-        return engine.submit(self._request(engine, seed)).result().images[0]
-
-    def _request(self, engine: Engine, seed: int) -> Any:
-        values = {"height": self.size, "width": self.size, "num_inference_steps": self.steps, "guidance_scale": 7.5}
-        scheduler = OUR_NAMES.get(StableDiffusionPipeline.load_config(self.folder)["scheduler"][1], "ddim")
-        return parse_request("text_to_image", {"prompt": PROMPT, "seed": seed, "scheduler": scheduler, **values})
 
     def _interleaved(self, ways: dict[str, Callable[[], Any]]) -> dict[str, list[float]]:
         for way in ways.values():
@@ -208,13 +203,13 @@ class Bench:
 
     def _last(self, pipe: Any) -> Any:
         """What errors are measured on: on a GPU the last latents, on a CPU the picture."""
-        return self._theirs(pipe, 7, "latent" if self._is_cuda else "pil")
+        return self.ways.theirs(pipe, 7, "latent" if self._is_cuda else "pil")
 
     def _last_of_ours(self, engine: Engine) -> Any:
-        return last_latents(engine, self._request(engine, 7)) if self._is_cuda else self._ours(engine, 7).image
+        return last_latents(engine, self.ways.request(7)) if self._is_cuda else self.ways.ours(engine, 7).image
 
     def _errors(self, a: Any, c: Any) -> dict[str, Any]:
-        truth = self._last(self._plain(torch.float32))
+        truth = self._last(self.ways.plain(torch.float32))
         return latent_errors(truth, a=a, c=c) if self._is_cuda else picture_errors(truth, a=a, c=c)
 
     def _together(self, engine: Engine, count: int) -> dict[str, float]:
@@ -223,7 +218,7 @@ class Bench:
 
         def one(seed: int) -> None:
             start = time.perf_counter()
-            self._ours(engine, seed)
+            self.ways.ours(engine, seed)
             waits.append(time.perf_counter() - start)
 
         start = time.perf_counter()
@@ -239,11 +234,15 @@ class Bench:
         }
 
 
-def _processor() -> str:
-    """The CPU's name where the system tells it, with the number of cores that torch uses."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        name = platform.processor() or platform.machine()
-    return f"{name}, {torch.get_num_threads()} threads"
+def _figures(seconds: dict[str, list[float]], together: dict[int, dict[str, float]]) -> dict[str, Any]:
+    """Medians and spread of each way's seconds; ratios of C, and of eight requests together, to the other ways."""
+    median = {way: statistics.median(values) for way, values in seconds.items()}
+    ratios = {f"c_over_{way}": round(value / median["c"], 3) for way, value in median.items() if way != "c"}
+    if 8 in together:
+        ratios["eight_over_a"] = round(together[8]["images_per_s"] * median["a"], 3)
+    return {
+        "ratios": ratios,
+        "s_per_image": {way: round(value, 4) for way, value in median.items()},
+        "spread_s": {way: [round(min(v), 4), round(max(v), 4)] for way, v in seconds.items()},
+        "together": together,
+    }

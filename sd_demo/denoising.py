@@ -18,7 +18,7 @@ from sd_demo.loaded_model import LoadedModel
 from sd_demo.memory_errors import tried
 from sd_demo.plan import Plan
 from sd_demo.prompts import PromptEmbeds
-from sd_demo.schedulers import make_scheduler
+from sd_demo.schedulers import make_scheduler, takes_seeds
 
 
 class Denoising:
@@ -32,6 +32,8 @@ class Denoising:
         self.model, self.plan, self.canvas = model, plan, canvas
         self.generators = [torch.Generator("cpu").manual_seed(seed) for seed in plan.seeds]
         self.scheduler = make_scheduler(plan.scheduler, model.scheduler_config)
+        if takes_seeds(plan.scheduler):
+            self.scheduler.noise_sampler_seed = list(plan.seeds)
         self.pipe = model.pipeline(plan.task, self.scheduler)
         self.index = 0
         self.first_rung = model.residence.rung
@@ -39,7 +41,7 @@ class Denoising:
         self.most_parts = 1  # in which a UNet call ran, where the memory was too small for the whole
         n = len(plan.seeds)
         self.compiled_steps = 0
-        self.has_two_rows = plan.guidance_scale > 1 and not self.is_distilled
+        self.is_distilled, self.has_two_rows = _is_distilled(model), is_guided(model, plan)
         rows = [embeds.negative_prompt_embeds, embeds.prompt_embeds] if self.has_two_rows else [embeds.prompt_embeds]
         self.conditions = self._conditions(torch.cat([e.expand(n, -1, -1) for e in rows]))
         self.extra_channels: torch.Tensor | None = None  # [n, c, h, w]: what the UNet sees beside the latents
@@ -116,11 +118,6 @@ class Denoising:
             return abar.sqrt() * x - (1 - abar).sqrt() * self._prediction
         return (x - (1 - abar).sqrt() * self._prediction) / abar.sqrt()
 
-    @property
-    def is_distilled(self) -> bool:
-        """The UNet takes the guidance scale as an input, in place of a second row."""
-        return self.model.unet.config.time_cond_proj_dim is not None
-
     def _conditions(self, embeds: torch.Tensor) -> dict[str, torch.Tensor]:
         """What the UNet gets beside latents and time, each of `rows` rows; embeds: [rows, 77 k, D]."""
         distilled = {"timestep_cond": self._guidance_embedding(len(embeds))} if self.is_distilled else {}
@@ -189,6 +186,16 @@ class Denoising:
         size = self.model.unet.config.time_cond_proj_dim
         embedding = self.pipe.get_guidance_scale_embedding(scale, embedding_dim=size)
         return embedding.to(self.model.placement.device, self.model.placement.dtype)
+
+
+def is_guided(model: LoadedModel, plan: Plan) -> bool:
+    """Whether each image brings a second row, of the negative prompt; where not, that prompt is not read at all."""
+    return plan.guidance_scale > 1 and not _is_distilled(model)
+
+
+def _is_distilled(model: LoadedModel) -> bool:
+    """The UNet takes the guidance scale as an input, in place of a second row; the x2 upscaler's input is another."""
+    return model.unet.config.time_cond_proj_dim is not None and model.entry.upscale_factor == 1
 
 
 @torch.inference_mode()

@@ -14,12 +14,13 @@ from sd_demo.canvas import FEATHER, OPAQUE, working_size
 from sd_demo.errors import InvalidRequest
 from sd_demo.known_models import RANDOM
 from sd_demo.lora_folder import SUFFIX
+from sd_demo.model_files import weights_in
 from sd_demo.prompt_grammar import parse_prompt
-from sd_demo.receipt import Receipt
+from sd_demo.receipt import Done, Receipt
 from sd_demo.registry import ModelEntry, Registry
 from sd_demo.requests import ImageToImage, Inpaint, TextToImage
 from sd_demo.restored import Restored
-from sd_demo.schedulers import diffusers_class
+from sd_demo.schedulers import diffusers_class, takes_seeds
 
 OUTPUT: Final = "picture.png"
 LORA_FOLDER: Final = "loras"
@@ -46,15 +47,16 @@ def diffusers_script(restored: Restored, receipt: Receipt, registry: Registry, f
     Raises InvalidRequest for a model that lies in no files.
     """
     entry, done, values = registry.get(receipt.done.model), receipt.done, restored.values
-    pipeline, (scheduler, overrides) = _PIPELINES[receipt.task], diffusers_class(values["scheduler"])
+    pipeline, scheduler = _PIPELINES[receipt.task], diffusers_class(values["scheduler"])[0]
     pictures = _pictures(restored, receipt, entry, files)
     texts = {name: repr(values.get(name, "")) for name in ("prompt", "negative_prompt")}
     encoding: list[str] = []
-    if done.prompt_chunks > 1 or not all(is_plain(values.get(name, "")) for name in texts):
+    if needs_encoder(values, done):
         encoding = [
             "# Words in brackets weigh more or less, and a prompt may be longer than the text encoder.",
             "words = PromptEncoder(pipe.tokenizer, pipe.text_encoder).encode(",
-            f"    {texts['prompt']},\n    {texts['negative_prompt']},",
+            # A negative prompt that is not read must not make the other longer.
+            f"    {texts['prompt']},\n    {repr('') if done.is_guided is False else texts['negative_prompt']},",
             "    device=pipe.device,\n    dtype=pipe.dtype,\n)",
         ]
         texts = {f"{name}_embeds": f"words.{name}_embeds" for name in texts}
@@ -66,9 +68,9 @@ def diffusers_script(restored: Restored, receipt: Receipt, registry: Registry, f
         "generator": f'torch.Generator("cpu").manual_seed({values["seed"]})',
     }
     loaded = [
-        f"pipe = {pipeline}.{loading(entry, done.dtype)}",
+        f"pipe = {pipeline}.{loading(entry, done, registry)}",
         f'pipe = pipe.to("{done.device}")',
-        f"pipe.scheduler = {scheduler}.from_config({_listed('pipe.scheduler.config', overrides)})",
+        scheduling(values["scheduler"], entry, done, repr(values["seed"])),
         *lora_lines(values.get("loras", [])),
     ]
     call = ["result = pipe(", *(f"    {name}={value}," for name, value in arguments.items()), ").images[0]"]
@@ -92,16 +94,33 @@ def imports(body: str, of_diffusers: set[str]) -> list[str]:
     ]
 
 
-def loading(entry: ModelEntry, dtype: str) -> str:
-    """The call that loads the model. Raises InvalidRequest for one that lies in no files."""
+def loading(entry: ModelEntry, done: Done, registry: Registry) -> str:
+    """The call that loads the model, with the weights that the program takes and the checker that it had.
+
+    Raises InvalidRequest for a model that lies in no files.
+    """
     if entry.source.startswith(RANDOM):
         raise InvalidRequest("A model of random weights is made in memory; there are no files for diffusers to load.")
     if entry.source.endswith(SUFFIX):
-        return f"from_single_file({entry.source!r}, dtype=torch.{dtype})"
+        return f"from_single_file({entry.source!r}, dtype=torch.{done.dtype})"
     # A folder of this project is named by the project, so that the script tells no path of this machine.
     where = "EMBEDDED_FOLDER" if entry.is_embedded else repr(entry.source)
     revision = "" if entry.revision is None else f", revision={entry.revision!r}"
-    return f"from_pretrained({where}{revision}, dtype=torch.{dtype})"
+    folder = registry.weights(entry)
+    # diffusers decides by part, as the program does: those that have no such files are loaded plain.
+    variant = ", variant='fp16'" if folder is not None and weights_in(folder / "unet") == "fp16" else ""
+    has_none = entry.is_embedded or entry.upscale_factor > 1
+    checker = "" if done.is_safety_checked or has_none else ", safety_checker=None"
+    return f"from_pretrained({where}{revision}{variant}, dtype=torch.{done.dtype}{checker})"
+
+
+def scheduling(name: str, entry: ModelEntry, done: Done, seed: str) -> str:
+    """The line that gives the pipeline the scheduler `name`. seed: an expression for the picture's seed."""
+    kind, settings = diffusers_class(name)
+    if entry.source.endswith(SUFFIX) and done.prediction_type is not None:
+        settings["prediction_type"] = done.prediction_type  # diffusers goes by the shapes in the file alone
+    seeds = f", noise_sampler_seed=[{seed}]" if takes_seeds(name) else ""
+    return f"pipe.scheduler = {kind}.from_config({_listed('pipe.scheduler.config', settings)}{seeds})"
 
 
 _OPENED: Final = (  # transparency as read_picture and read_mask lay it on a ground
@@ -123,7 +142,8 @@ def _pictures(restored: Restored, receipt: Receipt, entry: ModelEntry, files: Ma
     known = restored.pictures["image"]
     whole = known["width"], known["height"]
     wanted = restored.values.get("width"), restored.values.get("height")
-    width, height, _ = working_size(receipt.task, whole, wanted, entry.native_size)
+    native_size = receipt.done.native_size or entry.native_size  # of a single file only its weights tell
+    width, height, _ = working_size(receipt.task, whole, wanted, native_size)
     padded = _padded((width, height))
     right, below = padded[0] - width, padded[1] - height
     pad = f'image = Image.fromarray(np.pad(np.asarray(image), ((0, {below}), (0, {right}), (0, 0)), mode="edge"))'
@@ -174,6 +194,12 @@ def _crop(size: tuple[int, int], padded: tuple[int, int]) -> list[str]:
 
 def _listed(first: str, named: Mapping[str, Any]) -> str:
     return ", ".join([first, *(f"{name}={value!r}" for name, value in named.items())])
+
+
+def needs_encoder(values: Mapping[str, Any], done: Done) -> bool:
+    """Whether diffusers alone would read the prompts of `values` otherwise."""
+    read = ("prompt",) if done.is_guided is False else ("prompt", "negative_prompt")
+    return done.prompt_chunks > 1 or not all(is_plain(values.get(name, "")) for name in read)
 
 
 def is_plain(prompt: str) -> bool:

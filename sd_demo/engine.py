@@ -11,7 +11,7 @@ import threading
 import time
 from typing import Any
 
-from sd_demo.denoising import advance
+from sd_demo.denoising import advance, is_guided
 from sd_demo.errors import DeviceFailure, PlaygroundError, QueueFull
 from sd_demo.events import Cancelled, Decoding, Encoding, Failed, Loading, Queued
 from sd_demo.fair_queue import FairQueue
@@ -245,8 +245,9 @@ class Engine:
             job.tell(Encoding())
             start = time.perf_counter()
             plan = make_plan(job.request, model.entry)
+            negative = job.request.negative_prompt if is_guided(model, plan) else ""  # a long one pads the prompt
             embeds = model.prompts.encode(
-                job.request.prompt, job.request.negative_prompt,
+                job.request.prompt, negative,
                 device=model.placement.device, dtype=model.placement.dtype,
                 key=tuple((worn.sha256, worn.choice.weight) for worn in model.loras),
             )  # fmt: skip

@@ -22,6 +22,7 @@ from sd_demo.images import fingerprint
 from sd_demo.job import Job
 from sd_demo.outputs import Outputs
 from sd_demo.plan import Plan
+from sd_demo.prompt_grammar import plain_text
 from sd_demo.receipt import Done as ReceiptDone
 from sd_demo.receipt import Lora as ReceiptLora
 from sd_demo.receipt import Receipt
@@ -101,7 +102,7 @@ def _chosen(running: Running, images: dict[int, Image.Image]) -> dict[int, float
     request = running.job.request
     if running.ranker is None:
         return dict.fromkeys(images)
-    scores = dict(zip(images, running.ranker.score(list(images.values()), request.prompt), strict=True))
+    scores = dict(zip(images, running.ranker.score(list(images.values()), plain_text(request.prompt)), strict=True))
     return dict(sorted(scores.items(), key=lambda item: -item[1])[: request.keep_best])
 
 
@@ -138,6 +139,9 @@ def make_receipt(
         device=model.placement.device.type,
         torch=torch.__version__,
         diffusers=diffusers.__version__,
+        prediction_type=model.scheduler_config.get("prediction_type"),
+        native_size=model.entry.native_size,
+        is_guided=denoising.has_two_rows,
         shared_with=denoising.most_shared,
         compiled_steps=denoising.compiled_steps,
         prompt_chunks=running.embeds.prompt_embeds.shape[1] // (model.prompts.limit + 2),

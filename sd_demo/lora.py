@@ -91,7 +91,7 @@ def read_lora(path: Path, name: str) -> LoraFile:
         raise _refusal(name, f"is {kind}, which is not used here; choose a LoRA")
     if not any(_TENSOR.fullmatch(key) for key in tensors):
         raise _refusal(name, "holds no LoRA; choose another file")
-    if not all(torch.isfinite(tensor).all() for tensor in tensors.values() if tensor.is_floating_point()):
+    if not all(torch.isfinite(tensor.float()).all() for tensor in tensors.values() if tensor.is_floating_point()):
         raise _refusal(name, "holds values that are not finite; download or train it again")
     return LoraFile(name, sha256, tensors, metadata)
 

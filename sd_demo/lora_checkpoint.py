@@ -71,17 +71,17 @@ def save_state(trainer: LoraTrainer, steps: int) -> None:
     _write(state_path(trainer.request.output), lambda beside: torch.save(state, beside))
 
 
-def restore_state(trainer: LoraTrainer) -> int:
-    """Go on from the state beside the output and return the steps done.
+def saved_state(request: LoraTrainingRequest) -> dict[str, Any]:
+    """The state beside the output, with its "steps" done, for `LoraTrainer.restore`.
 
     Raises InvalidRequest where there is none, or one of other options.
     """
-    path = state_path(trainer.request.output)
+    path = state_path(request.output)
     if not path.is_file():
         raise InvalidRequest(f"resume: there is no {path.name} to go on from; start without it.", "resume")
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        before, now = json.loads(state["settings"]), json.loads(_fingerprint(trainer.request))
+        before, now = json.loads(state["settings"]), json.loads(_fingerprint(request))
     except Exception:
         raise InvalidRequest(f"resume: {path.name} is damaged; start without it.", "resume") from None
     changed = [name for name in now if before.get(name) != now[name]]
@@ -89,8 +89,7 @@ def restore_state(trainer: LoraTrainer) -> int:
         raise InvalidRequest(
             f"resume: {path.name} was made with another {changed[0]}; give the same options.", "resume"
         )
-    trainer.restore(state)
-    return int(state["steps"])
+    return state
 
 
 def remove_state(output: Path) -> None:

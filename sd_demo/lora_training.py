@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from sd_demo.errors import DeviceFailure, JobCancelled, OutOfMemory, PlaygroundError
 from sd_demo.known_models import EMBEDDED
-from sd_demo.lora_checkpoint import remove_state, restore_state, save_lora, save_state, state_path
+from sd_demo.lora_checkpoint import remove_state, save_lora, save_state, saved_state, state_path
 from sd_demo.lora_trainer import LoraTrainer
 from sd_demo.memory_errors import is_out_of_memory
 from sd_demo.pipeline_manager import PipelineManager
@@ -163,8 +163,8 @@ class LoraTraining:
         self._tell(Preparing("model", 0, 1))
         with self._turns:
             trainer = LoraTrainer(self._manager.get(self._entry.name), self.request, self._pictures)
-        if self.request.resume:
-            self._steps = restore_state(trainer)
+        state = saved_state(self.request) if self.request.resume else {"steps": 0}
+        self._steps = state["steps"]
         preparing = trainer.prepare()
         while True:
             self._wait_for_leave()
@@ -173,6 +173,8 @@ class LoraTraining:
             if done is None:
                 break
             self._tell(done)
+        if self._steps:  # only now: what `prepare` draws must come from the model as it was
+            trainer.restore(state)
         self._draw(trainer)
         try:
             self._step_through(trainer)
@@ -235,13 +237,11 @@ class LoraTraining:
 
     def _notes(self, trainer: LoraTrainer) -> Iterator[str]:
         side = self.request.resolution or 0
-        small = [p.name for p in self._pictures if min(p.image.size) < side]
-        if small:
+        if small := [p.name for p in self._pictures if min(p.image.size) < side]:
             yield f"Smaller than {side} pixels and enlarged: {', '.join(small)}."
         if self._withheld:
             yield f"The model's safety checker withheld {self._withheld} of the sample pictures."
-        cut = [p.name for p in self._pictures if trainer.is_cut(p.caption)]
-        if cut:
+        if cut := [p.name for p in self._pictures if trainer.is_cut(p.caption)]:
             yield f"Captions longer than the text encoder reads, used as far as it does: {', '.join(cut)}."
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -25,7 +26,7 @@ from sd_demo.restored import Reading, Restored, listed, short
 
 NEGATIVE: Final = "Negative prompt:"
 _USER_COMMENT: Final = 0x9286
-_SETTING: Final = re.compile(r'\s*(\w[\w /-]{0,60}):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
+_SETTING: Final = re.compile(r'(\w[\w /-]{0,60}):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 _LEAST_SETTINGS: Final = 3  # a last line with fewer is the prompt's own
 _LORA_TAG: Final = re.compile(r" ?<lora:([^:<>]+)(?::([^:<>]*))?(?::[^<>]*)?>")
 # Settings that are restored, and those that change nothing here or are told in another way.
@@ -48,6 +49,12 @@ _OTHER_NAMES: Final = {
     "unipc": "unipc",
     "uni_pc": "unipc",
 }
+# What A1111 runs with Karras' schedule when its schedule type is automatic (modules/sd_samplers_kdiffusion.py).
+_KARRAS: Final = ("dpmpp_2m", "dpmpp_sde")
+# A1111's [from:to:0.5], [to:0.5], [one|another], AND and hypernetworks; of any text in time that grows with its length.
+_NOT_READ: Final = re.compile(
+    r"(?<!\\)\[[^\[\]]*:\s*[\d.]+\s*\]|(?<!\\)\[[^\[\]|]*\|[^\[\]]*(?<!\\)\]|\bAND\b|<hypernet:"
+)
 _SCHEDULES: Final = ("karras", "exponential", "polyexponential", "sgm uniform", "simple", "normal", "beta")
 
 
@@ -101,8 +108,9 @@ def scheduler_of(sampler: str, schedule: str = "") -> tuple[str | None, bool]:
             name, wanted = name.removesuffix(" " + known), known
     known_names = {title.lower(): key for key, title in SAMPLER_NAMES.items()}
     key = _OTHER_NAMES.get(name) or known_names.get(name) or (name if name in SCHEDULER_NAMES else None)
-    # A1111 runs DPM++ 2M with Karras' schedule when its schedule type is automatic.
-    if key == "dpmpp_2m" and wanted in ("karras", "automatic"):
+    if wanted == "automatic" and key in _KARRAS:
+        wanted = "karras"
+    if key == "dpmpp_2m" and wanted == "karras":
         return "dpmpp_2m_karras", True
     return key, key is not None and wanted in ("", "automatic", "normal")
 
@@ -130,8 +138,13 @@ def _unquoted(value: str) -> str:
         return value
 
 
-def from_parameters(text: str, *, registry: Registry, lora_dir: Path) -> Restored:
-    """What a `parameters` text gives. Another program's noise is another's: expect a likeness, not the same pixels."""
+def from_parameters(
+    text: str, *, registry: Registry, lora_dir: Path, schedulers: Collection[str] = SCHEDULER_NAMES
+) -> Restored:
+    """What a `parameters` text gives. Another program's noise is another's: expect a likeness, not the same pixels.
+
+    schedulers: the keys of those that can run here.
+    """
     found = parse_parameters(text)
     settings = found.settings
     hires = {key: value for key, value in settings.items() if key.startswith("Hires")}
@@ -141,6 +154,10 @@ def from_parameters(text: str, *, registry: Registry, lora_dir: Path) -> Restore
         reading.cannot.append(
             "Another program made it, whose noise is not made here: expect a likeness, not the same pixels."
         )
+        if _NOT_READ.search(found.prompt) or _NOT_READ.search(found.negative_prompt):
+            reading.cannot.append(
+                "Prompt editing, alternation, AND and hypernetworks are not read here; those words are taken as text."
+            )
     reading.take("prompt", found.prompt)
     reading.take("negative_prompt", found.negative_prompt)
     for name, key in _NUMBERS.items():
@@ -152,7 +169,7 @@ def from_parameters(text: str, *, registry: Registry, lora_dir: Path) -> Restore
         reading.take("width", int(size[1]))
         reading.take("height", int(size[2]))
     if "Sampler" in settings:
-        _take_sampler(reading, settings["Sampler"], settings.get("Schedule type", ""))
+        _take_sampler(reading, settings["Sampler"], settings.get("Schedule type", ""), schedulers)
     if "Model" in settings:
         reading.take_model(settings["Model"], registry)
     reading.take_loras([_lora(reading, name, weight, lora_dir) for name, weight in found.loras], lora_dir, registry)
@@ -178,13 +195,14 @@ def _lora(reading: Reading, name: str, weight: str, lora_dir: Path) -> dict[str,
     return {"name": inside, "weight": float(number)}
 
 
-def _take_sampler(reading: Reading, sampler: str, schedule: str) -> None:
+def _take_sampler(reading: Reading, sampler: str, schedule: str, schedulers: Collection[str]) -> None:
     key, is_exact = scheduler_of(sampler, schedule)
     there = f"{sampler} {schedule}".strip()
-    reading.take("scheduler", key)
-    if key is None:
+    if key not in schedulers:
         reading.cannot.append(f"The sampler {short(there)} is not here; the model's own scheduler will be used.")
-    elif not is_exact:
+        return
+    reading.take("scheduler", key)
+    if not is_exact:
         reading.cannot.append(f"The sampler {short(there)} is here only as {key}, with the model's own schedule.")
 
 

@@ -109,6 +109,13 @@ def parse_prompt(prompt: str) -> tuple[tuple[WeightedText, ...], ...]:
     )
 
 
+def plain_text(prompt: str) -> str:
+    """`prompt` without weights and breaks, for whoever reads words alone; one without syntax comes back as it is."""
+    sections = parse_prompt(prompt)
+    texts = ["".join(part.text for part in section) for section in sections]
+    return prompt if texts == [prompt] else " ".join(" ".join(texts).split())
+
+
 def _merged(parts: list[tuple[str, float]]) -> tuple[WeightedText, ...]:
     """`parts` with neighbours of equal weight joined, and without those that hold no character."""
     # Twelve digits, so that what cancels weighs exactly 1, in whatever order it was multiplied.

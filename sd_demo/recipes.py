@@ -37,11 +37,14 @@ class Recipes:
 def recipes(restored: Restored, registry: Registry, *, files: Mapping[str, str] = INPUTS, url: str = URL) -> Recipes:
     """The three texts for the picture that `restored` came from; `files` names the pictures that it was made from.
 
-    Raises InvalidRequest where the picture was not made here, so that what made it is not known exactly.
+    Raises InvalidRequest where the picture was not made here, so that what made it is not known exactly, and where
+    model, LoRA or a value is missing here, so that the code would make another one.
     """
     receipt = restored.receipt
     if receipt is None:
         raise InvalidRequest("Only a picture with a receipt of this program can be told as code.")
+    if restored.lost:
+        raise InvalidRequest(f"There is no code for it here: {restored.lost[0]}")
     # The receipt may be anybody's, and these two become code without quotes.
     if receipt.done.device not in DEVICES or receipt.done.dtype not in DTYPES or not _is_whole(restored):
         raise InvalidRequest("The receipt holds values that this program would not run, so there is no code for it.")

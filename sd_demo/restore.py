@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,17 @@ from sd_demo.images import FORMATS, MAX_BYTES
 from sd_demo.parameters_text import find_parameters, from_parameters
 from sd_demo.receipt import JSON_KEY, Receipt, read_receipt
 from sd_demo.registry import Registry
-from sd_demo.requests import PICTURE_FIELDS, TextToImage
+from sd_demo.requests import PICTURE_FIELDS, SCHEDULER_NAMES, TextToImage
 from sd_demo.restored import Reading, Restored, listed, short
 from sd_demo.upscale import KINDS, Upscale
 
 
-def restore(source: Path | bytes, *, registry: Registry, lora_dir: Path) -> Restored:
+def restore(
+    source: Path | bytes, *, registry: Registry, lora_dir: Path, schedulers: Collection[str] = SCHEDULER_NAMES
+) -> Restored:
     """The settings in a picture file: our receipt, else a `parameters` text. Only its header is read.
 
+    schedulers: the keys of those that can run here.
     Raises InvalidImage where it is no picture or carries neither.
     """
     damaged: InvalidImage | None = None
@@ -44,7 +48,7 @@ def restore(source: Path | bytes, *, registry: Registry, lora_dir: Path) -> Rest
         raise damaged or InvalidImage(
             "This picture carries no settings; many sites and editors remove them when a picture is saved again."
         )
-    return from_parameters(text, registry=registry, lora_dir=lora_dir)
+    return from_parameters(text, registry=registry, lora_dir=lora_dir, schedulers=schedulers)
 
 
 def from_receipt(receipt: Receipt, *, registry: Registry, lora_dir: Path) -> Restored:

@@ -36,6 +36,11 @@ class Restored:
     cannot: tuple[str, ...]
     receipt: Receipt | None = None
 
+    @property
+    def lost(self) -> list[str]:
+        """The sentences of `cannot` without those on pictures, which can be chosen again."""
+        return [sentence for sentence in self.cannot if sentence.partition(":")[0] not in self.pictures]
+
     def request(self, **pictures: Any) -> Request:
         """The request again, with its `pictures` given. Raises InvalidRequest where one is missing."""
         return parse(KINDS[self.task], {**self.values, **pictures})

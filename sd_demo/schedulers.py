@@ -38,10 +38,24 @@ def make_scheduler(name: str, config: dict[str, Any]) -> Any:
     return getattr(diffusers, class_name).from_config(config, **overrides)
 
 
+def name_of(scheduler: Any) -> str | None:
+    """Our name for the class of a diffusers scheduler, the plainest of several; None where we have none of it."""
+    kind = type(scheduler).__name__
+    return next((name for name, (class_name, _, _) in _TABLE.items() if class_name == kind), None)
+
+
 def diffusers_class(name: str) -> tuple[str, dict[str, Any]]:
     """The name of diffusers' class for `name`, and the settings over the model's own."""
     class_name, overrides, _ = _TABLE[name]
     return class_name, dict(overrides)
+
+
+def takes_seeds(name: str) -> bool:
+    """Whether the scheduler `name` draws its noise from seeds of its own, `noise_sampler_seed`, one for each image.
+
+    Without them they come from the process, and its steps take no generators.
+    """
+    return name == "dpmpp_sde"
 
 
 def title(name: str) -> str:

@@ -67,10 +67,6 @@ class _X2(Denoising):
         scale = self.scheduler.scale_model_input(sigma, t)
         super().take((1 / (sigma**2 + 1)) * latents + scale * predictions[:, :-1])  # the last channel is not used
 
-    @property
-    def is_distilled(self) -> bool:
-        return False
-
     def _conditions(self, embeds: torch.Tensor) -> dict[str, torch.Tensor]:
         words, pooled = embeds[:, :-1], embeds[:, -1]  # as PooledPromptEncoder joins them
         is_clean = pooled.new_ones(len(pooled), NOISE_FEATURES), pooled.new_zeros(len(pooled), NOISE_FEATURES)

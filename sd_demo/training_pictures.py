@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,8 +15,10 @@ from PIL import Image
 
 from sd_demo.errors import InvalidImage, InvalidRequest
 from sd_demo.images import read_picture
+from sd_demo.requests import MAX_SIDE
 from sd_demo.training_request import PICTURE_SUFFIXES, LoraTrainingRequest
 
+LEAST_CROP: Final = 0.88  # of the largest square that is trained on, so that what the caption names stays in it
 METADATA: Final = "metadata.jsonl"  # as the datasets library has it: {"file_name": …, "text": …} in each line
 _TEXT_KEYS: Final = ("text", "caption", "prompt")
 
@@ -45,11 +48,22 @@ def read_pictures(request: LoraTrainingRequest) -> list[TrainingPicture]:
             image = read_picture(path, field=path.name)
         except InvalidImage as error:
             raise InvalidImage(str(error), "images") from None
+        image = _no_larger_than_used(image, request.resolution)
         pictures.append(TrainingPicture(path.name, image, _with_trigger(text.strip(), request.trigger.strip(), path)))
     unused = set(request.captions) - {path.name for path in request.images}
     if unused:
         raise InvalidRequest(f"captions: there is no picture named {sorted(unused)[0]}.", "captions")
     return pictures
+
+
+def _no_larger_than_used(image: Image.Image, resolution: int | None) -> Image.Image:
+    """Fifty photographs of a phone would be gigabytes; in this size, too, the smallest crop has `resolution` pixels."""
+    largest = math.ceil((resolution or MAX_SIDE) / LEAST_CROP)
+    if min(image.size) <= largest:
+        return image
+    scale = largest / min(image.size)
+    size = (max(largest, round(image.width * scale)), max(largest, round(image.height * scale)))
+    return image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
 
 
 def keep_pictures(files: Sequence[tuple[Path, str]], captions: str, folder: Path) -> list[Path]:

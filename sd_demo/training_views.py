@@ -9,10 +9,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from sd_demo.training_pictures import TrainingPicture
+from sd_demo.training_pictures import LEAST_CROP, TrainingPicture
 
 CROPS: Final = 4
-_LEAST: Final = 0.88  # of the largest square, so that what the caption names stays in the picture
 
 
 def views_of(picture: TrainingPicture, side: int, *, has_flips: bool, seed: int) -> list[Image.Image]:
@@ -22,7 +21,7 @@ def views_of(picture: TrainingPicture, side: int, *, has_flips: bool, seed: int)
     largest = min(image.size)
     views = []
     for k in range(CROPS):
-        extent = largest if k == 0 else largest * rng.uniform(_LEAST, 1)
+        extent = largest if k == 0 else largest * rng.uniform(LEAST_CROP, 1)
         free = np.array(image.size) - extent
         left, top = free / 2 if k == 0 else free * rng.random(2)
         box = (left, top, left + extent, top + extent)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sd_demo.diffusers_script import OUTPUT, imports, is_plain, loading, lora_lines
+from sd_demo.diffusers_script import OUTPUT, imports, loading, lora_lines, needs_encoder, scheduling
 from sd_demo.errors import InvalidRequest
 from sd_demo.receipt import Receipt
 from sd_demo.registry import Registry
@@ -27,18 +27,17 @@ def upscale_script(restored: Restored, receipt: Receipt, registry: Registry, fil
     sides = [known[name] if factor > 1 else round(known[name] * scale) for name in ("width", "height")]
     if any(min(side, longest) % block for side in sides):
         raise InvalidRequest("Its tiles are no whole blocks of pixels, which diffusers alone would scale; no script.")
-    if done.prompt_chunks > 1 or not all(is_plain(values.get(name, "")) for name in ("prompt", "negative_prompt")):
+    if needs_encoder(values, done):
         raise InvalidRequest("Its prompt has weights or is long, which diffusers alone reads otherwise; no script.")
     kinds = {1: "StableDiffusionImg2ImgPipeline", 2: "StableDiffusionLatentUpscalePipeline"}
     pipeline = kinds.get(factor, "StableDiffusionUpscalePipeline")
-    scheduler, overrides = diffusers_class(values["scheduler"])
-    settings = "".join(f", {name}={value!r}" for name, value in overrides.items())
+    scheduler = diffusers_class(values["scheduler"])[0]
     is_raised = factor == 1 and values["num_inference_steps"] * values["strength"] < 1
     strength = "strength_of_a_step(tile.strength, tile.num_inference_steps)" if is_raised else "tile.strength"
     own = {1: f"strength={strength}", 2: None, 4: "noise_level=tile.noise_level"}[factor]
     asked = {name: value for name, value in values.items() if name not in ("model", "loras")}
     body = [
-        f"pipe = {pipeline}.{loading(entry, done.dtype)}",
+        f"pipe = {pipeline}.{loading(entry, done, registry)}",
         f'pipe = pipe.to("{done.device}")',
         *lora_lines(values.get("loras", [])),
         f'values = {{"image": {files["image"]!r}}}',
@@ -47,7 +46,7 @@ def upscale_script(restored: Restored, receipt: Receipt, registry: Registry, fil
         "",
         "",
         "def made(tile):",
-        f"    pipe.scheduler = {scheduler}.from_config(pipe.scheduler.config{settings})",
+        f"    {scheduling(values['scheduler'], entry, done, 'tile.seed')}",
         "    return pipe(",
         "        prompt=tile.prompt,",
         "        negative_prompt=tile.negative_prompt,",

@@ -49,9 +49,8 @@ def what_made(receipt: Receipt, *, registry: Registry, lora_dir: Path) -> Restor
     Raises InvalidRequest where model, LoRA or a value is missing here, so that any result would be another picture's.
     """
     restored = from_receipt(receipt, registry=registry, lora_dir=lora_dir)
-    lost = [sentence for sentence in restored.cannot if sentence.partition(":")[0] not in restored.pictures]
-    if lost:
-        raise InvalidRequest(f"It cannot be made again here: {lost[0]}")
+    if restored.lost:
+        raise InvalidRequest(f"It cannot be made again here: {restored.lost[0]}")
     return restored
 
 

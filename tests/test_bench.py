@@ -3,36 +3,78 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import weakref
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import diffusers
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file, save_file
 
 from sd_demo import bench as bench_module
+from sd_demo import random_model
 from sd_demo.bench import Bench
+from sd_demo.bench_ways import Ways
 from sd_demo.cli import main
+from sd_demo.cli.bench import _second as in_a_line
 from sd_demo.engine import Engine
 from sd_demo.errors import DeviceFailure
 from sd_demo.exactness import cudnn, last_latents, latent_errors
+from sd_demo.image_difference import psnr
 from sd_demo.known_models import EMBEDDED_FOLDER
+from sd_demo.model_files import NETWORKS
 from sd_demo.registry import Registry
 from sd_demo.settings import Settings
+from tests.ldm_checkpoint import write_checkpoint
 
 pytestmark = pytest.mark.timeout(600)
+SHORT = ["--size", "64", "--steps", "2", "--repeats", "1", "--device", "cpu", "--json"]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model in a diffusers folder, whose weights are numbers of float16 in files of float32."""
+    folder = random_model.save("sd-1.5", tmp_path_factory.mktemp("tiny") / "tiny", "tiny")
+    for file in folder.rglob("*.safetensors"):
+        save_file({key: value.half().float() for key, value in load_file(file).items()}, file, {"format": "pt"})
+    return folder
+
+
+def in_half(folder: Path, parts: Sequence[str]) -> Path:
+    """`folder` with the weights of `parts` in the files that a download keeps, and in no others."""
+    for file in [file for part in parts for file in (folder / part).glob("*.safetensors")]:
+        half = {key: value.half() for key, value in load_file(file).items()}
+        save_file(half, file.with_suffix(".fp16.safetensors"), {"format": "pt"})
+        file.unlink()
+    return folder
+
+
+def in_one_file(folder: Path) -> Path:
+    """The model as a checkpoint beside `folder`, which keeps only configs and tokenizer."""
+    file = folder.with_suffix(".safetensors")
+    write_checkpoint(StableDiffusionPipeline.from_pretrained(folder, local_files_only=True), file)
+    for weights in folder.rglob("*.safetensors"):
+        weights.unlink()
+    return file
+
+
+def ways_for(model: Path, steps: int) -> Ways:
+    """The ways to a small picture of `model` on the CPU."""
+    return Bench(model, size=64, steps=steps, repeats=1, device="cpu").ways
 
 
 def test_bench_prints_its_report(tmp_path: Path) -> None:
     page = tmp_path / "BENCHMARKS.md"
-    command = [sys.executable, "-m", "sd_demo", "bench", "--size", "64", "--steps", "2", "--repeats", "1", "--json"]
-    done = subprocess.run(
-        [*command, "--device", "cpu", "--write", str(page)], capture_output=True, text=True, check=True
-    )
+    command = [sys.executable, "-m", "sd_demo", "bench", *SHORT, "--write", str(page)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     report = json.loads(done.stdout)
     seconds, ratios = report["s_per_image"], report["ratios"]
     assert set(seconds) == {"a", "b", "c"}
@@ -47,18 +89,118 @@ def test_bench_prints_its_report(tmp_path: Path) -> None:
     written = page.read_text(encoding="utf-8")
     assert "`python -m sd_demo bench --model picture-book --size 64 --steps 2`" in written
     assert f"| C over A, C over B | {ratios['c_over_a']}, {ratios['c_over_b']} |" in written
+    assert min(report["start_up_s"], report["first_image_s"]) > 0
+    assert f"first image | {report['start_up_s']} s, {report['first_image_s']} s |" in written
+    assert report["second_size"] == {"size": 768, "not_measured": "the model draws 256x256"}
+    assert "| at 768x768 | not measured: the model draws 256x256 |" in written
+
+
+@pytest.mark.parametrize("form", ["a download", "a folder of which a part is half", "a file"])
+def test_every_form_of_a_model_is_measured_against_what_diffusers_makes_of_it(
+    form: str, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = StableDiffusionPipeline.from_pretrained(tiny, dtype=torch.float32, local_files_only=True)
+    model = Path(shutil.copytree(tiny, tmp_path / "tiny"))
+    if form == "a file":
+        model = in_one_file(model)
+    else:
+        in_half(model, NETWORKS if form == "a download" else ["vae"])
+    monkeypatch.setattr(Bench, "_together", lambda *_: {"images_per_s": 1.0})
+    assert main(["bench", "--model", str(model), *SHORT]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["error"]["a"] == 99, "in float32 on the CPU, A is the exact run"
+    ways = ways_for(model, 2)
+    with ways.engine() as engine:
+        ways.start(engine)
+    plain = ways.plain()
+    assert plain.scheduler.config == own.scheduler.config
+    for name in NETWORKS:
+        theirs = getattr(own, name).state_dict()
+        assert all(torch.equal(value, theirs[key]) for key, value in getattr(plain, name).state_dict().items())
+    assert psnr(ways.theirs(plain, 3), ways.theirs(own, 3)) > 50, "but for rounding"
+
+
+@pytest.mark.parametrize(
+    ("own", "settings", "expected"),
+    [
+        ("EulerDiscreteScheduler", {}, "EulerDiscreteScheduler"),
+        ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}, "DPMSolverMultistepScheduler"),
+        ("UniPCMultistepScheduler", {}, "UniPCMultistepScheduler"),
+        ("DEISMultistepScheduler", {}, "DDIMScheduler"),  # which ours has not
+    ],
+)
+def test_all_ways_run_the_models_own_scheduler_or_one_that_ours_has(
+    own: str, settings: dict[str, Any], expected: str, tiny: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(tiny, tmp_path / "tiny"))
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps(index | {"scheduler": ["diffusers", own]}))
+    config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
+    getattr(diffusers, own).from_config(config, **settings).save_pretrained(folder / "scheduler")
+    ways = ways_for(folder, 4)
+    with closing(Engine(Settings(device="cpu", dtype="float32", model=str(folder)))) as engine:
+        ways.start(engine)
+        pipe = ways.plain()
+        assert type(pipe.scheduler).__name__ == expected
+        assert {name: pipe.scheduler.config[name] for name in settings} == settings
+        ours = last_latents(engine, ways.request(7))
+        assert latent_errors(ways.theirs(pipe, 7, "latent"), c=ours)["c"] < 1e-3
+
+
+def test_a_damaged_model_is_said(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = Path(shutil.copytree(tiny, tmp_path / "tiny"))
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert main(["bench", "--model", str(folder), *SHORT]) == 1
+    assert "tiny is damaged" in capsys.readouterr().err
+
+
+def test_a_second_size_is_measured_in_brief(tiny: Path) -> None:
+    bench = Bench(tiny, size=96, steps=1, repeats=1, device="cpu")
+    found = bench.in_brief(600)
+    assert set(found["s_per_image"]) == {"a", "c"}
+    assert set(found["ratios"]) == {"c_over_a", "eight_over_a"}
+    assert set(found["together"]) == {1, 4, 8}
+    assert found["size"] == 96
+    name, figures = in_a_line(found)
+    assert name == "at 96x96, C not compiled"
+    assert f"C over A {found['ratios']['c_over_a']}, peak memory of C {found['peak_mib']} MiB, 1 at once" in figures
+    hurried = bench.in_brief(0)
+    assert hurried["together"] == {}
+    assert set(hurried["ratios"]) == {"c_over_a"}
+    assert "at once" not in in_a_line(hurried)[1]
+
+
+def test_a_gpu_measures_a_second_size_where_the_model_draws_it_and_time_is_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Bench, "in_brief", lambda bench, _: {"size": bench.size, "compiles": bench._compiles})
+    report = {"start_up_s": 2.0, "first_image_s": 1.0, "s_per_image": {"a": 1.5, "c": 0.5}, "is_settled": True}
+
+    def second(size: int, native: int, left_s: float = 100, *, is_cuda: bool = True, **told: Any) -> dict[str, Any]:
+        bench = Bench(EMBEDDED_FOLDER, size=size, steps=1, repeats=1, device="cpu", compile="on")
+        monkeypatch.setattr(bench, "_is_cuda", is_cuda)
+        return bench.second_size(native, report | told, left_s)
+
+    assert second(512, 512) == {"size": 768, "compiles": False}
+    assert second(768, 768) == {"size": 512, "compiles": False}
+    assert "not_measured" not in second(512, 512, 40)
+    late = {"size": 768, "not_measured": "there was no time left for it"}
+    assert second(512, 512, 35) == second(512, 512, is_settled=False) == late
+    assert "GPU" in second(512, 512, is_cuda=False)["not_measured"]
+    assert "256x256" in second(256, 256)["not_measured"]
 
 
 def test_theirs_are_gone_before_the_exact_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain, made, living = Bench._plain, [], []
+    plain, made, living = Ways.plain, [], []
 
-    def watched(bench: Bench, dtype: torch.dtype) -> Any:
+    def watched(ways: Ways, dtype: torch.dtype | None = None) -> Any:
         living.append(sum(unet() is not None for unet in made))
-        pipe = plain(bench, dtype)
+        pipe = plain(ways, dtype)
         made.append(weakref.ref(pipe.unet))
         return pipe
 
-    monkeypatch.setattr(Bench, "_plain", watched)
+    monkeypatch.setattr(Ways, "plain", watched)
     monkeypatch.setattr(Bench, "_together", lambda *_: {"images_per_s": 1.0})
     Bench(EMBEDDED_FOLDER, size=64, steps=1, repeats=1, device="cpu").run()
     assert living == [0, 1, 0], "A, then B beside it, then the exact run alone"
@@ -76,14 +218,15 @@ def test_a_model_that_is_not_here_is_said(
 def test_weights_that_were_downloaded_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, asked = tmp_path / "weights", []
     monkeypatch.setattr(Registry, "weights", lambda registry, entry: folder)
+    monkeypatch.setenv("SD_DEMO_DATA_DIR", str(tmp_path))
 
-    def stop(folder: Path, **_: Any) -> None:
-        asked.append(folder)
+    def stop(folder: Path, *, data_dir: Path, **_: Any) -> None:
+        asked.append((folder, data_dir))  # where the tokenizer lies that a single file lacks
         raise DeviceFailure("enough")
 
     monkeypatch.setattr(bench_module, "Bench", stop)
     assert main(["bench", "--model", "sd-1.5"]) == 1
-    assert asked == [folder]
+    assert asked == [(folder, tmp_path)]
 
 
 def test_ours_is_measured_after_everything_was_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,12 +249,11 @@ def test_ours_is_measured_after_everything_was_compiled(monkeypatch: pytest.Monk
 
 
 def test_the_latents_of_the_loop_are_those_of_an_exact_run() -> None:
-    bench = Bench(EMBEDDED_FOLDER, size=64, steps=2, repeats=1, device="cpu")
+    ways = ways_for(EMBEDDED_FOLDER, 2)
     with closing(Engine(Settings(device="cpu", dtype="float32"))) as engine:
-        engine.start()
-        bench._ours(engine, 1)
-        truth = bench._theirs(bench._plain(torch.float32), 7, "latent")
-        found = latent_errors(truth, a=truth * 0.9, c=last_latents(engine, bench._request(engine, 7)))
+        ways.start(engine)
+        truth = ways.theirs(ways.plain(), 7, "latent")
+        found = latent_errors(truth, a=truth * 0.9, c=last_latents(engine, ways.request(7)))
     assert found["a"] == pytest.approx(0.1, rel=1e-3)
     assert found["c"] < 1e-3
 

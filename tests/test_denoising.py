@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import EulerAncestralDiscreteScheduler, UNet2DConditionModel
 from PIL import Image, ImageDraw
 
 from sd_demo.canvas import plan as plan_canvas
@@ -181,6 +181,32 @@ def test_image_three_of_four_is_made_again_alone(
     alone = run([begin(model, task, values, seeds=(22,), **plan)])[0]
     assert (batch[2:3] - alone).abs().max().item() <= 1e-4
     assert (batch[1:2] - alone).abs().max().item() > 1e-2
+
+
+class BySetting(EulerAncestralDiscreteScheduler):
+    """As DPMSolverSDEScheduler, whose package is not here: its noise comes by a setting, else from the process."""
+
+    noise_sampler_seed: list[int] | None = None
+    generators: list[torch.Generator] | None = None
+
+    def step(self, model_output: Any, timestep: Any, sample: Any, return_dict: bool = True) -> Any:
+        if self.generators is None and self.noise_sampler_seed is not None:
+            assert len(self.noise_sampler_seed) == len(sample)
+            self.generators = [torch.Generator().manual_seed(seed) for seed in self.noise_sampler_seed]
+        return super().step(model_output, timestep, sample, generator=self.generators, return_dict=return_dict)
+
+
+def test_a_scheduler_that_takes_no_generators_has_the_seeds_of_the_pictures(
+    model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sd_demo.denoising.make_scheduler", lambda name, config: BySetting.from_config(config))
+    size = {"width": SIZE[0], "height": SIZE[1]}
+    plan = {"num_inference_steps": 4, "guidance_scale": 5.0, "scheduler": "dpmpp_sde"}
+    batch, again = (run([begin(model, "text_to_image", size, seeds=(20, 21, 22), **plan)])[0] for _ in range(2))
+    alone = run([begin(model, "text_to_image", size, seeds=(21,), **plan)])[0]
+    assert torch.equal(batch, again)
+    assert (batch[1:2] - alone).abs().max().item() <= 1e-4
+    assert (batch[2:3] - alone).abs().max().item() > 1e-2
 
 
 def test_a_strength_below_one_step_runs_one_step(model: LoadedModel, picture: Image.Image) -> None:

@@ -106,6 +106,25 @@ def test_same_request_same_pixels_another_seed_others(engine: Engine) -> None:
     assert psnr(first, other) < 40
 
 
+@pytest.mark.parametrize(
+    ("model", "guidance", "is_read"),
+    [("picture-book", 1.0, False), ("picture-book", 2.0, True), ("random:lcm:tiny", 8.0, False)],
+)
+def test_a_negative_prompt_that_is_not_read_changes_nothing(
+    engine: Engine, model: str, guidance: float, is_read: bool
+) -> None:
+    """Longer than the text encoder it would lengthen what the UNet reads of the prompt."""
+    made = [
+        engine.submit(request(model=model, guidance_scale=guidance, negative_prompt=words)).result(WAIT_S).images[0]
+        for words in ("", "snow and ice, " * 40)
+    ]
+    without, long = (np.asarray(one.image) for one in made)
+    assert np.array_equal(without, long) != is_read
+    done = made[1].receipt.done
+    assert (done.is_guided, done.prompt_chunks > 1) == (is_read, is_read)
+    assert any("negative prompt had no effect" in note for note in made[1].receipt.notes) != is_read
+
+
 def test_image_three_of_four_alone(engine: Engine) -> None:
     four = engine.submit(request(seed=30, num_images_per_prompt=4, scheduler="euler_a")).result(WAIT_S).images
     alone = pixels(engine.submit(request(seed=four[2].receipt.done.seed, scheduler="euler_a")))

@@ -108,6 +108,7 @@ FLOORS = {
         "doctor",
         "engine",
         "exactness",
+        "bench_ways",
         "bench",
     ),  # the only way to the device
     4: ("ui", "cli", "soak", "__main__"),  # doors; app.py stands here too

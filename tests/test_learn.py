@@ -12,6 +12,7 @@ from PIL import Image
 from sd_demo.decoding import decode
 from sd_demo.denoising import Denoising, advance
 from sd_demo.embedded import world
+from sd_demo.errors import InvalidRequest
 from sd_demo.learn import scripts
 from sd_demo.learn.attention import Watch, heat_picture, word_maps
 from sd_demo.learn.classroom import Classroom, square
@@ -22,6 +23,7 @@ from sd_demo.learn.schedules import paths
 from sd_demo.loaded_model import LoadedModel
 from sd_demo.plan import Plan
 from sd_demo.settings import Settings
+from sd_demo.ui.learn_steps import plan_of
 
 PROMPT = "a red ball next to a lighthouse"
 
@@ -32,7 +34,7 @@ def plan(scheduler: str = "ddim", steps: int = 4) -> Plan:
 
 @pytest.fixture(scope="module")
 def classroom() -> Classroom:
-    return Classroom(Settings(device="cpu", dtype="float32", attention="sdpa"))
+    return Classroom(Settings(device="cpu", dtype="bfloat16", attention="sdpa"))  # as where that is the faster one
 
 
 @pytest.fixture(scope="module")
@@ -147,3 +149,18 @@ def test_schedulers_start_from_one_noise_and_go_their_own_ways(classroom: Classr
 def test_any_picture_becomes_a_square() -> None:
     assert square(Image.new("RGBA", (300, 200)), 64).size == (64, 64)
     assert square(Image.new("L", (20, 90)), 64).mode == "RGB"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        ("a (red:1.4) ball", "reads plain words"),
+        ("a cat BREAK a dog", "reads plain words"),
+        ("a red ball and " * 40, "reads at most 75 tokens"),
+        (" ", "is empty"),
+    ],
+)
+def test_a_lesson_reads_what_its_script_reads(classroom: Classroom, prompt: str, said: str) -> None:
+    with pytest.raises(InvalidRequest, match=said):
+        plan_of(lambda: classroom, prompt, 1)
+    assert plan_of(lambda: classroom, "a red ball", 1)[0] == "a red ball"

@@ -229,6 +229,17 @@ def test_a_file_of_another_family_or_kind_is_refused_with_its_reason(
     assert caught.value.field == "loras"
 
 
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.bfloat16])
+def test_small_number_formats_are_read(dtype: torch.dtype, file: Path, pipe: Any) -> None:
+    fit = fitted(rewritten(file, "small", lambda tensors: {k: v.to(dtype) for k, v in tensors.items()}), pipe)
+    assert fit.matched == fit.total
+    assert all(torch.isfinite(weight).all() for weight in fit.weights.values())
+    with pytest.raises(InvalidRequest, match="values that are not finite"):
+        fitted(
+            rewritten(file, "bad", lambda tensors: {k: (v * float("nan")).to(dtype) for k, v in tensors.items()}), pipe
+        )
+
+
 @pytest.mark.parametrize("content", [b"", b"\x80\x04\x95 pickled", b"\xff" * 64, b"\x08\0\0\0\0\0\0\0{}      "])
 def test_damaged_files_get_one_sentence(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "bad.safetensors"

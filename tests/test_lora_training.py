@@ -220,6 +220,27 @@ def test_stopped_and_gone_on_with_it_is_the_same_lora(
         trained(folder, resume=True)[0].result()
 
 
+def test_gone_on_with_it_learns_from_the_models_own_pictures_as_they_were(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[torch.Tensor] = []
+    prepare = LoraTrainer._prepare_prior
+
+    def noted(self: LoraTrainer, side: int) -> Iterator[Preparing]:
+        yield from prepare(self, side)
+        assert self._prior is not None
+        drawn.append(self._prior[0])
+
+    monkeypatch.setattr(LoraTrainer, "_prepare_prior", noted)
+    with monkeypatch.context() as slow:
+        slow_down(slow, after=3)
+        first = LoraTraining(request(folder, prior_preservation=True, learning_rate=0.01), SETTINGS)
+        first.start()
+        assert stopped_at(first, 3)[-1].can_go_on
+    trained(folder, prior_preservation=True, learning_rate=0.01, resume=True)[0].result()
+    assert torch.equal(*drawn)
+
+
 def test_stopped_before_its_first_step_it_cannot_go_on(folder: Path) -> None:
     training = LoraTraining(request(folder), SETTINGS)
     told = []
@@ -496,3 +517,13 @@ def test_kept_pictures_have_names_and_captions_of_their_own(tmp_path: Path) -> N
     assert read(tmp_path / "again") == read(tmp_path / "typed")
     with pytest.raises(InvalidRequest, match=r"two files are called 1\.txt"):
         keep_pictures([*files, *texts, texts[0]], "", tmp_path / "twice")
+
+
+def test_pictures_are_held_no_larger_than_they_are_used(folder: Path) -> None:
+    first = sorted(folder.glob("*.png"))[0]
+    Image.linear_gradient("L").convert("RGB").resize((3000, 2000)).save(first)
+    asked = request(folder, resolution=64).with_defaults(is_embedded=True, native_size=256)
+    pictures = {picture.name: picture for picture in read_pictures(asked)}
+    image = pictures[first.name].image
+    assert image.size == (110, 73), "its smallest crop, 0.88 of its side, still has 64 pixels"
+    assert min(picture.image.width for picture in pictures.values()) >= 64

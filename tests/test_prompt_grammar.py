@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sd_demo.prompt_grammar import WeightedText, parse_prompt
+from sd_demo.prompt_grammar import WeightedText, parse_prompt, plain_text
 
 LESS = 1 / 1.1
 
@@ -148,3 +148,17 @@ def test_time_grows_with_length_alone() -> None:
     """In a process that is killed: a pattern that looks at a stretch twice takes minutes for these, and not seconds."""
     script = f"from sd_demo.prompt_grammar import parse_prompt\nfor prompt in {LONG!r}: parse_prompt(prompt)"
     subprocess.run([sys.executable, "-"], input=script, text=True, check=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "plain"),
+    [
+        ("a  red ball, \n on the beach ", "a  red ball, \n on the beach "),
+        ("a (red:1.4)  ball [blurry]", "a red ball blurry"),
+        ("a cat BREAK a dog", "a cat a dog"),
+        (r"a cat \(sitting\)", "a cat (sitting)"),
+        ("", ""),
+    ],
+)
+def test_a_prompt_without_its_syntax(prompt: str, plain: str) -> None:
+    assert plain_text(prompt) == plain

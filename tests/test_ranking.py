@@ -146,6 +146,7 @@ def test_of_several_pictures_the_best_are_kept_the_best_first(folder: Path, rank
     made = engine.submit(ask()).result(120).images
     before = len(list(tmp_path.rglob("*.png")))
     kept = engine.submit(ask(keep_best=2)).result(120).images
+    weighed = engine.submit(ask(prompt="a (red:1.4) ball", keep_best=1)).result(120).images[0]
     saved = len(list(tmp_path.rglob("*.png"))) - before
     engine.close()
     scores = ranker.score([one.image for one in made], "a red ball")
@@ -156,7 +157,9 @@ def test_of_several_pictures_the_best_are_kept_the_best_first(folder: Path, rank
     assert all(
         np.array_equal(np.asarray(one.image), np.asarray(made[k].image)) for one, k in zip(kept, best, strict=True)
     )
-    assert saved == 2
+    assert saved == 3
+    plain = ranker.score([weighed.image], "a red ball")[0]
+    assert weighed.receipt.done.clip_score == pytest.approx(plain, abs=1e-3), "brackets and numbers are no words"
     assert f"Number 1 of 4 pictures by CLIP score, {kept[0].receipt.done.clip_score:.3f}." in kept[0].receipt.notes
     assert made[0].receipt.done.clip_score is None
     alone = from_receipt(kept[1].receipt, registry=engine.registry, lora_dir=tmp_path)

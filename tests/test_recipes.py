@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import json
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,6 +21,7 @@ from PIL import Image
 from sd_demo.cli.generate import parser
 from sd_demo.errors import InvalidRequest
 from sd_demo.events import ResultImage
+from sd_demo.model_files import MANIFEST, NETWORKS, repo_folder
 from sd_demo.outputs import Outputs
 from sd_demo.receipt import Lora, Receipt
 from sd_demo.recipes import Recipes, recipes
@@ -27,6 +30,7 @@ from sd_demo.requests import parse_request
 from sd_demo.restore import from_receipt
 from sd_demo.settings import Settings
 from sd_demo.upscale import plan_upscaling
+from tests.ldm_checkpoint import write_checkpoint
 from tests.receipts import make_receipt
 
 ROOT = Path(__file__).parents[1]
@@ -86,6 +90,16 @@ def make(engine: Any, task: str, **values: Any) -> ResultImage:
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "words": ("text_to_image", {"prompt": NASTY, "negative_prompt": "sun", "width": 64, "height": 68}),
     "weights": ("text_to_image", {"prompt": "a (red:1.4) ball", "width": 64, "height": 64, "guidance_scale": 1.0}),
+    "negative unread": (
+        "text_to_image",
+        {
+            "prompt": "a (red:1.4) ball",
+            "negative_prompt": "(snow:1.2), " * 60,
+            "guidance_scale": 1.0,
+            "width": 64,
+            "height": 64,
+        },
+    ),
     "long": ("text_to_image", {"prompt": "a red ball and " * 30, "width": 64, "height": 64}),
     "batch": ("text_to_image", {"prompt": "x", "width": 64, "height": 64, "num_images_per_prompt": 2}),
     "picture": ("image_to_image", {"prompt": "x", "image": photo((100, 70)), "strength": 0.7}),
@@ -114,6 +128,111 @@ def test_the_diffusers_script_gives_the_same_pixels(
     script = texts_of(made.receipt).diffusers
     exec(compile(script, "script", "exec"), {})  # the script is what is tested
     assert psnr(Image.open("picture.png"), made.image) >= 50
+
+
+@pytest.mark.parametrize("predicts", ["epsilon", "v_prediction"])
+def test_the_script_of_a_single_file_predicts_and_measures_as_the_program_does(
+    predicts: str, engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """diffusers goes by shapes: it takes each file of version 2 for 2.1, which predicts v, others for 1.5."""
+    from diffusers import StableDiffusionPipeline
+
+    from sd_demo.random_model import save
+
+    monkeypatch.chdir(tmp_path)
+    hub, beside = save("sd-1.5", tmp_path / "hub", "tiny"), tmp_path / "tiny"
+    write_checkpoint(StableDiffusionPipeline.from_pretrained(hub, local_files_only=True), tmp_path / "tiny.safetensors")
+    shutil.copytree(hub, beside)
+    for folder, prediction in ((beside, predicts), (hub, {"epsilon", "v_prediction"}.difference({predicts}).pop())):
+        file = folder / "scheduler" / "scheduler_config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"prediction_type": prediction}))
+    # Stands for the hub, where diffusers fetches the configs of the family that it takes the file for.
+    family = {"pretrained_model_name_or_path": str(hub)}
+    monkeypatch.setattr("diffusers.loaders.single_file.fetch_diffusers_config", lambda checkpoint: family)
+    picture = photo((300, 200))
+    picture.save("input.png")
+    made = make(engine, "image_to_image", prompt="x", image=picture, model=str(tmp_path / "tiny.safetensors"))
+    assert made.image.size == (192, 128), "one and a half times the size that the loaded model says"
+    script = texts_of(made.receipt).diffusers
+    left: dict[str, Any] = {}
+    exec(compile(script, "script", "exec"), left)  # the script is what is tested
+    assert left["pipe"].scheduler.config.prediction_type == predicts, "the pixels of random weights tell little of it"
+    assert psnr(Image.open("picture.png"), made.image) >= 50
+
+
+@pytest.fixture
+def checked(tmp_path: Path) -> Path:
+    """A tiny model whose weights are in float16 alone, and which ships a checker that flags everything."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    from sd_demo.random_model import save
+
+    folder = save("sd-1.5", tmp_path / "model", "tiny")
+    save("safety-checker", folder / "safety_checker", "tiny")
+    (folder / "feature_extractor").mkdir()
+    (folder / "safety_checker" / "preprocessor_config.json").rename(
+        folder / "feature_extractor" / "preprocessor_config.json"
+    )
+    index = json.loads((folder / "model_index.json").read_text())
+    index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
+    index["feature_extractor"] = ["transformers", "CLIPImageProcessor"]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    for name in (*NETWORKS, "safety_checker"):
+        (file,) = (folder / name).glob("*.safetensors")
+        weights = {key: value.half() for key, value in load_file(file).items()}
+        if name == "safety_checker":
+            weights["concept_embeds_weights"] = torch.full((17,), -2.0, dtype=torch.float16)
+        save_file(weights, file.with_suffix(".fp16.safetensors"), {"format": "pt"})
+        file.unlink()
+    return folder
+
+
+def test_the_script_loads_what_the_program_does(checked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sd_demo.engine import Engine
+
+    monkeypatch.chdir(tmp_path)
+    place = Settings(device="cpu", dtype="float32", attention="sdpa", model=str(checked), safety_checker=False)
+    engine = Engine(place, outputs=Outputs(tmp_path / "outputs"))
+    engine.start()
+    try:
+        made = make(engine, "text_to_image", prompt="x", width=64, height=64)
+    finally:
+        engine.close()
+    script = texts_of(made.receipt).diffusers
+    exec(compile(script, "script", "exec"), {})  # the script is what is tested
+    assert psnr(Image.open("picture.png"), made.image) >= 50
+
+
+def test_the_script_of_a_download_takes_the_files_that_were_downloaded(tmp_path: Path) -> None:
+    entry = Registry().get("sd-1.5")
+    assert entry.revision
+    folder = tmp_path / repo_folder(entry.source) / entry.revision
+    (folder / "unet").mkdir(parents=True)
+    (folder / MANIFEST).write_text("{}")
+
+    def script(**done: Any) -> str:
+        registry = Registry(models_dir=tmp_path)
+        receipt = make_receipt(model="sd-1.5", **done)
+        return recipes(from_receipt(receipt, registry=registry, lora_dir=tmp_path), registry).diffusers
+
+    assert "variant" not in script()
+    (folder / "unet" / "diffusion_pytorch_model.fp16.safetensors").touch()
+    assert f"revision={entry.revision!r}, variant='fp16', dtype=torch.float32, safety_checker=None)" in script()
+    assert f"revision={entry.revision!r}, variant='fp16', dtype=torch.float32)" in script(is_safety_checked=True)
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").touch()
+    assert "variant" not in script(), "plain files come first"
+
+
+def test_noise_by_a_setting_has_the_pictures_seed() -> None:
+    """The scheduler's package is not here, so the script is read and not run."""
+    receipt = make_receipt(scheduler="dpmpp_sde")
+    scheduler = "pipe.scheduler = DPMSolverSDEScheduler.from_config(pipe.scheduler.config, noise_sampler_seed="
+    assert f"\n{scheduler}[7])" in texts_of(receipt).diffusers
+    asked = {"prompt": "x", "image": {"sha256": "ab", "width": 96, "height": 64}, "strength": 0.1, "scale": 2.0}
+    larger = receipt.model_copy(update={"task": "upscale", "asked": asked})
+    assert f"\n    {scheduler}[tile.seed])" in texts_of(larger).diffusers
+    assert "noise_sampler_seed" not in texts_of(make_receipt()).diffusers
 
 
 def test_script_and_command_line_run_in_a_shell(engine: Any, tmp_path: Path) -> None:
@@ -220,6 +339,14 @@ def test_loras_are_named_with_their_weights(tmp_path: Path) -> None:
     assert "pipe.set_adapters(['lora_0'], [0.5])" in texts.diffusers
     assert "--lora pencil:0.5" in texts.command
     assert "loras=['pencil:0.5']" in texts.client
+
+
+def test_what_is_no_longer_here_gives_no_code() -> None:
+    """Without its LoRA it would be another picture."""
+    with pytest.raises(InvalidRequest, match=r"^There is no code for it here: The LoRA 'gone' is not here\.$"):
+        texts_of(make_receipt(loras=[Lora(name="gone", weight=0.5, sha256="", matched=1, total=1)]))
+    with pytest.raises(InvalidRequest, match="no code for it here: The model 'gone' is not here"):
+        texts_of(make_receipt(model="gone"))
 
 
 @pytest.mark.parametrize(

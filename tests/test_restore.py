@@ -188,6 +188,9 @@ def test_denoising_strength_means_another_picture_unless_there_was_a_hires_fix()
         ("DPM++ 2M", "", ("dpmpp_2m", True)),
         ("DPM++ 2M Karras", "", ("dpmpp_2m_karras", True)),
         ("DPM++ SDE", "Karras", ("dpmpp_sde", False)),
+        ("DPM++ SDE", "Automatic", ("dpmpp_sde", False)),
+        ("DPM++ SDE", "", ("dpmpp_sde", True)),
+        ("Euler", "Automatic", ("euler", True)),
         ("PLMS", "", ("pndm", True)),
         ("k_lms", "", ("lms", True)),
         ("Restart", "", (None, False)),
@@ -207,6 +210,42 @@ def test_an_unknown_sampler_is_said_and_left_to_the_model() -> None:
     restored = back("x\nSteps: 5, Sampler: Restart, Seed: 1")
     assert "scheduler" not in restored.values
     assert any("'Restart'" in sentence for sentence in restored.cannot)
+
+
+def test_a_sampler_that_cannot_run_here_is_left_to_the_model() -> None:
+    picture = png(**{TEXT_KEY: "x\nSteps: 5, Sampler: DPM++ SDE, Schedule type: Normal, Seed: 1"})
+
+    def given(*schedulers: str) -> Restored:
+        return restore(picture, registry=Registry(), lora_dir=NOWHERE, schedulers=schedulers)
+
+    assert given("euler", "dpmpp_sde").values["scheduler"] == "dpmpp_sde"
+    assert "scheduler" not in given("euler").values
+    words = "The sampler 'DPM++ SDE Normal' is not here; the model's own scheduler will be used."
+    assert words in given("euler").cannot
+    assert words not in given("euler", "dpmpp_sde").cannot
+
+
+@pytest.mark.parametrize(
+    ("words", "is_said"),
+    [
+        ("a [cat:dog:0.5] there", True),
+        ("a [cat:0.5]", True),
+        ("a [(red:1.2) cat::10 ]", True),
+        ("a [cat|dog|cow] there", True),
+        ("a cat AND a dog", True),
+        ("a cat <hypernet:style:0.4>", True),
+        (r"a \[cat:dog:0.5\] and \[cat|dog\]", False),
+        ("a [cat], (red:1.2), 10:30, one|two", False),
+        ("a cat and a dog, SAND, ANDES", False),
+        ("[a cat: grey], [other], [3: a dog]", False),
+    ],
+)
+def test_what_another_program_would_do_with_a_prompt_is_said(words: str, is_said: bool) -> None:
+    end = "\nSteps: 5, Sampler: DDIM, Seed: 1"
+    for text in (words + end, f"x\nNegative prompt: {words}{end}"):
+        assert any("Prompt editing" in sentence for sentence in back(text).cannot) == is_said
+    ours = make_receipt(prompt=words)
+    assert back(ours.parameters()).cannot == (), "what this program wrote it reads the same again"
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
@@ -274,8 +313,21 @@ def test_any_receipt_gives_valid_values_or_sentences(asked: Any, task: str, numb
     restored.request(**{name: Image.new("RGB", (64, 64)) for name in restored.pictures})
 
 
+def test_no_prompt_takes_long() -> None:
+    for text in ("[" * 400_000, "[:1" * 200_000, "[" + "|" * 400_000, "[" + ":" * 400_000, "[:" + " " * 400_000 + "1",
+                 "[:" + "1" * 400_000 + " " * 400_000, "[" + ": 1 " * 100_000):  # fmt: skip
+        assert not any("Prompt editing" in sentence for sentence in back(text).cannot)
+
+
 def test_taking_apart_never_takes_long() -> None:
-    for text in ("a" * 900_000, "Steps: 1, " * 50_000, '"' * 300_000, "<lora:" * 100_000, "k: \\" * 200_000):
+    for text in (
+        "a" * 900_000,
+        "Steps: 1, " * 50_000,
+        '"' * 300_000,
+        "<lora:" * 100_000,
+        "k: \\" * 200_000,
+        " " * 400_000 + "x",
+    ):
         parse_parameters(text)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +22,7 @@ RANDOM = "random:"  # --model random:sd-1.5 is measured with random weights of t
 def run(arguments: Sequence[str]) -> int:
     """Measure and print; 0 when it is done."""
     parser = Parser(prog="python -m sd_demo bench", description=__doc__)
-    parser.add_argument("--model", default=EMBEDDED, help="a model, its folder, or random:sd-1.5 [%(default)s]")
+    parser.add_argument("--model", default=EMBEDDED, help="a model, its folder or file, or random:sd-1.5 [%(default)s]")
     parser.add_argument("--size", type=int, help="pixels of a side [the model's own]")
     parser.add_argument("--steps", type=int, help="denoising steps [the model's own; 50 for random models]")
     parser.add_argument("--repeats", type=int, default=3, help="times that each way is measured [%(default)s]")
@@ -41,14 +42,14 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _measure(options: Any, scratch: Path) -> dict[str, Any]:
-    from sd_demo.bench import Bench
+    from sd_demo.bench import LONGEST_S, Bench
 
+    end, settings = time.monotonic() + LONGEST_S, Settings.read([])
     if options.model.startswith(RANDOM):
         from sd_demo.random_model import save
 
         folder, native, steps = save(options.model.removeprefix(RANDOM), scratch / "model"), 512, 50
     else:
-        settings = Settings.read([])
         entry = known(options.model, settings)
         weights = Registry.of(settings).weights(entry)
         if weights is None:
@@ -61,15 +62,29 @@ def _measure(options: Any, scratch: Path) -> dict[str, Any]:
         repeats=options.repeats,
         device=options.device,
         compile=options.compile,
+        data_dir=settings.data_dir,
     )
-    return {"model": options.model} | bench.run()
+    report = {"model": options.model} | bench.run()
+    return report | {"second_size": bench.second_size(native, report, end - time.monotonic())}
 
 
 def _in_words(report: dict[str, Any]) -> str:
     lines = [f"{report['model']} at {report['size']}x{report['size']}, {report['steps']} steps, {report['device']}"]
     lines += [f"{way.upper()}: {seconds} s an image" for way, seconds in report["s_per_image"].items()]
     lines += [f"{name}: {value}" for name, value in report["ratios"].items()]
-    return "\n".join(lines)
+    return "\n".join([*lines, ": ".join(_second(report["second_size"]))])
+
+
+def _second(size: dict[str, Any]) -> tuple[str, str]:
+    """What the second size is called, and its figures in a line."""
+    name = f"at {size['size']}x{size['size']}"
+    if "not_measured" in size:
+        return name, f"not measured: {size['not_measured']}"
+    seconds, ratios = size["s_per_image"], size["ratios"]
+    figures = [f"A {seconds['a']} s an image", f"C {seconds['c']} s", f"C over A {ratios['c_over_a']}"]
+    figures += [f"peak memory of C {size['peak_mib']} MiB"]
+    figures += [f"{count} at once {one['images_per_s']} images a second" for count, one in size["together"].items()]
+    return name + ", C not compiled", ", ".join(figures)
 
 
 def _section(report: dict[str, Any], options: Any) -> str:
@@ -90,9 +105,10 @@ def _section(report: dict[str, Any], options: Any) -> str:
             for count, one in report["together"].items()
         ),
         ("peak memory of C", f"{report['peak_mib']} MiB, {report['peak_reserved_mib']} MiB reserved"),
-        ("start-up and first image", f"{report['start_up_and_first_image_s']} s"),
+        ("start-up of C, then its first image", f"{report['start_up_s']} s, {report['first_image_s']} s"),
         ("compiled", f"{report['compiled_steps']} of C's {report['steps']} steps"),
         ("stages", ", ".join(f"{name.removesuffix('_s')} {value} s" for name, value in report["stages_s"].items())),
+        _second(report["second_size"]),
     ]
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
     today = datetime.now(UTC).date().isoformat()

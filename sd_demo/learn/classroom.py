@@ -21,13 +21,15 @@ class Classroom:
     """Hands out the model for one stretch of work at a time.
 
     turns: entered for each stretch, as `Engine.device_turns`, so that pictures being made go on between two of them.
-    A model of its own, because the lessons look inside its layers while it runs.
+    A model of its own, because the lessons look inside its layers while it runs, and in float32, as each lesson's
+    script has it: in half precision a picture of twenty steps is another one.
     """
 
     def __init__(
         self, settings: Settings, *, registry: Registry | None = None, turns: AbstractContextManager[Any] | None = None
     ) -> None:
-        self._manager = PipelineManager(settings, registry or Registry(models_dir=settings.models_dir))
+        exact = settings.model_copy(update={"dtype": "float32"})
+        self._manager = PipelineManager(exact, registry or Registry(models_dir=settings.models_dir))
         self._turns = turns or nullcontext()
 
     @contextmanager

@@ -53,7 +53,7 @@ def build_forward(classroom: ClassroomOf) -> Callable[[gr.Tab], None]:
 
     changed = lesson.answering("adding noise", status, add_noise)
     parts = [latents, decoded, formula, code, status]
-    return lesson.listen(changed, [show.click, t.release, image.change], [image, t], parts)
+    return lesson.listen(changed, [show.click, t.input, t.release, image.change], [image, t], parts)
 
 
 def build_round_trip(classroom: ClassroomOf) -> Callable[[gr.Tab], None]:

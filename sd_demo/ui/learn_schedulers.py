@@ -53,7 +53,7 @@ def build(classroom: ClassroomOf) -> None:
 
         if not isinstance(names, list) or not 1 <= len(names) <= AT_MOST or set(names) - set(available()):
             raise InvalidRequest(f"Choose one to {AT_MOST} schedulers.")
-        text, plan = plan_of(prompt, seed, scheduler=names[0])
+        text, plan = plan_of(classroom, prompt, seed, scheduler=names[0])
         made = []
         yield {status: status_line.running(f"{SCHEDULER_TITLES[names[0]]} …", 0.0), pictures: [], chart: ""}
         for path in paths(classroom(), plan, text, "", names):

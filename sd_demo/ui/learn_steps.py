@@ -36,13 +36,24 @@ class Run:
     words: list[tuple[Image.Image, str]] = field(default_factory=list)
 
 
-def plan_of(prompt: Any, seed: Any, *, scheduler: str = "ddim") -> tuple[str, Plan]:
-    """The checked prompt and the plan of a lesson's run. Raises InvalidRequest."""
+def plan_of(classroom: ClassroomOf, prompt: Any, seed: Any, *, scheduler: str = "ddim") -> tuple[str, Plan]:
+    """The checked prompt and the plan of a lesson's run.
+
+    Raises InvalidRequest, also for weights and for what fills more than one chunk of tokens: a lesson looks at each
+    token, and its script reads prompts as diffusers does.
+    """
+    from sd_demo.diffusers_script import is_plain
     from sd_demo.plan import Plan
 
     asked = parse_request("text_to_image", {"prompt": prompt, "seed": whole(seed, 0, SEED_LIMIT - 1, "The seed")})
     if not asked.prompt.strip():
         raise InvalidRequest("The prompt is empty; say what the picture shall show.", "prompt")
+    if not is_plain(asked.prompt):
+        raise InvalidRequest("A lesson reads plain words; leave brackets, weights and BREAK out.", "prompt")
+    with classroom().turn() as model:
+        report = model.prompts.report(asked.prompt)
+    if report.chunks > 1 or report.dropped_words:
+        raise InvalidRequest(f"A lesson reads at most {report.limit} tokens; shorten the prompt.", "prompt")
     return asked.prompt, Plan("text_to_image", (asked.seed or 0,), STEPS, GUIDANCE, scheduler)
 
 
@@ -93,7 +104,7 @@ def build(classroom: ClassroomOf) -> None:
         from sd_demo.learn.attention import Watch, heat_picture, word_maps
         from sd_demo.learn.reverse import Frame, trace
 
-        text, plan = plan_of(prompt, seed)
+        text, plan = plan_of(classroom, prompt, seed)
         run, watch = Run(), Watch()
         for part in trace(classroom(), plan, text, "", watch):
             if isinstance(part, Frame):
@@ -141,7 +152,7 @@ def build(classroom: ClassroomOf) -> None:
     gr.on([start.click, prompt.submit], ran, [prompt, seed], everything, **lesson.PRIVATE)
     looked = lesson.answering("the lesson on steps", status, look)
     gr.on(
-        [step.release, scale.release],
+        [step.input, scale.input, step.release, scale.release],  # a key in a slider is no release
         looked,
         [kept, step, scale],
         [status, noisy, clean, *parts],

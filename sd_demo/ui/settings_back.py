@@ -12,6 +12,7 @@ import gradio as gr
 from sd_demo.errors import InvalidImage, PlaygroundError
 from sd_demo.restore import restore
 from sd_demo.restored import Restored
+from sd_demo.schedulers import available
 from sd_demo.ui import controls, header, status_line, upscale
 from sd_demo.ui.header import Header
 from sd_demo.ui.run import Tab
@@ -78,7 +79,9 @@ def listen(
             path = uploaded_file(file, field="The file")
             if path is None:
                 raise InvalidImage("Drop a picture first.")
-            return show(engine, back, restore(path, registry=engine.registry, lora_dir=engine.settings.lora_dir))
+            folder = engine.settings.lora_dir
+            restored = restore(path, registry=engine.registry, lora_dir=folder, schedulers=available())
+            return show(engine, back, restored)
         except PlaygroundError as error:
             return failed(back, str(error))
 

@@ -8,9 +8,12 @@ from typing import Any
 
 import gradio as gr
 import pytest
+from gradio.utils import get_upload_folder
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from sd_demo.outputs import Outputs
-from sd_demo.receipt import Lora, Receipt
+from sd_demo.receipt import TEXT_KEY, Lora, Receipt
 from sd_demo.requests import SCHEDULER_NAMES, TextToImage, parse_request
 from sd_demo.restore import from_receipt
 from sd_demo.restored import Restored
@@ -151,6 +154,20 @@ def test_only_schedulers_that_can_run_are_offered(page: blocks.Page) -> None:
         assert controls.acceptable(TASK, {"scheduler": name}) == ({} if name in missing else {"scheduler": name})
     told = api.parameter(TextToImage, "scheduler").api_info()["description"]
     assert told.endswith(f" It is one of {', '.join(available())}.")
+
+
+def test_a_sampler_of_a_scheduler_that_cannot_run_is_said(page: blocks.Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sd_demo.ui.settings_back.available", lambda: ("euler",))
+    info = PngInfo()
+    info.add_itxt(TEXT_KEY, "x\nSteps: 5, Sampler: DPM++ SDE, Seed: 1")
+    file = Path(get_upload_folder()) / "sampler.png"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 8)).save(file, pnginfo=info)
+    (read,) = [one for one in handlers(page, "read") if one.outputs[0].elem_id == "settings-back-report"]
+    report = read.fn({"path": str(file)})[read.outputs[0]]
+    file.unlink()
+    assert "DPM++ SDE" in report
+    assert "is not here; the model&#x27;s own scheduler will be used." in report
 
 
 def test_a_remembered_sheet_fits_the_pictures_that_it_was_chosen_for() -> None:
