@@ -196,10 +196,11 @@ def test_things_alike_are_counted() -> None:
         ("a cat's house, it’s the king's", ["king's"]),
         ("<purple unicorn>", ["unicorn"]),
         ("a steam engine and an engine", ["engine"]),
+        ("two steam engines, two engines and pots", ["engines", "pots"]),
         ("a book, a picture book illustration", ["book"]),
         ("a party with hot tea, a tea pot, a hot air balloon", ["party", "hot", "tea"]),
         ("a dark blue car in the dark", ["dark"]),
-        ("a dark forest, dark", []),
+        ("a dark forest, dark, a sketch in pencil", []),
     ],
 )
 def test_unknown_words_are_named(prompt: str, unknown: list[str]) -> None:
