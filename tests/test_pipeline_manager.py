@@ -263,6 +263,41 @@ def test_a_damaged_download_goes_by_its_title(settings: Settings, root: Path, tm
         manager.get("somebody/damaged")
 
 
+def test_idle_models_go_before_the_one_in_use_suffers(
+    settings: Settings, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roomy = settings.model_copy(update={"model_memory_mib": 100_000})
+    manager = PipelineManager(roomy, Registry(models_dir=settings.models_dir))
+    names = [str(root / name) for name in ("one", "two", "file.safetensors")]
+
+    def held() -> list[str]:
+        return [model.entry.name for model in manager.loaded]
+
+    model = [manager.get(name) for name in names[:2]][-1]
+    assert held() == names[:2]
+    assert model.residence.spared()  # as where a call runs out of memory
+    assert held() == names[1:2]
+    assert not model.residence.spared()
+
+    load, tries = manager._load, []
+
+    def short_once(*given: Any) -> Any:
+        tries.append(len(manager.loaded))
+        if len(tries) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return load(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(manager, "_load", short_once)
+        manager.get(names[2])
+    assert tries == [1, 0]
+    assert held() == names[2:]
+
+    monkeypatch.setattr(manager, "_rung", lambda *_: "one_at_a_time" if manager.loaded else "resident")
+    assert manager.get(names[0]).residence.rung == "resident"
+    assert held() == names[:1]
+
+
 @pytest.mark.parametrize(
     "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("CUBLAS_STATUS_ALLOC_FAILED"), MemoryError()]
 )
