@@ -175,7 +175,7 @@ def asked(request: AnyRequest) -> dict[str, Any]:
 def _unknown_words(running: Running) -> list[str]:
     """The words of both prompts that neither the world nor a LoRA knows; of the negative one only where it acts.
 
-    "no sun" as a negative prompt removes the sun as "sun" does.
+    "no", "not" and "without" are how people write a negative prompt, and go unnamed there.
     """
     request, denoising = running.job.request, running.denoising
     taught = ["no not without", *(worn.trigger_words for worn in denoising.model.loras)]

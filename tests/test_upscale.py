@@ -127,8 +127,8 @@ def test_enlarging_rings_nowhere_and_made_small_again_is_the_source() -> None:
 
 
 def test_two_times_is_nearer_to_the_worlds_own_than_it_is_soft(engine: Engine) -> None:
-    figures = measure(engine, 1)
-    assert figures["refined"][0] >= figures["lanczos"][0] - 1.0  # of one picture; tests/upscale_bar.py takes more
+    figures = measure(engine, 6)
+    assert figures["refined"][0] >= figures["lanczos"][0] - 0.5
     assert figures["lanczos"][1] < 0.8 < figures["refined"][1] < 1.15
     assert figures["seam"][0] < 0.5
 

@@ -11,7 +11,7 @@ from typing import Final
 
 from sd_demo.known_models import OPENRAIL, OPENRAIL_2, OPENRAIL_2_URL, OPENRAIL_URL
 
-# Attachment A, which both licences below have word for word
+# What Attachment A of both licences below comes to.
 _ATTACHMENT_A: Final = (
     "lets you use the model and what you make with it freely, also for money, but not: to break a law; to exploit or "
     "harm minors; to spread what is false in order to harm; to publish personal data that harms somebody; to insult, "
