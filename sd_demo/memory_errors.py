@@ -12,8 +12,15 @@ from typing import Final, TypeVar
 Answer = TypeVar("Answer")
 
 # cuDNN's search for the fastest algorithm reports that none had memory enough, and cuBLAS its own allocation, under
-# other names than PyTorch's torch.OutOfMemoryError (aten/src/ATen/native/cudnn/Conv_v8.cpp, CUDAException.h).
-WORDS: Final = ("out of memory", "find was unable to find an engine", "status_alloc_failed")
+# other names than PyTorch's torch.OutOfMemoryError (aten/src/ATen/native/cudnn/Conv_v8.cpp, CUDAException.h). The last
+# two are PyTorch's for the host's memory, on Windows in words of its own (c10/core/impl/alloc_cpu.cpp).
+WORDS: Final = (
+    "out of memory",
+    "find was unable to find an engine",
+    "status_alloc_failed",
+    "can't allocate memory",
+    "not enough memory",
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -16,7 +16,8 @@ from PIL import Image
 from sd_demo import memory_need
 from sd_demo.architectures import ARCHITECTURES
 from sd_demo.engine import Engine
-from sd_demo.health import is_fatal
+from sd_demo.errors import OutOfMemory
+from sd_demo.health import as_expected, is_fatal
 from sd_demo.memory_need import MemoryNeed, Shape, free_mib
 from sd_demo.outputs import Outputs
 from sd_demo.random_model import outline
@@ -207,6 +208,14 @@ def test_what_ran_out_holds_no_memory_while_the_next_rung_is_tried(error: Except
     assert residence.run("unet", Shortage(error)) == "drawn with 0 held"
     assert residence.rung == "text_encoder_away"
     assert not is_fatal(error), "the device is not lost"
+
+
+def test_memory_that_runs_out_on_a_cpu_is_told_by_its_own_words() -> None:
+    with pytest.raises(RuntimeError) as here:
+        torch.empty(10**15)
+    on_windows = RuntimeError("[enforce fail at alloc_cpu.cpp:115] data. DefaultCPUAllocator: not enough memory: you …")
+    for error in (here.value, on_windows):
+        assert isinstance(as_expected(error, "4711"), OutOfMemory), "which says what to do"
 
 
 def test_another_error_is_no_lack_of_memory() -> None:
