@@ -226,7 +226,10 @@ def test_200_brackets_deep_is_finite(encoder: PromptEncoder, dtype: torch.dtype)
         assert ours.prompt_embeds.isfinite().all()
 
 
-@pytest.mark.parametrize("prompt", ["(a:1000000001)", "(a:" + "9" * 400 + ")", "(" * 9000 + "a"])
+@pytest.mark.parametrize(
+    "prompt",
+    ["(a:1000000001)", "(a:" + "9" * 400 + ")", "(" * 9000 + "a", "a red ball ((sun:" + "9" * 310 + "):0)"],
+)
 def test_weight_out_of_bounds_is_refused(encoder: PromptEncoder, prompt: str) -> None:
     with pytest.raises(InvalidRequest, match=r"^The prompt has a weight of .* too great") as error:
         encode(encoder, prompt)
