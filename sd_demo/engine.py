@@ -13,7 +13,7 @@ from typing import Any
 
 from sd_demo.denoising import advance, is_guided
 from sd_demo.errors import DeviceFailure, PlaygroundError, QueueFull
-from sd_demo.events import Cancelled, Decoding, Encoding, Failed, Loading, Queued
+from sd_demo.events import Cancelled, Decoding, Encoding, Failed, Loading
 from sd_demo.fair_queue import FairQueue
 from sd_demo.finishing import finish, make_plan
 from sd_demo.gate import Gate
@@ -116,14 +116,23 @@ class Engine:
                 raise DeviceFailure(self._fault)
             if self._is_closing:
                 raise QueueFull("The program is shutting down; try again in a minute.", 60.0)
+            self._drop_waiting()  # what was cancelled keeps nobody out
             jobs = [*self._queue.in_order(), *(running.job for running in self._running)]
             self._gate.check_visitor(job, jobs, self._speed.wait_s(1))
             if len(self._queue) >= self.settings.max_queue:
                 wait = self._speed.wait_s(len(self._queue))
                 raise QueueFull(f"The queue is full; try again in about {wait:.0f} s.", wait)
             self._queue.add(job)
-            self._tell_positions()
+            self._queue.tell_positions(self._speed)
             self._wake.notify_all()
+
+    def _drop_waiting(self) -> None:
+        with self._wake:
+            dropped = self._queue.drop_cancelled()
+            for job in dropped:
+                self._end_cancelled(job)
+            if dropped:
+                self._queue.tell_positions(self._speed)
 
     def status(self) -> Status:
         """The state of model and queue at this moment."""
@@ -205,14 +214,10 @@ class Engine:
                 log.error("%s", self._message)
 
     def _drop_cancelled(self) -> None:
+        self._drop_waiting()
         with self._wake:
-            dropped = self._queue.drop_cancelled()
             stopped = [r for r in self._running if r.job.is_cancelled]
             self._remove(stopped)  # not whoever else is cancelled by now, whose end would never be told
-            if dropped:
-                self._tell_positions()
-        for job in dropped:
-            self._end_cancelled(job)
         for running in stopped:
             self._end_cancelled(running.job, running.denoising.index)
 
@@ -220,6 +225,7 @@ class Engine:
         """Take waiting jobs while there is room; one of another model or LoRAs waits until the running ones end."""
         while True:
             with self._wake:
+                self._drop_waiting()  # to begin one takes time, seconds where its model is read
                 job = self._queue.first()
                 if job is None:
                     return
@@ -229,7 +235,7 @@ class Engine:
                 if self._running and (is_other or rows > self.settings.max_rows):
                     return
                 self._queue.take()
-                self._tell_positions()
+                self._queue.tell_positions(self._speed)
             self._begin(job, name)
 
     def _begin(self, job: Job, name: str) -> None:
@@ -324,10 +330,6 @@ class Engine:
     def _remove(self, group: list[Running]) -> None:
         with self._wake:
             self._running = [r for r in self._running if r not in group]
-
-    def _tell_positions(self) -> None:
-        for position, job in enumerate(self._queue.in_order(), start=1):
-            job.tell(Queued(position, self._speed.wait_s(position) if self._speed.is_known else None))
 
     def _charge(self, job: Job, stage: str, seconds: float) -> None:
         self.metrics.add("stage_seconds_total", seconds, stage=stage)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 
+from sd_demo.events import Queued
 from sd_demo.job import Job
+from sd_demo.speed import Speed
 
 
 class FairQueue:
@@ -53,3 +55,8 @@ class FairQueue:
                 order.append(line.popleft())
             lines = [line for line in lines if line]
         return order
+
+    def tell_positions(self, speed: Speed) -> None:
+        """Tell each waiting job its place, and how long that is likely to take."""
+        for position, job in enumerate(self.in_order(), start=1):
+            job.tell(Queued(position, speed.wait_s(position) if speed.is_known else None))

@@ -221,6 +221,37 @@ def test_a_full_queue_says_when_to_come_back(engine: Engine, held: threading.Sem
         list(job.events())
 
 
+def test_cancelled_jobs_keep_nobody_out_of_the_queue(tmp_path: Path) -> None:
+    engine = Engine(Settings(device="cpu", output_dir=tmp_path, max_queue=2))  # nobody works: they wait
+    gone = [engine.submit(request(), visitor="a") for _ in range(2)]
+    for job in gone:
+        job.cancel()
+    other = engine.submit(request(), visitor="b")
+    assert [e.position for e in other._events if isinstance(e, Queued)] == [1]
+    assert [type(job._events[-1]) for job in gone] == [Cancelled] * 2, "whoever waits for them is told"
+
+
+def test_a_job_that_is_cancelled_while_another_one_is_begun_is_not_begun(
+    engine: Engine, held: threading.Semaphore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocker = engine.submit(request(num_inference_steps=2))
+    held.release()
+    wait_for_step(blocker, 1)
+    first, second = (engine.submit(request(), visitor=name) for name in ("a", "b"))
+    begun, get = [], engine._manager.get
+
+    def slow(*given: Any) -> Any:
+        begun.append(given)
+        second.cancel()
+        return get(*given)
+
+    monkeypatch.setattr(engine._manager, "get", slow)
+    held.release(100_000)
+    assert [type(e) for e in second.events() if not isinstance(e, Queued)] == [Cancelled]
+    assert first.result(WAIT_S).images
+    assert len(begun) == 1
+
+
 def test_an_unknown_model_is_refused_at_once(engine: Engine) -> None:
     with pytest.raises(ModelUnavailable, match="picture-book"):
         engine.submit(request(model="no-such-model"))
