@@ -22,7 +22,7 @@ from sd_demo.images import fingerprint
 from sd_demo.job import Job
 from sd_demo.outputs import Outputs
 from sd_demo.plan import Plan
-from sd_demo.prompt_grammar import plain_text
+from sd_demo.prompt_grammar import plain_text, taken_as_words
 from sd_demo.receipt import Done as ReceiptDone
 from sd_demo.receipt import Lora as ReceiptLora
 from sd_demo.receipt import Receipt
@@ -192,6 +192,7 @@ def _notes(running: Running, done: ReceiptDone, withheld: int, rank: int) -> lis
         follows_picture = request.task in ("image_to_image", "super_resolution")
         chosen = "only the picture was followed" if follows_picture else "the model chose what to show"
         notes.append(f"The prompt is empty, so {chosen}.")
+    notes += taken_as_words(request.prompt, request.negative_prompt if done.is_guided else "")
     if plan.effective_strength != plan.strength:
         ran = "one step" if running.denoising.total == 1 else f"{running.denoising.total} steps"
         notes.append(f"Strength {plan.strength:g} of {plan.num_inference_steps} steps is less than one; {ran} ran.")

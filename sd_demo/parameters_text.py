@@ -19,6 +19,7 @@ from typing import Any, Final
 from PIL import ExifTags, Image
 
 from sd_demo.lora_folder import lora_names
+from sd_demo.prompt_grammar import LORA_TAG, NOT_READ
 from sd_demo.receipt import SAMPLER_NAMES, TEXT_KEY
 from sd_demo.registry import Registry
 from sd_demo.requests import SCHEDULER_NAMES, ImageToImage, TextToImage
@@ -28,7 +29,6 @@ NEGATIVE: Final = "Negative prompt:"
 _USER_COMMENT: Final = 0x9286
 _SETTING: Final = re.compile(r'(\w[\w /-]{0,60}):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 _LEAST_SETTINGS: Final = 3  # a last line with fewer is the prompt's own
-_LORA_TAG: Final = re.compile(r" ?<lora:([^:<>]+)(?::([^:<>]*))?(?::[^<>]*)?>")
 # Settings that are restored, and those that change nothing here or are told in another way.
 _READ: Final = {"Steps", "Sampler", "Schedule type", "CFG scale", "Seed", "Size", "Denoising strength", "Model"}
 _SILENT: Final = {"Model hash", "Version", "Lora hashes", "Batch size", "Batch pos", "RNG", "VAE hash", "User"}
@@ -51,10 +51,6 @@ _OTHER_NAMES: Final = {
 }
 # What A1111 runs with Karras' schedule when its schedule type is automatic (modules/sd_samplers_kdiffusion.py).
 _KARRAS: Final = ("dpmpp_2m", "dpmpp_sde")
-# A1111's [from:to:0.5], [to:0.5], [one|another], AND and hypernetworks; of any text in time that grows with its length.
-_NOT_READ: Final = re.compile(
-    r"(?<!\\)\[[^\[\]]*:\s*[\d.]+\s*\]|(?<!\\)\[[^\[\]|]*\|[^\[\]]*(?<!\\)\]|\bAND\b|<hypernet:"
-)
 _SCHEDULES: Final = ("karras", "exponential", "polyexponential", "sgm uniform", "simple", "normal", "beta")
 
 
@@ -93,8 +89,8 @@ def parse_parameters(text: str) -> Parameters:
     start = next((k for k, line in enumerate(lines) if line.lstrip().startswith(NEGATIVE)), len(lines))
     negative = "\n".join(lines[start:]).lstrip().removeprefix(NEGATIVE).strip()
     prompt = "\n".join(lines[:start])
-    loras = tuple((name.strip(), weight.strip()) for name, weight in _LORA_TAG.findall(prompt))
-    return Parameters(_LORA_TAG.sub("", prompt).strip(), negative, settings, loras)
+    loras = tuple((name.strip(), weight.strip()) for name, weight in LORA_TAG.findall(prompt))
+    return Parameters(LORA_TAG.sub("", prompt).strip(), negative, settings, loras)
 
 
 def scheduler_of(sampler: str, schedule: str = "") -> tuple[str | None, bool]:
@@ -154,7 +150,7 @@ def from_parameters(
         reading.cannot.append(
             "Another program made it, whose noise is not made here: expect a likeness, not the same pixels."
         )
-        if _NOT_READ.search(found.prompt) or _NOT_READ.search(found.negative_prompt):
+        if NOT_READ.search(found.prompt) or NOT_READ.search(found.negative_prompt):
             reading.cannot.append(
                 "Prompt editing, alternation, AND and hypernetworks are not read here; those words are taken as text."
             )

@@ -13,6 +13,7 @@ The grammar: https://github.com/AUTOMATIC1111/stable-diffusion-webui/wiki/Featur
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Final, NamedTuple
@@ -32,6 +33,14 @@ _LEXEME: Final = re.compile(
     re.VERBOSE,
 )
 _BREAK: Final = re.compile(r"\bBREAK\b\s*")
+
+# What other programs read in a prompt and this grammar does not, each found in time that grows with the text's length.
+LORA_TAG: Final = re.compile(r" ?<lora:([^:<>]+)(?::([^:<>]*))?(?::[^<>]*)?>")
+# A1111's [from:to:0.5], [to:0.5], [one|another], AND and hypernetworks.
+NOT_READ: Final = re.compile(
+    r"(?<!\\)\[[^\[\]]*:\s*[\d.]+\s*\]|(?<!\\)\[[^\[\]|]*\|[^\[\]]*(?<!\\)\]|\bAND\b|<hypernet:[^<>]*>?"
+)
+_LONGEST: Final = 60  # characters of it that a note repeats
 
 
 class WeightedText(NamedTuple):
@@ -114,6 +123,17 @@ def plain_text(prompt: str) -> str:
     sections = parse_prompt(prompt)
     texts = ["".join(part.text for part in section) for section in sections]
     return prompt if texts == [prompt] else " ".join(" ".join(texts).split())
+
+
+def taken_as_words(*prompts: str) -> Iterator[str]:
+    """A sentence on each kind of thing in `prompts` that acts in other programs and is text here."""
+    for kind, hint in (
+        (LORA_TAG, "choose LoRAs in the field loras"),
+        (NOT_READ, "prompt editing, alternation, AND and hypernetworks do nothing here"),
+    ):
+        found = dict.fromkeys(match[0].strip()[:_LONGEST] for prompt in prompts for match in kind.finditer(prompt))
+        if found:
+            yield f"{', '.join(found)} {'is' if len(found) == 1 else 'are'} read as words; {hint}."
 
 
 def _merged(parts: list[tuple[str, float]]) -> tuple[WeightedText, ...]:

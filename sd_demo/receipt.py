@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from sd_demo import __version__
 from sd_demo.errors import InvalidImage
+from sd_demo.prompt_grammar import LORA_TAG
 
 JSON_KEY: Final = "sd_demo"
 TEXT_KEY: Final = "parameters"
@@ -114,7 +115,8 @@ class Receipt(BaseModel):
         names = [Path(lora.name).name.removesuffix(".safetensors") for lora in done.loras]
         worn = "".join(f" <lora:{name}:{lora.weight:g}>" for name, lora in zip(names, done.loras, strict=True))
         hashes = ", ".join(f"{name}: {lora.sha256[:12]}" for name, lora in zip(names, done.loras, strict=True))
-        lines = [str(self.asked.get("prompt", "")) + worn]
+        # A tag that was typed into the prompt was text here: other programs would take it for a LoRA that ran.
+        lines = [LORA_TAG.sub("", str(self.asked.get("prompt", ""))) + worn]
         if self.asked.get("negative_prompt"):
             lines.append(f"Negative prompt: {self.asked['negative_prompt']}")
         settings = {

@@ -363,6 +363,18 @@ def test_an_empty_prompt_makes_a_picture_and_says_so(engine: Engine) -> None:
     assert "The prompt is empty, so only the picture was followed." in changed.receipt.notes
 
 
+def test_what_acts_in_other_programs_and_is_text_here_is_said(engine: Engine) -> None:
+    typed = "a red <lora:pencil:0.8> ball AND [cat:dog:0.5] \\[x|y\\]"
+    done = engine.submit(request(prompt=typed, negative_prompt="[a|b]", num_inference_steps=1)).result(WAIT_S)
+    assert [note for note in done.images[0].receipt.notes if "as words" in note] == [
+        "<lora:pencil:0.8> is read as words; choose LoRAs in the field loras.",
+        "AND, [cat:dog:0.5], [a|b] are read as words; prompt editing, alternation, AND and hypernetworks do nothing "
+        "here.",
+    ]
+    plain = engine.submit(request(prompt="a ([red]:1.2) ball BREAK a cat", num_inference_steps=1)).result(WAIT_S)
+    assert not any("as words" in note for note in plain.images[0].receipt.notes)
+
+
 def test_less_than_a_step_says_how_many_ran(engine: Engine) -> None:
     image = Image.effect_noise((64, 64), 40).convert("RGB")
     for scheduler, words in (("ddim", "one step ran"), ("pndm", "2 steps ran")):

@@ -57,6 +57,15 @@ def test_other_programs_find_the_loras() -> None:
     assert "ora" not in make_receipt().parameters()
 
 
+def test_a_tag_that_was_only_text_is_no_lora_to_other_programs() -> None:
+    lora = {"name": "snowman", "weight": 0.5, "sha256": "ab" * 32, "matched": 4, "total": 4}
+    typed = "a red ball <lora:pencil:0.8>, <lora:snowman:1> a tree"
+    assert make_receipt(prompt=typed).parameters().split("\n")[0] == "a red ball, a tree"
+    worn = make_receipt(prompt=typed, loras=[lora])
+    assert worn.parameters().split("\n")[0] == "a red ball, a tree <lora:snowman:0.5>"
+    assert make_receipt(prompt=typed).asked["prompt"] == typed, "the receipt itself says what was asked"
+
+
 def test_a_dot_in_the_name_of_a_lora_stays() -> None:
     names = ["add_detail_v1.5", "folder/other.v2.safetensors"]
     loras = [{"name": name, "weight": 1.0, "sha256": "ab" * 32, "matched": 4, "total": 4} for name in names]
