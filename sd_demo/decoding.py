@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -27,8 +28,10 @@ class Decoded:
 
 
 @torch.inference_mode()
-def decode(denoising: Denoising) -> Decoded:
+def decode(denoising: Denoising, go_on: Callable[[], None] = lambda: None) -> Decoded:
     """Decode the final latents one image at a time (so that memory does not grow with the batch).
+
+    go_on: called before each; what it raises ends the work.
 
     A half-precision VAE that answers NaN is run again in float32, as its activations may overflow
     (https://huggingface.co/madebyollin/sdxl-vae-fp16-fix tells why); one for which the device's memory is too small
@@ -43,6 +46,7 @@ def decode(denoising: Denoising) -> Decoded:
         )
     scaled = denoising.latents / vae.config.scaling_factor
     for latents in scaled.split(1):
+        go_on()
         pixels, said = residence.run("vae", partial(_decoded, vae, latents, residence))
         retries += said
         if not torch.isfinite(pixels).all():

@@ -12,8 +12,8 @@ import time
 from typing import Any
 
 from sd_demo.denoising import advance, is_guided
-from sd_demo.errors import DeviceFailure, PlaygroundError, QueueFull
-from sd_demo.events import Cancelled, Decoding, Encoding, Failed, Loading
+from sd_demo.errors import DeviceFailure, JobCancelled, PlaygroundError, QueueFull
+from sd_demo.events import Cancelled, Encoding, Failed, Loading
 from sd_demo.fair_queue import FairQueue
 from sd_demo.finishing import finish, make_plan
 from sd_demo.gate import Gate
@@ -312,12 +312,11 @@ class Engine:
     def _finish(self) -> None:
         for running in [r for r in self._running if r.denoising.is_finished]:
             self._remove([running])
-            if running.job.is_cancelled:  # a cancelled job is never decoded
-                self._end_cancelled(running.job, running.denoising.index)
-                continue
-            running.job.tell(Decoding())
             try:
                 done = finish(running, self.outputs)
+            except JobCancelled:
+                self._end_cancelled(running.job, running.denoising.index)
+                continue
             except Exception as error:
                 self._fail([running.job], error)
                 continue

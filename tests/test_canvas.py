@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
+from sd_demo import canvas as canvas_module
 from sd_demo.canvas import FEATHER, Canvas, plan, working_size
 from sd_demo.requests import parse_request
 
@@ -58,6 +59,26 @@ def test_the_seam_of_a_thick_mask_fades_over_a_few_pixels() -> None:
     expected = np.where(np.asarray(mask) > 0, ((soft - 127.5) * 2).clip(0, 255).round(), 0)
     assert np.array_equal(pasted, expected)
     assert 0 < pasted[50, 150] < 128 < 255 == pasted[50, 170]
+
+
+@pytest.mark.parametrize(
+    "strokes", [[(0, 0, 5, 9)], [(299, 199, 299, 199)], [(7, 100, 250, 101), (60, 90, 64, 199)], []]
+)
+def test_the_seam_is_made_once_and_of_the_masks_surroundings_as_of_the_whole(
+    strokes: list[tuple[int, int, int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mask = Image.new("L", (300, 200))
+    for stroke in strokes or [(0, 0, 299, 199)]:
+        ImageDraw.Draw(mask).ellipse(stroke, fill=255)
+    picture, drawn = (Image.effect_noise(mask.size, spread).convert("RGB") for spread in (30, 60))
+    whole = Image.composite(drawn, picture, canvas_module._fade_inwards(mask))
+    fade, sizes = canvas_module._fade_inwards, []
+    monkeypatch.setattr(canvas_module, "_fade_inwards", lambda part: (sizes.append(part.size), fade(part))[1])
+    canvas = Canvas(300, 200, 304, 200, original=picture, original_mask=mask)
+    for _ in range(3):
+        assert np.array_equal(np.asarray(canvas.restore(drawn)), np.asarray(whole))
+    assert len(sizes) == 1, "a photo of 24 megapixels takes seconds each time"
+    assert sizes[0] != mask.size or not strokes
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 
 from sd_demo import denoising as denoising_module
 from sd_demo import engine as engine_module
+from sd_demo import finishing as finishing_module
 from sd_demo.engine import Engine
 from sd_demo.errors import DeviceFailure, JobCancelled, ModelUnavailable, NonFiniteImage, OutOfMemory, QueueFull
 from sd_demo.events import Cancelled, Decoding, Done, Encoding, Queued, Step
@@ -165,6 +166,43 @@ def test_cancel_stops_within_a_step_and_the_next_job_works(engine: Engine, held:
     held.release(100_000)
     assert engine.submit(request()).result(WAIT_S).images
     assert len(set(engine.outputs.folder.glob("**/*.png")) - before) == 1
+
+
+@pytest.mark.parametrize("stage", ["decode", "save", "the last save"])
+def test_a_cancel_is_read_between_pictures_and_leaves_no_file(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    engine.submit(request()).result(WAIT_S)
+    model = engine._manager.current
+    assert model is not None
+    before, calls, jobs = set(engine.outputs.folder.glob("**/*.png")), [], []
+    where: tuple[Any, str] = (model.vae, "decode") if stage == "decode" else (engine.outputs, "save")
+    real = getattr(*where)
+
+    def cancelling(*given: Any, **options: Any) -> Any:
+        calls.append(given)
+        if stage != "the last save" or len(calls) == 3:
+            jobs[0].cancel()
+        return real(*given, **options)
+
+    monkeypatch.setattr(*where, cancelling)
+    with engine.device_turns:  # so that the job is known before it runs
+        jobs.append(engine.submit(request(num_images_per_prompt=3, num_inference_steps=1)))
+    assert isinstance(list(jobs[0].events())[-1], Cancelled)
+    assert len(calls) == (3 if stage == "the last save" else 1)
+    assert set(engine.outputs.folder.glob("**/*.png")) == before
+
+
+def test_the_picture_that_came_in_is_named_once_for_all_that_came_out(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, real = [], finishing_module.fingerprint
+    monkeypatch.setattr(finishing_module, "fingerprint", lambda image: (calls.append(image.size), real(image))[1])
+    image = Image.effect_noise((64, 64), 40).convert("RGB")
+    asked = request("image_to_image", image=image, num_images_per_prompt=3, num_inference_steps=1)
+    names = [one.receipt.asked["image"] for one in engine.submit(asked).result(WAIT_S).images]
+    assert names == [{"sha256": real(image), "width": 64, "height": 64}] * 3
+    assert calls == [(64, 64)]
 
 
 def test_a_waiting_job_is_cancelled_without_running(engine: Engine, held: threading.Semaphore) -> None:
