@@ -57,15 +57,22 @@ def decode(denoising: Denoising, go_on: Callable[[], None] = lambda: None) -> De
 
 @torch.inference_mode()
 def preview(denoising: Denoising) -> tuple[Image.Image, ...]:
-    """Small pictures of the current estimate of the clean image, one an image."""
-    vae, canvas = denoising.model.vae, denoising.canvas
+    """Small pictures of the current estimate of the clean image, one an image.
+
+    One at a time and tried once: for a look at a picture nothing is given up that the pictures themselves need.
+    """
+    vae, canvas, residence = denoising.model.vae, denoising.canvas, denoising.model.residence
     latents = denoising.clean_estimate() / vae.config.scaling_factor
     shrink = -(-max(latents.shape[-2:]) // PREVIEW_SIDE)
     if shrink > 1:
         latents = torch.nn.functional.avg_pool2d(latents, shrink, ceil_mode=True)
-    pixels = denoising.model.residence.run("vae", lambda: vae.decode(latents.to(vae.dtype), return_dict=False)[0])
     size = (max(1, canvas.width // shrink), max(1, canvas.height // shrink))
-    return tuple(to_picture(torch.nan_to_num(p)[None]).crop((0, 0, *size)) for p in pixels)
+
+    def look(row: torch.Tensor) -> Image.Image:
+        pixels = residence.attempt("vae", lambda: vae.decode(row, return_dict=False)[0])
+        return to_picture(torch.nan_to_num(pixels)).crop((0, 0, *size))
+
+    return tuple(look(row) for row in latents.to(vae.dtype).split(1))
 
 
 def to_picture(pixels: torch.Tensor) -> Image.Image:

@@ -56,17 +56,19 @@ class Residence:
 
         Where the device's memory is too small, the next rung is tried. Raises the error where there is none.
         """
-
-        def run_there() -> Answer:
-            self._bring(name)
-            return call()
-
         while True:
-            answer = tried(run_there)
+            answer = tried(lambda: self._there(name, call))
             if not isinstance(answer, RuntimeError):
                 return answer
             if not self.spared() and not self.step_down():
                 raise answer
+
+    def attempt(self, name: str, call: Callable[[], Answer]) -> Answer:
+        """As `run`, but once: where the memory is too small, that is raised and everything stays as it is."""
+        answer = tried(lambda: self._there(name, call))
+        if isinstance(answer, RuntimeError):
+            raise answer
+        return answer
 
     def step_down(self) -> bool:
         """Take the next rung; False where this is the last, or the device has no memory of its own."""
@@ -113,6 +115,10 @@ class Residence:
     def stays(self, name: str) -> bool:
         """Whether the network `name` is on the device at rest, whole."""
         return self._rung == "resident" or (self._rung == "text_encoder_away" and name != "text_encoder")
+
+    def _there(self, name: str, call: Callable[[], Answer]) -> Answer:
+        self._bring(name)
+        return call()
 
     def _bring(self, name: str) -> None:
         if self._rung in ("resident", "layer_by_layer"):

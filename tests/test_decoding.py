@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from sd_demo.engine import Engine
+from sd_demo.events import Step
 from sd_demo.image_difference import psnr
 from sd_demo.loaded_model import LoadedModel
 from sd_demo.requests import parse_request
@@ -34,9 +35,9 @@ def model_of(engine: Engine) -> LoadedModel:
     return model
 
 
-def draw(engine: Engine) -> tuple[Image.Image, Any]:
+def draw(engine: Engine, **options: Any) -> tuple[Image.Image, Any]:
     values = {"prompt": "a red house", "num_inference_steps": 6, "seed": 3, "width": 320, "height": 320}
-    one = engine.submit(parse_request("text_to_image", values)).result(120).images[0]
+    one = engine.submit(parse_request("text_to_image", values), **options).result(120).images[0]
     return one.image, one.receipt
 
 
@@ -103,6 +104,42 @@ def test_what_is_held_only_to_be_faster_goes_before_tiles_and_parts_are_tried(
     for picture in (again, last):
         assert np.array_equal(np.asarray(picture), np.asarray(whole))
     assert receipt.done.retries == of_last.done.retries == []
+
+
+def test_a_preview_that_finds_no_memory_costs_only_itself(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, _ = draw(engine)
+    model = model_of(engine)
+    decode, calls, spared = model.vae.decode, [], []
+    monkeypatch.setattr(model.residence, "_can_step_down", True)  # as on a device with memory of its own
+    monkeypatch.setattr(model.residence, "spare", lambda: bool(spared.append("recording")))
+
+    def short_at_first(latents: torch.Tensor, **options: Any) -> Any:
+        calls.append(tuple(latents.shape))
+        if len(calls) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return decode(latents, **options)
+
+    monkeypatch.setattr(model.vae, "decode", short_at_first)
+    again, receipt = draw(engine, has_previews=True)
+    assert calls == [(1, 4, 20, 20), (1, 4, 40, 40)], "one look was tried, and the end came out"
+    assert (receipt.done.memory, receipt.done.retries, spared) == ("resident", [], [])
+    assert np.array_equal(np.asarray(again), np.asarray(whole))
+
+
+def test_previews_of_many_pictures_take_the_memory_of_one(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw(engine)
+    vae = model_of(engine).vae
+    decode, rows = vae.decode, []
+
+    def counted(latents: torch.Tensor, **options: Any) -> Any:
+        rows.append(len(latents))
+        return decode(latents, **options)
+
+    monkeypatch.setattr(vae, "decode", counted)
+    values = {"prompt": "a red house", "num_inference_steps": 2, "width": 64, "height": 64, "num_images_per_prompt": 3}
+    job = engine.submit(parse_request("text_to_image", values), has_previews=True)
+    assert [len(event.previews) for event in job.events() if isinstance(event, Step)] == [3, 0]
+    assert rows == [1] * 6
 
 
 def test_rows_that_do_not_fit_together_run_in_parts(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
