@@ -200,9 +200,9 @@ def _is_distilled(model: LoadedModel) -> bool:
 
 @torch.inference_mode()
 def advance(denoisings: Sequence[Denoising]) -> list[Exception | None]:
-    """Move all `denoisings`, which have one `key`, by one step in one UNet call.
+    """Move all `denoisings`, which have one `key`, by one step in one UNet call, or in several of `max_rows` each.
 
-    Where the device's memory is too small for all rows at once, they run in parts, down to one row.
+    Where the device's memory is too small for so many rows at once, they run in parts, down to one row.
     Raises what the UNet raises, with nothing moved yet. What one request's own scheduler raises is returned
     in its place, so that the others have their step.
     """
@@ -211,14 +211,16 @@ def advance(denoisings: Sequence[Denoising]) -> list[Exception | None]:
     times = torch.cat([d.time.expand(d.rows) for d in denoisings])
     conditions = {name: torch.cat([d.conditions[name] for d in denoisings]) for name in denoisings[0].conditions}
     every = torch.cat(rows), times.to(rows[0].device), conditions
-    parts = model.residence.run("unet", lambda: _predict(model, *every))
+    most = model.max_rows // 2 * 2 if model.max_rows else len(times)  # even, as an odd row may be called for twice
+    calls = [_cut(every, slice(k, k + most)) for k in range(0, len(times), most)]
+    parts = model.residence.run("unet", lambda: [part for call in calls for part in _predict(model, *call)])
     was_compiled = model.was_compiled
     model.pace.keep(model.placement.device)
     predictions = torch.cat(parts)
     failures: list[Exception | None] = []
     for denoising, prediction in zip(denoisings, predictions.split([d.rows for d in denoisings]), strict=True):
         denoising.most_shared = max(denoising.most_shared, len(denoisings) - 1)
-        denoising.most_parts = max(denoising.most_parts, len(parts))
+        denoising.most_parts = max(denoising.most_parts, len(parts) if len(parts) > len(calls) else 1)
         denoising.compiled_steps += was_compiled
         try:
             denoising.take(prediction)
@@ -228,20 +230,21 @@ def advance(denoisings: Sequence[Denoising]) -> list[Exception | None]:
     return failures
 
 
-def _predict(
-    model: LoadedModel, rows: torch.Tensor, times: torch.Tensor, conditions: dict[str, torch.Tensor]
-) -> list[torch.Tensor]:
-    """The UNet's answers for rows [B, c, h, w], in as few parts as the memory allows."""
-    answer = tried(lambda: model.predict(rows, times, conditions))
+def _cut(inputs: tuple[Any, ...], part: slice) -> tuple[Any, ...]:
+    rows, times, conditions = inputs
+    return rows[part], times[part], {name: value[part] for name, value in conditions.items()}
+
+
+def _predict(model: LoadedModel, *inputs: Any) -> list[torch.Tensor]:
+    """The UNet's answers for rows [B, c, h, w], times and conditions, in as few parts as the memory allows."""
+    answer = tried(lambda: model.predict(*inputs))
     if not isinstance(answer, RuntimeError):
         return [answer]
-    if len(rows) == 1:
+    rows = len(inputs[0])
+    if rows == 1:
         raise answer
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    half = len(rows) // 2
-    first, second = (
-        _predict(model, rows[part], times[part], {name: value[part] for name, value in conditions.items()})
-        for part in (slice(half), slice(half, None))
-    )
+    halves = slice(rows // 2), slice(rows // 2, None)
+    first, second = (_predict(model, *_cut(inputs, part)) for part in halves)
     return first + second

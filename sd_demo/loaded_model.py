@@ -56,6 +56,7 @@ class LoadedModel:
     safety: SafetyChecker | None = None
     captured: CapturedCalls | None = None
     in_pairs: bool = False  # rows are called for in pairs
+    max_rows: int | None = None  # of one UNet call; None: any
     pace: Pace = field(default_factory=Pace)
 
     @property

@@ -202,7 +202,7 @@ class PipelineManager:
         residence.spare = lambda: (captured is not None and captured.forget()) or self._free_idle(entry.name)
         return LoadedModel(
             entry, components, placement, prompts, model_hash, residence, need, safety=safety, captured=captured,
-            in_pairs=is_shared_alike,
+            in_pairs=is_shared_alike, max_rows=self._settings.max_rows,
         )  # fmt: skip
 
     def _rung(self, entry: ModelEntry, need: MemoryNeed, device: torch.device) -> Rung:

@@ -162,3 +162,16 @@ def test_rows_that_do_not_fit_together_run_in_parts(engine: Engine, monkeypatch:
             "the UNet ran in 4 parts, because the memory was too small for all rows at once"
         ]
         assert other.receipt.done.retries == []
+
+
+def test_a_server_that_limits_the_rows_of_a_call_does_so_for_one_request(tmp_path: Path) -> None:
+    engine = Engine(Settings(device="cpu", dtype="float32", attention="sdpa", output_dir=tmp_path, max_rows=2))
+    engine.start()
+    values = {"prompt": "a red house", "num_inference_steps": 2, "width": 64, "height": 64}
+    engine.submit(parse_request("text_to_image", values)).result(120)
+    rows: list[int] = []
+    model_of(engine).unet.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
+    done = engine.submit(parse_request("text_to_image", values | {"num_images_per_prompt": 3})).result(120)
+    engine.close()
+    assert rows == [2] * 6
+    assert done.images[0].receipt.done.retries == []

@@ -240,3 +240,26 @@ def test_the_last_clean_estimate_is_near_the_result(model: LoadedModel, schedule
     denoising = begin(model, "text_to_image", {"width": SIZE[0], "height": SIZE[1]}, **plan)
     final = run([denoising])[0]
     assert (denoising.clean_estimate() - final).abs().mean() < 0.2 * final.abs().mean()
+
+
+@pytest.mark.parametrize(("max_rows", "calls"), [(4, [4, 4, 2]), (5, [4, 4, 2]), (10, [10]), (None, [10])])
+def test_one_request_of_many_pictures_keeps_to_the_rows_of_a_call(
+    model: LoadedModel, max_rows: int | None, calls: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, forward = [], model.unet.forward
+
+    def counted(rows: torch.Tensor, *others: Any, **options: Any) -> Any:
+        seen.append(len(rows))
+        return forward(rows, *others, **options)
+
+    plan = {
+        "seeds": (1, 2, 3, 4, 5), "num_inference_steps": 2, "guidance_scale": 5.0, "scheduler": "ddim",
+    }  # fmt: skip
+    size = {"width": 64, "height": 64, "num_images_per_prompt": 5}
+    whole = run([begin(model, "text_to_image", size, **plan)])[0]
+    monkeypatch.setattr(model.unet, "forward", counted)
+    denoising = begin(replace(model, max_rows=max_rows), "text_to_image", size, **plan)
+    latents = run([denoising])[0]
+    assert seen == calls * 2
+    assert denoising.most_parts == 1, "the memory was not too small, and no receipt says so"
+    torch.testing.assert_close(latents, whole, rtol=1e-3, atol=1e-4)
