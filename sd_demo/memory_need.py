@@ -3,20 +3,23 @@
 Activations grow in proportion to rows and area. The factors were measured by counting every live tensor of a call
 (`python -m tests.memory_factors`): Stable Diffusion 1.5's UNet holds at most 26 numbers at once for each row, latent
 and channel of its first level, the picture-book's 15; both decoders 6 for each pixel and channel of their last level.
+Plain attention holds every score twice besides, before and after the softmax, and these grow with the area's square.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import torch
 
+from sd_demo.placement import largest_attention
 from sd_demo.residence import RUNGS
 from sd_demo.settings import Rung
 
 UNET_FACTOR: Final = 26.0
 VAE_FACTOR: Final = 6.0
+SCORES_FACTOR: Final = 2.0
 TILE: Final = 32  # latents of a side of what decoding holds at once, where the whole is too large
 ROOM: Final = 0.9  # part of the free memory that a plan may count on
 LARGEST_LAYER: Final = 0.05  # of all weights, what one layer has at most
@@ -39,6 +42,7 @@ class MemoryNeed:
     unet_per_row: float  # for each latent
     decode: float  # for each pixel
     latent_pixels: int
+    scores_per_row: float = 0.0  # for each latent with each; 0 where the attention keeps no scores
 
     @classmethod
     def of(cls, networks: dict[str, Any], dtype: torch.dtype) -> MemoryNeed:
@@ -52,12 +56,22 @@ class MemoryNeed:
             2 ** (len(vae.block_out_channels) - 1),
         )
 
+    def attending(self, attention: str, unet: Any, dtype: torch.dtype) -> MemoryNeed:
+        """The same with `attention`; the plain one holds all scores of a layer at once."""
+        if attention != "plain":
+            return self
+        layer, tokens = largest_attention(unet)
+        side = unet.config.sample_size if isinstance(unet.config.sample_size, int) else unet.config.sample_size[0]
+        size = (torch.float32 if layer.upcast_attention or layer.upcast_softmax else dtype).itemsize / 2**20
+        return replace(self, scores_per_row=SCORES_FACTOR * layer.heads * (tokens / side**2) ** 2 * size)
+
     def peak_mib(self, shape: Shape, rung: Rung = "resident") -> float:
         """The most that is held at once, weights included."""
         is_whole = rung == RUNGS[0]
         side = self.latent_pixels
         rows = shape.rows if is_whole else 1
-        drawing = self.unet_per_row * rows * (shape.height / side) * (shape.width / side)
+        latents = (shape.height / side) * (shape.width / side)
+        drawing = rows * (self.unet_per_row * latents + self.scores_per_row * latents**2)
         tile = (TILE * side) ** 2
         decoding = self.decode * (shape.height * shape.width if is_whole else min(tile, shape.height * shape.width))
         everything = sum(self.weights.values())

@@ -185,13 +185,14 @@ class PipelineManager:
             use_whole_blocks(components["unet"])
         if device.type == "cuda":
             make_lean(components["vae"].decoder)
-        need = MemoryNeed.of(networks, dtype)
+        need = MemoryNeed.of(networks, dtype).attending(self._settings.attention, components["unet"], dtype)
         rung = self._rung(entry, need, device)
         while rung != "resident" and self._settings.memory == "auto" and self._models:
             self._free_oldest()  # a model that nobody uses is worth less than speed for this one
             rung = self._rung(entry, need, device)
         residence = Residence(networks, device, rung)
         placement = residence.run("unet", lambda: place(components["unet"], self._settings, device, dtype))
+        need = need.attending(placement.attention, components["unet"], dtype)
         is_choice = is_shared_alike and self._settings.dtype == "auto"
         if is_choice and not are_rows_independent(components["unet"], model_hash, placement.attention):
             log.info("%s runs in float32: in bfloat16 pictures would depend on who shares the loop", entry.name)

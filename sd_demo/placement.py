@@ -107,7 +107,7 @@ def place(unet: Any, settings: Settings, device: torch.device, dtype: torch.dtyp
 
     Raises InvalidRequest where `settings.attention` forces one that cannot run here.
     """
-    layer, tokens = _largest_attention(unet)
+    layer, tokens = largest_attention(unet)
     where = f"{device.type} {str(dtype).removeprefix('torch.')}"
     if settings.attention != "auto":
         try:
@@ -158,7 +158,7 @@ def _measured_attention(layer: Attention, tokens: int, device: torch.device, dty
     return best, "; ".join([measured, *failures])
 
 
-def _largest_attention(unet: Any) -> tuple[Attention, int]:
+def largest_attention(unet: Any) -> tuple[Attention, int]:
     """The self-attention over the most tokens, and that number of tokens at the model's own size."""
     side = unet.config.sample_size if isinstance(unet.config.sample_size, int) else unet.config.sample_size[0]
     deepest = len(unet.down_blocks) - 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL
+from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from PIL import Image
 
 from sd_demo import memory_need
@@ -18,12 +20,16 @@ from sd_demo.architectures import ARCHITECTURES
 from sd_demo.engine import Engine
 from sd_demo.errors import OutOfMemory
 from sd_demo.health import as_expected, is_fatal
+from sd_demo.loaded_model import LoadedModel
 from sd_demo.memory_need import MemoryNeed, Shape, free_mib
 from sd_demo.outputs import Outputs
+from sd_demo.pipeline_manager import PipelineManager
 from sd_demo.random_model import outline
+from sd_demo.registry import Registry
 from sd_demo.requests import parse_request
 from sd_demo.residence import RUNGS, Residence
 from sd_demo.settings import Settings
+from tests.memory_factors import Living
 
 MODEL = "random:sd-1.5:tiny"
 ASKED = {"prompt": "a house", "negative_prompt": "rain", "num_inference_steps": 3, "seed": 4, "scheduler": "euler_a"}
@@ -270,6 +276,29 @@ def test_stable_diffusion_fits_where_it_is_said_to(need: MemoryNeed) -> None:
     assert [need.rung_for(usual, free) for free in (8000, 2600, 2100, 1000)] == list(RUNGS)
     assert need.rung_for(large, 8000) == "resident"
     assert need.rung_for(large, 100) == RUNGS[-1], "the last one is tried in any case"
+
+
+def test_the_scores_of_plain_attention_are_counted(model: LoadedModel) -> None:
+    unet, words, held = model.unet, torch.zeros(2, 77, model.unet.config.cross_attention_dim), {}
+    before = unet.attn_processors
+    for attention, processor in (("plain", AttnProcessor), ("sdpa", AttnProcessor2_0)):
+        unet.set_attn_processor(processor())
+        with torch.inference_mode(), Living(unet) as living:
+            unet(torch.zeros(2, 4, 64, 64), torch.ones(2), encoder_hidden_states=words)
+        need = replace(model.need.attending(attention, unet, torch.float32), weights={}, decode=0.0)
+        said = need.peak_mib(Shape(2, 512, 512))
+        held[attention] = living.most / 2**20
+        assert held[attention] < said < 2 * held[attention]
+    unet.set_attn_processor(before)
+    assert held["plain"] > 2 * held["sdpa"], "else it would prove nothing"
+
+
+def test_a_loaded_model_counts_the_scores_of_the_attention_that_it_got() -> None:
+    scores = {}
+    for attention in ("plain", "sdpa"):
+        manager = PipelineManager(Settings(device="cpu", dtype="float32", attention=attention), Registry())
+        scores[attention] = manager.get(MODEL).need.scores_per_row > 0
+    assert scores == {"plain": True, "sdpa": False}
 
 
 def test_what_will_not_fit_is_told_with_something_smaller(resident: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
