@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from PIL import Image, ImageFilter, ImageOps
+from PIL import Image, ImageChops, ImageFilter, ImageOps
 
 from sd_demo.requests import MAX_SIDE, MIN_SIDE, AnyRequest, ImageToImage, Inpaint, SuperResolution
 
@@ -85,11 +85,8 @@ def plan(request: AnyRequest, *, native_size: int, multiple: int) -> Canvas:
     image = _pad(fitted, padded)
     if not isinstance(request, Inpaint):
         return Canvas(width, height, *padded, image=image, notes=notes)
-    mask = request.mask_image.resize((width, height), Image.Resampling.BILINEAR)
-    # Scaling down may thin a stroke away; anything that touches the mask is repainted.
-    mask = mask.point(lambda v: 255 if v > 0 else 0) if mask.size != source.size else mask
     ground = Image.new("L", padded, 0)
-    ground.paste(mask, (0, 0))
+    ground.paste(_scaled(request.mask_image, (width, height)), (0, 0))
     whole = _in_blocks(ground, multiple)
     return Canvas(
         width, height, *padded, image=image, mask=whole, original=source, original_mask=request.mask_image, notes=notes
@@ -144,6 +141,22 @@ def _pad(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     if not right and not below:
         return image
     return Image.fromarray(np.pad(np.asarray(image), ((0, below), (0, right), (0, 0)), mode="edge"))
+
+
+def _scaled(mask: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The mask at another size, where anything that touches it is repainted.
+
+    Scaling down thins a stroke to grey, and what is small beside a pixel to nothing at all: the greatest value of what
+    a pixel stands for is looked at, too.
+    """
+    if mask.size == size:
+        return mask
+    grey = mask.resize(size, Image.Resampling.BILINEAR).point(lambda v: 255 if v > 0 else 0)
+    greatest = np.asarray(mask)
+    for axis, count in ((0, size[1]), (1, size[0])):
+        starts = np.arange(count) * greatest.shape[axis] // count
+        greatest = np.maximum.reduceat(greatest, starts, axis=axis)
+    return ImageChops.lighter(grey, Image.fromarray(greatest))
 
 
 def _in_blocks(mask: Image.Image, multiple: int) -> Image.Image:

@@ -40,6 +40,16 @@ def test_a_thin_line_is_repainted_all_over_and_nothing_beside_it(width: int, siz
     assert np.array_equal(pasted, np.asarray(mask)), "the model's in the line, the input's beside it"
 
 
+@pytest.mark.parametrize("at", [(0, 0), (1501, 777), (2999, 1999)])
+def test_a_single_pixel_of_a_large_photo_is_repainted(at: tuple[int, int]) -> None:
+    mask = Image.new("L", (3000, 2000))
+    mask.putpixel(at, 255)
+    canvas = canvas_of(mask, width=96)
+    repainted = np.asarray(canvas.mask)
+    assert repainted.sum() == 255 * 8 * 8, "the block around it and no other"
+    assert repainted[at[1] * canvas.height // 2000, at[0] * 96 // 3000] == 255
+
+
 def test_every_latent_that_a_mask_touches_is_repainted() -> None:
     mask = Image.new("L", (256, 200))
     ImageDraw.Draw(mask).ellipse((30, 40, 121, 133), fill=255)
