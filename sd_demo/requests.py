@@ -155,7 +155,8 @@ class Request(BaseModel):
         "Empty makes none.",
     )  # fmt: skip
     model: Annotated[str | None, Field(max_length=300)] = Field(
-        default=None, description="A model of the list, or the folder of one; empty means the one that is loaded."
+        default=None,
+        description="A model of the list, or the folder of one; empty means the one that the program started with.",
     )
     loras: Annotated[tuple[LoraChoice, ...], BeforeValidator(_lora_list)] = Field(
         default=(), max_length=MAX_LORAS, description="Small trained additions to the model, each with its weight."

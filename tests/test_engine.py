@@ -22,7 +22,7 @@ from sd_demo.fair_queue import FairQueue
 from sd_demo.job import Job
 from sd_demo.model_files import MANIFEST, repo_folder
 from sd_demo.receipt import read_receipt
-from sd_demo.requests import AnyRequest, parse_request
+from sd_demo.requests import AnyRequest, TextToImage, parse_request
 from sd_demo.settings import Settings
 
 WAIT_S = 120
@@ -124,6 +124,12 @@ def test_a_negative_prompt_that_is_not_read_changes_nothing(
     done = made[1].receipt.done
     assert (done.is_guided, done.prompt_chunks > 1) == (is_read, is_read)
     assert any("negative prompt had no effect" in note for note in made[1].receipt.notes) != is_read
+
+
+def test_no_model_means_the_one_the_program_started_with_as_its_description_says(engine: Engine) -> None:
+    made = [engine.submit(request(model=name)).result(WAIT_S).images[0] for name in ("random:lcm:tiny", None)]
+    assert [one.receipt.done.model for one in made] == ["random:lcm:tiny", "picture-book"]
+    assert "empty means the one that the program started with" in str(TextToImage.model_fields["model"].description)
 
 
 def test_image_three_of_four_alone(engine: Engine) -> None:
