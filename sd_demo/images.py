@@ -48,6 +48,20 @@ def read_mask(source: Source, *, field: str = "mask_image") -> Image.Image:
     return grey.point(lambda v: 255 if v >= 128 else 0)
 
 
+def size_in_file(path: Path) -> tuple[int, int] | None:
+    """(width, height) of the upright picture in a file, by its header alone; None where it is none."""
+    try:
+        with warnings.catch_warnings(), Image.open(path, formats=FORMATS) as image:
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+            width, height = image.size
+            # Pillow turns a TIFF by itself, and decodes a whole PNG to look behind it.
+            is_told = image.format != "TIFF" and (image.format != "PNG" or "exif" in image.info)
+            is_on_its_side = is_told and image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+    except Exception:  # on a damaged file a decoder raises whatever its author did not foresee
+        return None
+    return (height, width) if is_on_its_side else (width, height)
+
+
 def fingerprint(image: Image.Image) -> str:
     """SHA-256 of mode, size and pixels: the same picture has the same fingerprint in any file format."""
     head = f"{image.mode} {image.width}x{image.height} ".encode()

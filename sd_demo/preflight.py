@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
+from sd_demo.canvas import working_size
 from sd_demo.loaded_model import LoadedModel
 from sd_demo.memory_need import Shape, room_mib
 from sd_demo.registry import ModelEntry
-from sd_demo.requests import MIN_SIDE
+from sd_demo.requests import MIN_SIDE, ImageToImage
 from sd_demo.settings import Settings
 from sd_demo.speed import Estimate, Speed
 
@@ -18,9 +19,13 @@ STEP: Final = 64  # pixels by which a smaller size is looked for
 def estimate(
     values: dict[str, Any], entry: ModelEntry, speed: Speed, model: LoadedModel | None, settings: Settings
 ) -> Estimate:
-    """For a request with these field values. model: the one in memory; of another than the entry's no more is known."""
+    """For a request with these field values, "image" the (width, height) of the given picture where that is known.
+
+    model: the one in memory; of another than the entry's no more is known.
+    """
     if model is None or model.entry.name != entry.name:
         return Estimate()
+    asked, values = values, {**values, **_size(values, entry)}
     seconds, device = speed.seconds(values, entry), model.placement.device
     room = room_mib(device, model.weights_mib)
     if room is None:
@@ -33,25 +38,44 @@ def estimate(
         return model.need.peak_mib(shape, rung)
 
     needed = peak(values)
-    options = _smaller(values, entry) if needed > room else iter(())
+    options = _smaller(asked, values) if needed > room else iter(())
     smaller = next((fields for fields in options if peak({**values, **fields}) <= room), {})
     return Estimate(seconds, needed, room, smaller)
+
+
+def _size(values: dict[str, Any], entry: ModelEntry) -> dict[str, int]:
+    """The size of the work, which follows from the given picture where no other was asked for."""
+    wanted = values.get("width"), values.get("height")
+    if values.get("image"):
+        width, height, _ = working_size(ImageToImage.task, values["image"], wanted, entry.native_size)
+    else:
+        width, height = (side or entry.native_size for side in wanted)
+    return {"width": width, "height": height}
 
 
 def _shape(values: dict[str, Any], entry: ModelEntry, max_rows: int) -> Shape:
     guidance = values.get("guidance_scale") or entry.guidance_scale
     rows = (values.get("num_images_per_prompt") or 1) * (2 if guidance > 1 else 1)
-    sides = (values.get(name) or entry.native_size for name in ("height", "width"))
-    return Shape(min(rows, max_rows), *sides)
+    return Shape(min(rows, max_rows), values["height"], values["width"])
 
 
-def _smaller(values: dict[str, Any], entry: ModelEntry) -> Iterator[dict[str, int]]:
-    """First fewer pictures at once, then smaller ones of about the same shape."""
+def _smaller(asked: dict[str, Any], values: dict[str, Any]) -> Iterator[dict[str, int]]:
+    """First fewer pictures at once, then smaller ones of about the same shape; exactly a given picture's, if it is so.
+
+    Any other shape would crop that picture, so nothing is said of sizes where one will be given and is not known.
+    """
     count = values.get("num_images_per_prompt") or 1
     while count > 1:
         count //= 2
         yield {"num_images_per_prompt": count}
-    height, width = ((values.get(name) or entry.native_size) for name in ("height", "width"))
+    width, height, picture = values["width"], values["height"], asked.get("image")
+    is_shape_asked = bool(asked.get("width") and asked.get("height"))
+    if "strength" in asked and not picture and not is_shape_asked:
+        return
     for longest in range(max(height, width) - STEP, MIN_SIDE - 1, -STEP):
-        sides = (max(MIN_SIDE, round(side * longest / max(height, width) / 8) * 8) for side in (height, width))
-        yield {"num_images_per_prompt": 1, **dict(zip(("height", "width"), sides, strict=True))}
+        if picture and not is_shape_asked:
+            wanted = (longest, None) if width >= height else (None, longest)
+            sides = working_size(ImageToImage.task, picture, wanted, longest)[:2]
+        else:
+            sides = tuple(max(MIN_SIDE, round(side * longest / max(height, width) / 8) * 8) for side in (width, height))
+        yield {"num_images_per_prompt": 1, "width": sides[0], "height": sides[1]}

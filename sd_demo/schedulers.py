@@ -58,6 +58,13 @@ def takes_seeds(name: str) -> bool:
     return name == "dpmpp_sde"
 
 
+def unet_calls(name: str, steps: int) -> int:
+    """How often the UNet is called in `steps` steps of the scheduler `name`: some look twice at all but the last."""
+    if name in ("heun", "dpmpp_sde"):
+        return 2 * steps - 1
+    return steps + 1 if name == "pndm" else steps
+
+
 def title(name: str) -> str:
     """What people call the scheduler `name`."""
     return _TABLE[name][2]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from sd_demo.registry import ModelEntry
+from sd_demo.schedulers import unet_calls
 
 WEIGHT = 0.3  # of the newest measurement in the running mean
 
@@ -76,11 +77,11 @@ class Speed:
             return None
         height = values.get("height") or entry.native_size
         width = values.get("width") or entry.native_size
-        steps = values.get("num_inference_steps") or entry.num_inference_steps
+        steps = (values.get("num_inference_steps") or entry.num_inference_steps) * (values.get("strength") or 1.0)
+        calls = unet_calls(values.get("scheduler") or entry.scheduler, max(1, int(steps)))
         guidance = values.get("guidance_scale") or entry.guidance_scale
         rows = (values.get("num_images_per_prompt") or 1) * (2 if guidance > 1 else 1)
-        share = values.get("strength") or 1.0
-        return float(self._per_row_pixel * rows * (height / 8) * (width / 8) * steps * share)
+        return float(self._per_row_pixel * rows * (height / 8) * (width / 8) * calls)
 
 
 def _mean(before: float | None, value: float) -> float:

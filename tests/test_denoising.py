@@ -18,7 +18,7 @@ from sd_demo.denoising import Denoising, advance
 from sd_demo.loaded_model import LoadedModel
 from sd_demo.plan import Plan
 from sd_demo.requests import parse_request
-from sd_demo.schedulers import make_scheduler
+from sd_demo.schedulers import available, make_scheduler, unet_calls
 
 SCHEDULERS = ["ddim", "pndm", "lms", "euler", "euler_a", "heun", "dpmpp_2m", "dpmpp_2m_karras", "unipc"]
 SIZE = (96, 64)  # width, height
@@ -263,3 +263,14 @@ def test_one_request_of_many_pictures_keeps_to_the_rows_of_a_call(
     assert seen == calls * 2
     assert denoising.most_parts == 1, "the memory was not too small, and no receipt says so"
     torch.testing.assert_close(latents, whole, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("scheduler", available())
+def test_the_calls_that_are_told_before_are_those_that_run(
+    model: LoadedModel, picture: Image.Image, scheduler: str
+) -> None:
+    for task, strength in (("text_to_image", None), ("image_to_image", 0.5), ("image_to_image", 0.13)):
+        values = {"width": 64, "height": 64} if strength is None else {"image": picture, "strength": strength}
+        plan = {"seeds": (1,), "num_inference_steps": 10, "guidance_scale": 3.0, "scheduler": scheduler}
+        denoising = begin(model, task, values, **plan, strength=strength)
+        assert unet_calls(scheduler, int(10 * (strength or 1))) == denoising.total

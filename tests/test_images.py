@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageFile
 
 from sd_demo.errors import InvalidImage
-from sd_demo.images import MAX_BYTES, MAX_PIXELS, fingerprint, read_mask, read_picture
+from sd_demo.images import MAX_BYTES, MAX_PIXELS, fingerprint, read_mask, read_picture, size_in_file
 
 RED, WHITE, BLACK = (255, 0, 0), (255, 255, 255), (0, 0, 0)
 SENTENCE = re.compile(r"^\w+:? .*\.$")  # names the field first, ends in a full stop, one line
@@ -164,6 +164,22 @@ def test_a_turned_phone_photo_stands_upright(orientation: int, kind: str) -> Non
     exif[0x0112] = orientation
     read = read_picture(encoded(stored, kind, exif=exif, **({"lossless": True} if kind == "WEBP" else {})))
     assert fingerprint(read) == fingerprint(corners())
+
+
+@pytest.mark.parametrize(("orientation", "size"), [(None, (64, 48)), (1, (64, 48)), (3, (64, 48)), (6, (48, 64))])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "WEBP"])
+def test_the_size_of_an_upright_picture_is_read_without_decoding_it(
+    kind: str, orientation: int | None, size: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exif = Image.Exif()
+    if orientation is not None:
+        exif[0x0112] = orientation
+    file = tmp_path / "picture"
+    file.write_bytes(encoded(Image.new("RGB", (64, 48)), kind, **({"exif": exif} if orientation else {})))
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("it was decoded"))
+    assert size_in_file(file) == size
+    file.write_bytes(b"no picture")
+    assert size_in_file(file) is None
 
 
 def test_nothing_of_the_metadata_comes_along() -> None:

@@ -17,6 +17,7 @@ from PIL import Image
 
 from sd_demo import memory_need
 from sd_demo.architectures import ARCHITECTURES
+from sd_demo.canvas import working_size
 from sd_demo.engine import Engine
 from sd_demo.errors import OutOfMemory
 from sd_demo.health import as_expected, is_fatal
@@ -321,6 +322,34 @@ def test_what_will_not_fit_is_told_with_something_smaller(resident: Engine, monk
     assert set(wide.smaller or {}) == {"num_images_per_prompt", "width", "height"}
     assert (wide.smaller or {})["width"] == pytest.approx(2 * (wide.smaller or {})["height"], rel=0.15)
     assert resident.estimate({"width": 1024, "height": 512, **(wide.smaller or {})}).fits
+
+
+def test_what_a_given_picture_costs_is_told_of_the_size_that_it_is_worked_on(resident: Engine) -> None:
+    made(resident)
+    native = resident.defaults().native_size
+    longest = min(1024, round(native * 1.5))
+    for picture, size in (((2000, 2000), (longest, longest)), ((2000, 1000), (longest, longest // 2))):
+        given = resident.estimate({"strength": 0.5, "image": picture})
+        assert given == resident.estimate({"strength": 0.5, "width": size[0], "height": size[1]})
+        assert given != resident.estimate({"strength": 0.5})
+    of = {name: resident.estimate({"scheduler": name, "num_inference_steps": 10}).seconds for name in ("heun", "euler")}
+    assert of["heun"] == pytest.approx(1.9 * (of["euler"] or 0)), "it looks twice at each step but the last"
+
+
+@pytest.mark.parametrize("picture", [(1200, 600), (601, 1199), (1000, 999)])
+def test_something_smaller_does_not_crop_a_given_picture(
+    resident: Engine, picture: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made(resident)
+    asked = {"strength": 0.5, "image": picture, "width": 1024}
+    room = int(resident.estimate({"width": 256, "height": 256}).peak_mib or 0) + 1
+    monkeypatch.setattr(resident, "settings", resident.settings.model_copy(update={"memory_limit_mib": room}))
+    smaller = resident.estimate(asked).smaller or {}
+    assert resident.estimate({**asked, **smaller}).fits
+    *size, notes = working_size("image_to_image", picture, (smaller["width"], smaller["height"]), 512)
+    assert (tuple(size), notes) == ((smaller["width"], smaller["height"]), ())
+    unknown = {name: value for name, value in asked.items() if name != "image"}
+    assert resident.estimate(unknown).smaller == {}, "any size could crop the picture that will be given"
 
 
 def test_of_a_model_that_is_not_in_memory_nothing_is_claimed(resident: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

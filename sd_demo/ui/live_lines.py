@@ -12,16 +12,20 @@ from pydantic import ValidationError
 
 from sd_demo.embedded.known_words import unknown_words
 from sd_demo.errors import PlaygroundError
+from sd_demo.images import size_in_file
 from sd_demo.lora_folder import find_lora, trigger_words
 from sd_demo.requests import MAX_PROMPT_CHARACTERS, TextToImage
 from sd_demo.speed import Estimate
 from sd_demo.ui import controls, status_line
 from sd_demo.ui.run import Tab
+from sd_demo.ui.uploads import uploaded_file
 
 if TYPE_CHECKING:
     from sd_demo.engine import Engine
 
-COSTLY: Final = ("num_inference_steps", "guidance_scale", "width", "height", "num_images_per_prompt", "strength")
+COSTLY: Final = (
+    "num_inference_steps", "guidance_scale", "width", "height", "num_images_per_prompt", "strength", "scheduler"
+)  # fmt: skip
 
 _QUIET: Final[dict[str, Any]] = {
     "show_progress": "hidden",
@@ -38,7 +42,9 @@ def listen(engine: Engine, tab: Tab, model: gr.Dropdown, ran: Any) -> None:
     def tokens(prompt: Any, model: Any, loras: Any = None) -> str:
         return token_line(engine, prompt, model, loras)
 
-    held = list(tab.controls.values())
+    # A mask editor sends its whole picture with every event, which is more than a line is worth.
+    pictures = [component for component in tab.picture_inputs if isinstance(component, gr.Image)]
+    held = [*tab.controls.values(), *pictures]
 
     def cost(model: Any, *values: Any) -> tuple[str, Any]:
         expected = estimate(engine, tab, model, values)
@@ -54,7 +60,7 @@ def listen(engine: Engine, tab: Tab, model: gr.Dropdown, ran: Any) -> None:
     for event in (*(control.change for control in read), ran.then):  # a run may have loaded another tokenizer
         event(tokens, read, [tab.token_line], **_QUIET)
     costly = [tab.controls[name] for name in COSTLY if name in tab.controls]
-    for event in (*(control.change for control in costly), model.change, ran.then):
+    for event in (*(control.change for control in [*costly, *pictures]), model.change, ran.then):
         event(cost, [model, *held], [tab.estimate, tab.smaller], **_QUIET)
     tab.smaller.click(take_smaller, [model, *held], [tab.smaller, *costly], **_QUIET)
 
@@ -93,7 +99,10 @@ def _taught(engine: Engine, loras: Any) -> list[str]:
 def estimate(engine: Engine, tab: Tab, model: Any, values: tuple[Any, ...]) -> Estimate:
     """What the request that stands in the controls will take, as far as that is known."""
     try:
-        asked = controls.acceptable(tab.task, tab.asked(values))
+        count = len(tab.controls)
+        asked = controls.acceptable(tab.task, tab.asked(values[:count]))
+        for path in (uploaded_file(value, field="image") for value in values[count:]):
+            asked["image"] = None if path is None else size_in_file(path)
         return engine.estimate({**asked, "model": model if isinstance(model, str) else None})
     except PlaygroundError:  # such as the name of a model that is not here
         return Estimate()

@@ -11,6 +11,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 from sd_demo.receipt import read_receipt
 from tests.ui.actions import (
     choose_model,
+    choose_picture,
     fetch,
     generate,
     go_to,
@@ -20,7 +21,7 @@ from tests.ui.actions import (
     shown_picture,
     write_prompt,
 )
-from tests.ui.conftest import DESKTOP, Served, open_page
+from tests.ui.conftest import DESKTOP, Served, open_page, picture_of_a_house
 
 pytestmark = pytest.mark.browser
 TASK = "text_to_image"
@@ -335,6 +336,22 @@ def test_what_does_not_fit_is_red_with_one_click_to_what_does(fresh_page: Page) 
     expect(images).to_have_value("8")
     expect(cost).to_contain_text("about 0.8 GB and")
     expect(page.locator(f"#{TASK}-smaller")).to_be_hidden()
+
+
+def test_the_line_of_the_cost_knows_the_size_of_the_picture(
+    fresh_page: Page, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page, asked, estimate = fresh_page, [], served.engine.estimate
+    monkeypatch.setattr(served.engine, "estimate", lambda values: (asked.append(values), estimate(values))[1])
+    go_to(page, "image_to_image")
+    choose_picture(page, "image_to_image", picture_of_a_house((301, 203)))
+    steps = page.locator("#image_to_image-num_inference_steps input").first
+    steps.fill("7")
+    steps.press("Tab")
+    expect(page.locator("#image_to_image-estimate")).to_contain_text("about 0.1 GB and")
+    while not any(values.get("num_inference_steps") == 7 for values in asked):
+        page.wait_for_timeout(50)
+    assert asked[-1]["image"] == (301, 203)
 
 
 def test_the_first_screen_needs_no_scrolling(fresh_page: Page) -> None:
