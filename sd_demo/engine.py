@@ -250,14 +250,15 @@ class Engine:
             ranker = self._manager.ranker(model.entry) if job.request.keep_best else None
             job.tell(Encoding())
             start = time.perf_counter()
-            plan = make_plan(job.request, model.entry)
+            asked = self._gate.lowered(job.request, model.entry)
+            plan = make_plan(asked, model.entry)
             negative = job.request.negative_prompt if is_guided(model, plan) else ""  # a long one pads the prompt
             embeds = model.prompts.encode(
                 job.request.prompt, negative,
                 device=model.placement.device, dtype=model.placement.dtype,
                 key=tuple((worn.sha256, worn.choice.weight) for worn in model.loras),
             )  # fmt: skip
-            running = Running(job, begin(model, plan, job.request, embeds), embeds, ranker, time.perf_counter() - start)
+            running = Running(job, begin(model, plan, asked, embeds), embeds, ranker, time.perf_counter() - start)
             self._charge(job, "encode", running.encode_s)
             with self._wake:
                 self._running.append(running)

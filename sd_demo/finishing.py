@@ -18,6 +18,7 @@ from sd_demo.denoising import Denoising
 from sd_demo.embedded.known_words import unknown_words
 from sd_demo.errors import JobCancelled, PictureWithheld
 from sd_demo.events import Decoding, Done, ResultImage
+from sd_demo.gate import lowered_size
 from sd_demo.images import fingerprint
 from sd_demo.job import Job
 from sd_demo.outputs import Outputs
@@ -160,6 +161,7 @@ def make_receipt(
         diffusers=diffusers.__version__,
         prediction_type=model.scheduler_config.get("prediction_type"),
         native_size=model.entry.native_size,
+        work_size=lowered_size(request, denoising.canvas, model.entry.native_size),
         is_guided=denoising.has_two_rows,
         shared_with=denoising.most_shared,
         compiled_steps=denoising.compiled_steps,
@@ -206,7 +208,15 @@ def _unknown_words(running: Running) -> list[str]:
 
 def _notes(running: Running, done: ReceiptDone, withheld: int, rank: int) -> list[str]:
     request, plan = running.job.request, running.denoising.plan
-    notes = list(running.denoising.canvas.notes)
+    notes, own_steps = list(running.denoising.canvas.notes), running.denoising.model.entry.num_inference_steps
+    if done.work_size:
+        notes.append(
+            "The picture was worked on at {width}x{height}, as this server allows no more.".format(**done.work_size)
+        )
+    if request.num_inference_steps is None and plan.num_inference_steps < own_steps:
+        notes.append(
+            f"This server allows fewer than the model's own {own_steps} steps; {plan.num_inference_steps} were set."
+        )
     if not request.prompt.strip():
         follows_picture = request.task in ("image_to_image", "super_resolution")
         chosen = "only the picture was followed" if follows_picture else "the model chose what to show"

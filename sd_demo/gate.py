@@ -12,11 +12,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
-from sd_demo.canvas import working_size
+from sd_demo.canvas import Canvas, working_size
 from sd_demo.errors import InvalidRequest, QueueFull
 from sd_demo.limits import Limits
 from sd_demo.registry import ModelEntry
-from sd_demo.requests import AnyRequest
+from sd_demo.requests import AnyRequest, ImageToImage, Inpaint
 from sd_demo.schedulers import check_available
 
 if TYPE_CHECKING:
@@ -59,6 +59,25 @@ class Gate:
                     f"{name} may have at most {limits.max_prompt_characters:,} characters on this server; shorten it.",
                     name,
                 )
+
+    def lowered(self, request: AnyRequest, entry: ModelEntry) -> AnyRequest:
+        """`request` as it runs here: the steps and the size that it leaves to the model are brought within the limits.
+
+        What it asks for itself stays: `check_request` refuses that. The receipt says what was lowered.
+        """
+        changes: dict[str, int] = {}
+        steps, strength = entry.num_inference_steps, getattr(request, "strength", 1.0)
+        while steps > 1 and int(steps * strength) > self.limits.max_steps:
+            steps -= 1
+        if request.num_inference_steps is None and steps < entry.num_inference_steps:
+            changes["num_inference_steps"] = steps
+        if isinstance(request, ImageToImage | Inpaint) and not (request.width or request.height):
+            most, picture = max(self.limits.max_side, entry.native_size), request.image.size
+            usual = working_size(request.task, picture, (None, None), entry.native_size)[:2]
+            if max(usual) > most:
+                wanted = (most, None) if usual[0] >= usual[1] else (None, most)
+                changes["width"], changes["height"], _ = working_size(request.task, picture, wanted, entry.native_size)
+        return request.model_copy(update=changes) if changes else request
 
     def check_visitor(self, job: Job, others: Sequence[Job], wait_s: float) -> None:
         """Raises QueueFull where the visitor of `job`, or its address, has had a fair share for now.
@@ -140,6 +159,14 @@ class Gate:
         if not used:
             del self._used[visitor]
         return used
+
+
+def lowered_size(request: AnyRequest, canvas: Canvas, native_size: int) -> dict[str, int] | None:
+    """The size of the work on a given picture, where a limit made it another than follows from request and model."""
+    if not isinstance(request, ImageToImage | Inpaint) or request.width or request.height:
+        return None
+    usual = working_size(request.task, request.image.size, (None, None), native_size)[:2]
+    return None if usual == (canvas.width, canvas.height) else {"width": canvas.width, "height": canvas.height}
 
 
 def _size(request: AnyRequest, entry: ModelEntry) -> tuple[int | None, int | None]:

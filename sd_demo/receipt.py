@@ -79,6 +79,9 @@ class Done(BaseModel):
     memory: str = Field(default="resident", description="which networks stayed on the device: a rung of the ladder")
     prediction_type: str | None = Field(default=None, description="what the UNet predicts, as its scheduler has it")
     native_size: int | None = Field(default=None, description="pixels of a side that the loaded model makes best")
+    work_size: dict[str, int] | None = Field(
+        default=None, description="width and height that a limit brought it down to"
+    )
     is_guided: bool | None = Field(default=None, description="whether the negative prompt was read, be it empty")
     shared_with: int = Field(default=0, description="most other requests that shared a UNet call")
     compiled_steps: int = Field(default=0, description="UNet calls that ran as torch.compile made them")

@@ -67,6 +67,7 @@ def from_receipt(receipt: Receipt, *, registry: Registry, lora_dir: Path) -> Res
         # An upscaling adds a part of the changes by what was asked, also where that was less than one step.
         "strength": receipt.asked.get("strength", done.strength) if kind is Upscale else done.strength,
         "seed": done.seed,
+        **(done.work_size or {}),
         "num_images_per_prompt": 1,
         "keep_best": None,
         "grid": None,

@@ -23,6 +23,7 @@ from sd_demo.job import Job
 from sd_demo.model_files import MANIFEST, repo_folder
 from sd_demo.receipt import read_receipt
 from sd_demo.requests import AnyRequest, TextToImage, parse_request
+from sd_demo.restore import from_receipt
 from sd_demo.settings import Settings
 
 WAIT_S = 120
@@ -392,6 +393,24 @@ def test_a_large_picture_is_worked_on_smaller_and_says_so(engine: Engine) -> Non
     assert "900x500 was worked on at 384x213" in " ".join(image.receipt.notes)
     outside = np.asarray(mask) == 0
     assert np.array_equal(np.asarray(picture)[outside], np.asarray(image.image)[outside])
+
+
+def test_what_a_limit_lowered_is_said_and_comes_back_where_there_is_none(engine: Engine, tmp_path: Path) -> None:
+    engine.submit(request()).result(WAIT_S)  # two models that are read at the same time would disturb each other
+    settings = {"device": "cpu", "dtype": "float32", "attention": "sdpa", "output_dir": tmp_path}
+    strict = Engine(Settings(**settings, max_side=256, max_steps=2))
+    strict.start()
+    picture = Image.effect_noise((900, 600), 40).convert("RGB")
+    asked = parse_request("image_to_image", {"prompt": "a red ball", "image": picture, "seed": 3})
+    one = strict.submit(asked).result(WAIT_S).images[0]
+    strict.close()
+    assert (one.receipt.done.width, one.receipt.done.height, one.receipt.done.effective_steps) == (256, 171, 2)
+    assert (one.receipt.asked["width"], one.receipt.asked["num_inference_steps"]) == (None, None)
+    assert "The picture was worked on at 256x171, as this server allows no more." in one.receipt.notes
+    assert "This server allows fewer than the model's own 20 steps; 4 were set." in one.receipt.notes
+    restored = from_receipt(one.receipt, registry=engine.registry, lora_dir=tmp_path)
+    again = engine.submit(restored.request(image=picture)).result(WAIT_S).images[0]
+    assert np.array_equal(np.asarray(again.image), np.asarray(one.image))
 
 
 def test_odd_sizes_come_back_exactly(engine: Engine) -> None:

@@ -73,6 +73,20 @@ def test_only_steps_that_run_count() -> None:
         gate.check_request(parse_request("image_to_image", {**changed, "strength": 0.5}), ENTRY)
 
 
+@pytest.mark.parametrize("task", ["image_to_image", "inpaint"])
+def test_what_a_request_leaves_open_is_brought_within_the_limits(task: str) -> None:
+    picture, mask = Image.new("RGB", (1000, 500)), {"mask_image": Image.new("L", (1000, 500), 255)}
+    gate = Gate(Limits(max_side=256, max_steps=5))
+    values = {"prompt": "a ball", "image": picture, "strength": 0.6, **(mask if task == "inpaint" else {})}
+    ran = gate.lowered(parse_request(task, values), ENTRY)
+    assert (ran.width, ran.height, ran.num_inference_steps) == (256, 128, 9)
+    gate.check_request(ran, ENTRY)
+    assert gate.lowered(ran, ENTRY) is ran, "what is asked for stays"
+    assert gate.lowered(ask(), ENTRY).num_inference_steps == 5
+    for request in (parse_request(task, values), ask()):
+        assert Gate(PROFILES["shared"]).lowered(request, ENTRY) is request
+
+
 def test_what_an_upscaling_compares_with_passes_the_strictest_limit() -> None:
     gate = Gate(Limits(max_steps=2))
     values = {"image": Image.new("RGB", (64, 64)), "num_inference_steps": 2, "strength": 0.5}
