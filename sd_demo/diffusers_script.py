@@ -5,6 +5,7 @@ diffusers' own pipelines do the rest alike: in float32 their latents are those o
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,9 +103,9 @@ def loading(entry: ModelEntry, done: Done, registry: Registry) -> str:
     if entry.source.startswith(RANDOM):
         raise InvalidRequest("A model of random weights is made in memory; there are no files for diffusers to load.")
     if entry.source.endswith(SUFFIX):
-        return f"from_single_file({entry.source!r}, dtype=torch.{done.dtype})"
+        return f"from_single_file({place(entry, registry)!r}, dtype=torch.{done.dtype})"
     # A folder of this project is named by the project, so that the script tells no path of this machine.
-    where = "EMBEDDED_FOLDER" if entry.is_embedded else repr(entry.source)
+    where = "EMBEDDED_FOLDER" if entry.is_embedded else repr(place(entry, registry))
     revision = "" if entry.revision is None else f", revision={entry.revision!r}"
     folder = registry.weights(entry)
     # diffusers decides by part, as the program does: those that have no such files are loaded plain.
@@ -112,6 +113,17 @@ def loading(entry: ModelEntry, done: Done, registry: Registry) -> str:
     has_none = entry.is_embedded or entry.upscale_factor > 1
     checker = "" if done.is_safety_checked or has_none else ", safety_checker=None"
     return f"from_pretrained({where}{revision}{variant}, dtype=torch.{done.dtype}{checker})"
+
+
+def place(entry: ModelEntry, registry: Registry) -> str:
+    """The hub id, file or folder of the model for a script; of those only the name where strangers read the script."""
+    path = Path(entry.source)
+    return entry.source if registry.takes_paths or not path.exists() else Path(os.path.abspath(path)).name
+
+
+def name_elsewhere(entry: ModelEntry, registry: Registry) -> str:
+    """What this program finds the model by on the machine of whoever reads the script."""
+    return entry.name if entry.is_embedded or not Path(entry.source).exists() else place(entry, registry)
 
 
 def scheduling(name: str, entry: ModelEntry, done: Done, seed: str) -> str:

@@ -51,8 +51,8 @@ class Engine:
             outputs = Outputs(folder)
         self.outputs = outputs
         self._has_gpu = choose_device(settings.device).type != "cpu"
-        self._default = settings.model or default_model(choices=self.registry, has_gpu=self._has_gpu)
-        self.registry.get(self._default)  # a wrong name is said at once, not at the first click
+        usual = settings.model or default_model(choices=self.registry, has_gpu=self._has_gpu)
+        self._default = self.registry.get(usual).name  # a wrong name is said at once, not at the first click
         self._manager = PipelineManager(settings, self.registry)
         self.device_turns = Turns()  # whatever else works on the device, such as a training, takes turns too
         self.metrics = Metrics()
@@ -202,7 +202,7 @@ class Engine:
 
     def _load_default(self) -> None:
         """Load what to start with; where nobody named it and it cannot be used, the embedded model, and say why."""
-        for name in dict.fromkeys((self._default, self.settings.model or EMBEDDED)):
+        for name in dict.fromkeys((self._default, self._default if self.settings.model else EMBEDDED)):
             self._state = "loading"
             try:
                 with self.device_turns:  # a lesson loads its model, too
@@ -229,7 +229,7 @@ class Engine:
                 job = self._queue.first()
                 if job is None:
                     return
-                name = job.request.model or self._default
+                name = self.registry.known_as(job.request.model or self._default)
                 rows = sum(r.denoising.rows for r in self._running) + 2 * job.request.num_images_per_prompt
                 is_other = not self._manager.holds(name, job.request.loras)
                 if self._running and (is_other or rows > self.settings.max_rows):

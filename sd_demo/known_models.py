@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from sd_demo.requests import DrawingTask, SchedulerName, SuperResolution, TaskName
+from sd_demo.requests import DrawingTask, Inpaint, SchedulerName, SuperResolution, TaskName
 
 EMBEDDED: Final = "picture-book"
 EMBEDDED_FOLDER: Final = Path(__file__).parent / "embedded" / "weights"
@@ -144,3 +145,18 @@ TOKENIZER_ENTRY: Final = ENTRIES[1].model_copy(
         "parts": ("tokenizer",),
     }
 )
+
+
+def what_suits(unet: Mapping[str, Any]) -> dict[str, Any]:
+    """What a UNet's config tells of the model: its size, what it can do, whether it was distilled to few steps."""
+    side = int(unet.get("sample_size") or 0)
+    if unet.get("in_channels") == 7:  # latents beside the small picture, whose pixels are the size of latents
+        return OF_X4 | ({"native_size": 4 * side} if side else {})
+    suits: dict[str, Any] = {"native_size": 8 * side} if side else {}
+    if unet.get("in_channels") == 8 and unet.get("out_channels") == 5:
+        return OF_X2 | suits
+    if unet.get("in_channels") == 9:
+        suits["tasks"] = (Inpaint.task,)
+    if unet.get("time_cond_proj_dim") is not None:  # latent consistency, https://arxiv.org/abs/2310.04378
+        suits |= {"num_inference_steps": 4, "guidance_scale": 8.5, "scheduler": "lcm"}
+    return suits

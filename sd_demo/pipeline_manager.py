@@ -18,7 +18,7 @@ from sd_demo.checkpoints import assemble, hash_of, read_model, weights_of
 from sd_demo.compiled_calls import CompiledBehind, Ordinary, keep_compiled_in, pays
 from sd_demo.errors import ModelUnavailable, OutOfMemory, PlaygroundError
 from sd_demo.host_memory import give_back
-from sd_demo.known_models import RANDOM
+from sd_demo.known_models import RANDOM, what_suits
 from sd_demo.lean_decoder import make_lean
 from sd_demo.loaded_model import LoadedModel
 from sd_demo.lora import take_off
@@ -28,7 +28,7 @@ from sd_demo.placement import choose_device, choose_dtype, lay_out, place
 from sd_demo.pooled_prompts import PooledPromptEncoder
 from sd_demo.prompts import PromptEncoder
 from sd_demo.ranking import Ranker, clip_for, load_ranker
-from sd_demo.registry import ModelEntry, Registry, what_suits
+from sd_demo.registry import ModelEntry, Registry
 from sd_demo.requests import LoraChoice
 from sd_demo.residence import Residence, every_network
 from sd_demo.row_independence import are_rows_independent, use_whole_blocks

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
 
-from sd_demo.diffusers_script import diffusers_script
+from sd_demo.diffusers_script import diffusers_script, name_elsewhere
 from sd_demo.errors import InvalidRequest
 from sd_demo.receipt import Receipt
 from sd_demo.registry import Registry
@@ -53,16 +53,19 @@ def recipes(restored: Restored, registry: Registry, *, files: Mapping[str, str] 
         note
         + (upscale_script if restored.task == Upscale.task else diffusers_script)(restored, receipt, registry, files),
         note + client_call(restored, files, url),
-        note + command_line(restored, receipt, files),
+        note + command_line(restored, receipt, files, name_elsewhere(registry.get(receipt.done.model), registry)),
     )
 
 
-def command_line(restored: Restored, receipt: Receipt, files: Mapping[str, str]) -> str:
-    """For a POSIX shell. Device and precision are named, because another machine would choose others."""
+def command_line(restored: Restored, receipt: Receipt, files: Mapping[str, str], model: str) -> str:
+    """For a POSIX shell, where the model is called `model`.
+
+    Device and precision are named, because another machine would choose others.
+    """
     is_upscale = restored.task == Upscale.task
     words = ["python", "-m", "sd_demo", *(["upscale", files["image"]] if is_upscale else ["generate"])]
     pictures = {} if is_upscale else {name: files[name] for name in restored.pictures}
-    given = {**_told(restored), **pictures}
+    given = {**_told(restored), "model": model, **pictures}
     prompt = "" if is_upscale else given.pop("prompt", "")
     loras = given.pop("loras", [])
     given |= {"device": receipt.done.device, "dtype": receipt.done.dtype}

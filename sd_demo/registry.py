@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,13 +15,12 @@ from sd_demo.known_models import (
     EMBEDDED,
     EMBEDDED_FOLDER,
     ENTRIES,
-    OF_X2,
-    OF_X4,
     RANDOM,
     STABLE_DIFFUSION,
     TOKENIZER,
     TOKENIZER_ENTRY,
     ModelEntry,
+    what_suits,
 )
 from sd_demo.model_files import HUB_ID, INDEX, MANIFEST, downloaded, in_hub_cache, missing_in, repo_folder
 from sd_demo.requests import AnyRequest, Inpaint, SuperResolution, TaskName
@@ -35,7 +35,6 @@ __all__ = [
     "check_task",
     "default_model",
     "what_is_missing",
-    "what_suits",
 ]
 
 WEIGHTS: Final = (".safetensors", ".ckpt", ".bin", ".pt", ".pth")  # how files of weights end
@@ -46,8 +45,8 @@ class Registry:
     """The built-in models, those downloaded since, and any folder, file or hub id that a person names.
 
     models_dir: where downloads lie; the default is the one of the settings.
-    takes_paths: whether any name is looked for, or only the built-in, the downloaded and the one called `chosen`:
-    strangers must not learn which files are here.
+    takes_paths: whether any name is looked for, or only the built-in, the downloaded and `chosen`: strangers must not
+    learn which files are here, so that one chosen by its path goes by the name of its file or folder.
     """
 
     def __init__(
@@ -60,6 +59,7 @@ class Registry:
     ) -> None:
         self._entries = {entry.name: entry for entry in entries}
         self.takes_paths, self._chosen = takes_paths, chosen
+        self._alias = _name_without_path(chosen, self._entries) if chosen and not takes_paths else None
         self.models_dir = models_dir or Settings.model_fields["data_dir"].default / "models"
 
     @classmethod
@@ -84,12 +84,24 @@ class Registry:
         """
         if name in self._entries:
             return self._entries[name]
-        if not self.takes_paths and name != self._chosen:
-            for entry in self:
-                if entry.name == name:
-                    return entry
-            listed = ", ".join(entry.name for entry in self)
-            raise ModelUnavailable(f"There is no model {name[:80]!r} on this server; choose one of {listed}.")
+        if self.takes_paths:
+            return self._found(name)
+        if self._chosen and (
+            name == self._chosen  # by the alias of a file that is gone the sentence would tell its path
+            or (name == self._alias and Path(self._chosen).expanduser().exists())
+        ):
+            return self._found(self._chosen).model_copy(update={"name": self._alias})
+        for entry in self:
+            if entry.name == name:
+                return entry
+        listed = ", ".join(entry.name for entry in self)
+        raise ModelUnavailable(f"There is no model {name[:80]!r} on this server; choose one of {listed}.")
+
+    def known_as(self, name: str) -> str:
+        """The name of the entry that `get` has for `name`."""
+        return self._alias if self._alias and name == self._chosen else name
+
+    def _found(self, name: str) -> ModelEntry:
         if name.startswith(RANDOM):
             return _random_entry(name)
         try:
@@ -164,6 +176,15 @@ def what_is_missing(choices: Registry, *, has_gpu: bool) -> str:
     return "" if has_gpu else f"{best.title} is here; without a GPU it takes minutes a picture, so choose it yourself."
 
 
+def _name_without_path(name: str, taken: Container[str]) -> str:
+    """`name`, or of a path only the file's stem or the folder's name."""
+    if name in taken or name.startswith(RANDOM) or (HUB_ID.fullmatch(name) and not Path(name).exists()):
+        return name
+    path = Path(os.path.abspath(os.path.expanduser(name)))
+    last = path.stem if path.suffix in WEIGHTS else path.name
+    return f"local-{last}" if last in taken else last
+
+
 def _check_hub_id(name: str) -> None:
     """Raises ModelUnavailable for a hub id that is the path of a file or folder: no hub is to be asked for that."""
     if name.lower().endswith(WEIGHTS):
@@ -198,21 +219,6 @@ def _entry_of_folder(folder: Path, name: str, title: str) -> ModelEntry:
     else:
         about = {"summary": "A model from a local folder.", "source": str(folder)}
     return _entry(name, title, **about, **suits)
-
-
-def what_suits(unet: Mapping[str, Any]) -> dict[str, Any]:
-    """What a UNet's config tells of the model: its size, what it can do, whether it was distilled to few steps."""
-    side = int(unet.get("sample_size") or 0)
-    if unet.get("in_channels") == 7:  # latents beside the small picture, whose pixels are the size of latents
-        return OF_X4 | ({"native_size": 4 * side} if side else {})
-    suits: dict[str, Any] = {"native_size": 8 * side} if side else {}
-    if unet.get("in_channels") == 8 and unet.get("out_channels") == 5:
-        return OF_X2 | suits
-    if unet.get("in_channels") == 9:
-        suits["tasks"] = (Inpaint.task,)
-    if unet.get("time_cond_proj_dim") is not None:  # latent consistency, https://arxiv.org/abs/2310.04378
-        suits |= {"num_inference_steps": 4, "guidance_scale": 8.5, "scheduler": "lcm"}
-    return suits
 
 
 def check_request(entry: ModelEntry, request: AnyRequest) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sd_demo.diffusers_script import OUTPUT, imports, loading, lora_lines, needs_encoder, scheduling
+from sd_demo.diffusers_script import OUTPUT, imports, loading, lora_lines, name_elsewhere, needs_encoder, scheduling
 from sd_demo.errors import InvalidRequest
 from sd_demo.receipt import Receipt
 from sd_demo.registry import Registry
@@ -42,7 +42,7 @@ def upscale_script(restored: Restored, receipt: Receipt, registry: Registry, fil
         *lora_lines(values.get("loras", [])),
         f'values = {{"image": {files["image"]!r}}}',
         f"values |= {asked!r}",
-        f"plan = plan_upscaling(values, entry=Registry().get({entry.name!r}))",
+        f"plan = plan_upscaling(values, entry=Registry().get({name_elsewhere(entry, registry)!r}))",
         "",
         "",
         "def made(tile):",

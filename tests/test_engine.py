@@ -516,3 +516,20 @@ def test_a_default_that_nobody_named_gives_way_to_the_embedded_model(
     assert engine.submit(request()).result(WAIT_S).images[0].receipt.done.model == "picture-book"
     assert "model_index.json" not in engine.status().message
     engine.close()
+
+
+def test_no_receipt_for_strangers_tells_where_the_hosts_model_lies(tmp_path: Path) -> None:
+    from sd_demo.random_model import save
+
+    place = save("sd-1.5", tmp_path / "secret" / "dream", "tiny")
+    settings = {"device": "cpu", "dtype": "float32", "attention": "sdpa", "takes_paths": False, "model": str(place)}
+    engine = Engine(Settings(**settings, output_dir=tmp_path / "out", model_memory_mib=10_000))
+    engine.start()
+    try:
+        jobs = [engine.submit(request(model=name)) for name in (None, "dream", str(place))]
+        receipts = [job.result(WAIT_S).images[0].receipt for job in jobs]
+        assert len(engine._manager.loaded) == 1, "all three names are of one model"
+    finally:
+        engine.close()
+    assert {receipt.done.model for receipt in receipts} == {engine.status().model} == {"dream"}
+    assert str(tmp_path) not in receipts[0].model_dump_json() + receipts[0].parameters()

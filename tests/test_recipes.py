@@ -188,6 +188,30 @@ def checked(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("is_file", [True, False])
+@pytest.mark.parametrize("task", ["text_to_image", "upscale"])
+def test_no_text_for_strangers_tells_where_the_host_keeps_its_model(task: str, is_file: bool, tmp_path: Path) -> None:
+    place = tmp_path / "secret" / ("dream.safetensors" if is_file else "dream")
+    place.parent.mkdir()
+    if is_file:
+        place.touch()
+    else:
+        (place / "unet").mkdir(parents=True)
+        (place / "model_index.json").write_text("{}")
+    registry = Registry(models_dir=tmp_path, takes_paths=False, chosen=str(place))
+    receipt = make_receipt(model=registry.get(str(place)).name, strength=0.3)
+    picture = {"sha256": "0" * 64, "width": 256, "height": 256}
+    receipt = receipt.model_copy(update={"task": task, "asked": {**receipt.asked, "image": picture, "scale": 2.0}})
+    if task == "text_to_image":
+        receipt.asked.pop("image")
+        receipt.asked.pop("scale")
+    told = recipes(from_receipt(receipt, registry=registry, lora_dir=tmp_path), registry)
+    assert str(tmp_path) not in f"{told}{receipt.parameters()}"
+    assert "model='dream'" in told.client, "as this server knows it"
+    assert f"--model {place.name} " in told.command, "as another machine would, with the file beside"
+    assert f"'{place.name}'" in told.diffusers
+
+
 def test_the_script_loads_what_the_program_does(checked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from sd_demo.engine import Engine
 

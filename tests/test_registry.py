@@ -195,6 +195,38 @@ def test_where_paths_are_not_taken_only_listed_names_and_the_chosen_one_are(regi
             closed.get(name)
 
 
+@pytest.mark.parametrize(
+    ("place", "known_as"),
+    [
+        ("dream.safetensors", "dream"),
+        ("models/dream.safetensors", "dream"),
+        ("models/mine", "mine"),
+        ("sd-1.5.safetensors", "local-sd-1.5"),
+    ],
+)
+def test_a_model_that_the_host_chose_by_its_path_goes_by_its_name_alone_among_strangers(
+    place: str, known_as: str, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if place.endswith(".safetensors"):
+        Path(place).parent.mkdir(exist_ok=True)
+        Path(place).touch()
+    else:
+        write_folder(tmp_path / place)
+    for chosen in (place, str(tmp_path / place)):
+        assert registry.get(chosen).name == chosen, "a person's own machine knows it by what was typed"
+        closed = Registry(models_dir=registry.models_dir, takes_paths=False, chosen=chosen)
+        assert closed.get(chosen) == closed.get(known_as)
+        assert closed.get(known_as).name == known_as
+        assert closed.known_as(chosen) == known_as
+        assert closed.weights(closed.get(known_as)) == Path(chosen)
+    if Path(place).is_file():
+        Path(place).unlink()
+        with pytest.raises(ModelUnavailable, match="on this server") as caught:
+            closed.get(known_as)
+        assert str(tmp_path) not in str(caught.value)
+
+
 def test_what_is_needed_of_a_repository() -> None:
     names = [
         "model_index.json", "README.md", "model.ckpt", "tokenizer/vocab.json", "unet/config.json",
