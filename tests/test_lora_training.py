@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -489,6 +490,25 @@ def test_the_command_refuses_before_anything_is_loaded(
     assert out == ""
     assert err.endswith(".\n")
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("output", "words"),
+    [
+        ("old.safetensors", r"old\.safetensors is there already; choose another name\."),
+        ("file/new.safetensors", r"new\.safetensors cannot be written \(.+\); choose another place\."),
+    ],
+)
+def test_the_command_looks_at_its_output_before_the_work(
+    output: str, words: str, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training_module, "LoraTraining", None)
+    (folder.parent / "old.safetensors").write_bytes(b"a LoRA of hours")
+    (folder.parent / "file").touch()
+    options = ["--images", str(folder), "--output", str(folder.parent / output), "--device", "cpu"]
+    assert main(["train-lora", *options]) == 2
+    assert re.fullmatch(f"output: .*{words}\n", capsys.readouterr().err)
+    assert (folder.parent / "old.safetensors").read_bytes() == b"a LoRA of hours"
 
 
 def test_kept_pictures_have_names_and_captions_of_their_own(tmp_path: Path) -> None:

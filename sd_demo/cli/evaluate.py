@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from sd_demo.cli.parser import Parser, number
+from sd_demo.cli.writable import check_writable
 from sd_demo.errors import InvalidRequest, ModelUnavailable
 from sd_demo.known_models import EMBEDDED, EMBEDDED_FOLDER, ENTRIES
 from sd_demo.outputs import Outputs
@@ -69,7 +70,7 @@ def sweep(arguments: list[str]) -> int:
     ]
     for values in grid:
         parse_request("text_to_image", values)  # what is wrong is said before an hour of work
-    _check_writable(options.output)
+    _check_picture(options.output)
     from sd_demo.embedded.sweep import Cell, draw_table, measure_cell
 
     cells: list[Cell] = []
@@ -82,18 +83,11 @@ def sweep(arguments: list[str]) -> int:
     return 0
 
 
-def _check_writable(file: Path) -> None:
+def _check_picture(file: Path) -> None:
     """Raises InvalidRequest where no PNG called `file` can be written; a file that is there stays as it is."""
     if file.suffix.lower() != ".png" or file.is_dir():
         raise InvalidRequest(f"output: {file} must be the name of a .png file.", "output")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=file.parent):
-            pass
-    except OSError as error:
-        raise InvalidRequest(
-            f"output: {file} cannot be written ({error.strerror or 'disk error'}); choose another place.", "output"
-        ) from error
+    check_writable(file, "output")
 
 
 def _parser(name: str, description: str) -> Parser:
