@@ -1,6 +1,6 @@
 """One LoRA training at a time: uploads become its pictures, and any page can watch, pause or cancel it.
 
-Its pictures lie in the data folder until it has ended well, so that a cancelled one can go on another day.
+Its pictures lie in the data folder until its end, and longer only where there is a state to go on from another day.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from sd_demo.errors import InvalidRequest, OutputFailed
+from sd_demo.lora_checkpoint import state_path
 from sd_demo.lora_folder import SUFFIX
 from sd_demo.lora_training import LoraTraining
 from sd_demo.training_events import Trained
@@ -22,6 +23,7 @@ from sd_demo.ui.uploads import uploaded_file
 if TYPE_CHECKING:
     from sd_demo.engine import Engine
 
+TIDY: Final = "tidy after a training"
 _NAME: Final = re.compile(r"[\w][\w -]{0,59}")
 _FILE_NAME: Final = re.compile(r"[^/\\:\x00-\x1f.][^/\\:\x00-\x1f]{0,150}")
 
@@ -74,7 +76,7 @@ class TrainingDesk:
                 shutil.rmtree(fresh, ignore_errors=True)
             training.start()
             self.current = training
-            threading.Thread(target=self._tidy, args=(training, folder), daemon=True).start()
+            threading.Thread(target=self._tidy, args=(training, folder), name=TIDY, daemon=True).start()
             return training
 
     @staticmethod
@@ -84,11 +86,13 @@ class TrainingDesk:
             raise InvalidRequest("Give the LoRA a name of letters, digits, spaces, - or _, at most 60.", "name")
         return called
 
-    @staticmethod
-    def _tidy(training: LoraTraining, folder: Path) -> None:
+    def _tidy(self, training: LoraTraining, folder: Path) -> None:
         *_, end = training.events()
-        if isinstance(end, Trained):
-            shutil.rmtree(folder, ignore_errors=True)
+        output = training.request.output
+        with self._lock:
+            is_begun_again = self.current is not training and self.current and self.current.request.output == output
+            if not is_begun_again and (isinstance(end, Trained) or not state_path(output).is_file()):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _uploads(files: Any) -> list[tuple[Path, str]]:

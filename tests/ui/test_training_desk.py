@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,11 +11,13 @@ import pytest
 from PIL import Image
 
 from sd_demo.errors import InvalidRequest
+from sd_demo.lora_training import LoraTraining
 from sd_demo.registry import Registry
 from sd_demo.settings import Settings
+from sd_demo.training_events import TrainingCancelled, TrainingEvent, TrainingFailed, TrainingStep
 from sd_demo.training_pictures import kept_files
 from sd_demo.turns import Turns
-from sd_demo.ui.training_desk import TrainingDesk
+from sd_demo.ui.training_desk import TIDY, TrainingDesk
 
 OPTIONS = {"trigger": "robot", "resolution": 64, "steps": 2000, "batch_size": 1, "rank": 2, "sample_every": 0}
 
@@ -38,14 +41,24 @@ def desk(tmp_path: Path) -> TrainingDesk:
     return TrainingDesk(engine)
 
 
+def ended(training: LoraTraining) -> TrainingEvent:
+    """Its end, once the desk has tidied up after it."""
+    *_, end = training.events()
+    for thread in threading.enumerate():
+        if thread.name == TIDY:
+            thread.join()
+    return end
+
+
 def test_what_is_kept_for_another_day_stays_until_new_pictures_are_accepted(
     desk: TrainingDesk, uploads: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     folder = tmp_path / "data" / "training" / "robots"
     captions = "\n".join(f"robot {k}" for k in range(5))
     training = desk.begin(uploads, "robots", captions, OPTIONS)
+    next(event for event in training.events() if isinstance(event, TrainingStep))
     training.cancel()
-    list(training.events())
+    ended(training)
 
     def kept() -> list[tuple[str, bytes]]:
         return [(name, path.read_bytes()) for path, name in kept_files(folder)]
@@ -65,7 +78,22 @@ def test_what_is_kept_for_another_day_stays_until_new_pictures_are_accepted(
         assert kept() == before
     again = desk.begin(None, "robots", "", {**OPTIONS, "resume": True})
     again.cancel()
-    list(again.events())
+    ended(again)
     assert kept() == before
     assert [path.name for path in again.request.images] == [name for name, _ in before[:-1]]
     assert not folder.with_name(".robots").exists()
+
+
+def test_no_picture_is_kept_where_there_is_no_state_to_go_on_from(
+    desk: TrainingDesk, uploads: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, captions = tmp_path / "data" / "training" / "robots", "\n".join("abcde")
+    training = desk.begin(uploads, "robots", captions, OPTIONS)
+    training.cancel()  # before its first step
+    end = ended(training)
+    assert isinstance(end, TrainingCancelled)
+    assert not end.can_go_on
+    assert not folder.exists(), "the page says that nothing was kept"
+    monkeypatch.setattr("sd_demo.lora_training.LoraTrainer", None)
+    assert isinstance(ended(desk.begin(uploads, "robots", captions, OPTIONS)), TrainingFailed)
+    assert not folder.exists()
