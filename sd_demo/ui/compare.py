@@ -30,7 +30,8 @@ HELP: Final = (
 )
 INTRO: Final = '<div class="intro"><p>One picture for each value, side by side: every one has the same seed.</p></div>'
 FIRST: Final = {"x": ("guidance_scale", "1, 3, 5, 7"), "y": (None, "")}
-_BASE: Final = ("num_inference_steps", "guidance_scale", "scheduler", "width", "height", "seed")
+_SIZE: Final = ("width", "height")  # of all pictures, where none is given that they are to be like
+_BASE: Final = ("num_inference_steps", "guidance_scale", "scheduler", *_SIZE, "seed")
 _PRIVATE: Final[dict[str, Any]] = {"show_progress": "hidden", "api_visibility": "private"}
 
 
@@ -110,6 +111,11 @@ def listen(
     def select(shown: list[Shown], event: gr.SelectData) -> dict[Any, Any]:
         return results.select(parts, shown, event.index, engine.registry)
 
+    def size_follows_the_picture(image: Any) -> list[Any]:
+        return [gr.update(visible=image is None)] * len(_SIZE)
+
+    sizes = [here.controls[name] for name in _SIZE]
+    here.image.change(size_follows_the_picture, [here.image], sizes, preprocess=False, queue=False, **_PRIVATE)
     parts.strip.select(select, [parts.shown], parts.of_picture, **_PRIVATE)
     return ran
 
@@ -130,7 +136,7 @@ def _handler(engine: Engine, here: CompareTab) -> Callable[..., Iterator[dict[An
                 del values["strength"]
             else:
                 task = ImageToImage.task
-                values = {name: value for name, value in values.items() if name not in ("width", "height")}
+                values = {name: value for name, value in values.items() if name not in _SIZE}
                 values["image"] = picture
             comparison = plan_comparison(task, values, f"{x}: {xs}", f"{y}: {ys}" if y else "")
             running = Jobs()

@@ -142,6 +142,23 @@ def test_a_comparison_follows_the_model_and_the_keys(fresh_page: Page, served: S
     served.engine.step_s = 0.02
 
 
+def test_a_comparison_from_a_picture_has_its_size_and_shows_no_other(page: Page, tmp_path: Path) -> None:
+    Image.new("RGB", (96, 64), "red").save(tmp_path / "picture.png")
+    open_tab(page, "Compare")
+    if not page.locator("#compare-image").is_visible():
+        page.locator("#compare-common > button").click()
+    expect(page.locator("#compare-width")).to_be_visible()
+    page.locator("#compare-image input[type=file]").set_input_files(tmp_path / "picture.png")
+    for name in ("width", "height"):
+        expect(page.locator(f"#compare-{name}")).to_be_hidden()
+    page.locator("#compare-x-values input, #compare-x-values textarea").fill("2, 4")
+    page.locator("#compare-start").click()
+    expect(page.locator("#compare-receipt")).to_contain_text("96x64")
+    page.locator("#compare-image").get_by_role("button", name=re.compile("clear|remove", re.I)).first.click()
+    for name in ("width", "height"):
+        expect(page.locator(f"#compare-{name}")).to_be_visible()
+
+
 def test_cancel_stops_a_comparison(page: Page, served: Served) -> None:
     open_tab(page, "Compare")
     page.locator("#compare-x-values input, #compare-x-values textarea").fill("2, 4, 6")
