@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest.mock import MagicMock
 
+import gradio as gr
 import numpy as np
 import pytest
 import torch
@@ -23,9 +25,27 @@ from sd_demo.learn.schedules import paths
 from sd_demo.loaded_model import LoadedModel
 from sd_demo.plan import Plan
 from sd_demo.settings import Settings
+from sd_demo.ui import learn_steps
 from sd_demo.ui.learn_steps import plan_of
 
 PROMPT = "a red ball next to a lighthouse"
+
+
+def test_the_picture_taken_apart_is_guided_as_the_slider_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[float] = []
+    picture = Image.new("RGB", (8, 8))
+    frame = Frame(0, 999.0, 1.0, picture, picture, torch.zeros(1), torch.zeros(1))
+    monkeypatch.setattr("sd_demo.ui.learn_steps.plan_of", lambda *_: ("a ball", plan()))
+    monkeypatch.setattr("sd_demo.learn.attention.word_maps", lambda *_: [])
+    monkeypatch.setattr("sd_demo.learn.reverse.trace", lambda *_: [*[frame] * 20, picture])
+    monkeypatch.setattr("sd_demo.learn.reverse.guided", lambda *given: taken.append(given[2]) or MagicMock())
+    with gr.Blocks() as page:
+        learn_steps.build(MagicMock())
+    run = next(one for one in page.fns.values() if "learn-steps-seed" in [part.elem_id for part in one.inputs])
+    values = {"learn-steps-prompt": "a ball", "learn-steps-seed": 8, "learn-scale": 12.5}
+    updates = list(run.fn(*(values[part.elem_id] for part in run.inputs)))
+    assert len(updates) == 22, "20 steps, the picture, and the line of the status cleared"
+    assert taken == [12.5]
 
 
 def plan(scheduler: str = "ddim", steps: int = 4) -> Plan:

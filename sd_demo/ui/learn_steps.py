@@ -99,11 +99,12 @@ def build(classroom: ClassroomOf) -> None:
     )  # fmt: skip
     code = lesson.code("learn-steps-code")
 
-    def run_it(prompt: Any, seed: Any) -> Iterator[dict[Any, Any]]:
+    def run_it(prompt: Any, seed: Any, scale: Any) -> Iterator[dict[Any, Any]]:
         from sd_demo.learn import scripts
         from sd_demo.learn.attention import Watch, heat_picture, word_maps
         from sd_demo.learn.reverse import Frame, trace
 
+        whole(scale, 0, 20, "The guidance scale")
         text, plan = plan_of(classroom, prompt, seed)
         run, watch = Run(), Watch()
         for part in trace(classroom(), plan, text, "", watch):
@@ -126,7 +127,7 @@ def build(classroom: ClassroomOf) -> None:
                     words: run.words,
                     code: scripts.steps_script(plan, text, ""),
                     kept: run,
-                    **_taken_apart(run, STEPS // 3, GUIDANCE),
+                    **_taken_apart(run, STEPS // 3, float(scale)),
                     step: STEPS // 3,
                     noisy: run.frames[STEPS // 3 - 1].noisy,
                     clean: run.frames[STEPS // 3 - 1].clean,
@@ -149,7 +150,7 @@ def build(classroom: ClassroomOf) -> None:
 
     everything = [status, step, noisy, clean, final, words, code, kept, *parts]
     ran = lesson.answering("the lesson on steps", status, run_it)
-    gr.on([start.click, prompt.submit], ran, [prompt, seed], everything, **lesson.PRIVATE)
+    gr.on([start.click, prompt.submit], ran, [prompt, seed, scale], everything, **lesson.PRIVATE)
     looked = lesson.answering("the lesson on steps", status, look)
     gr.on(
         [step.input, scale.input, step.release, scale.release],  # a key in a slider is no release
