@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import gradio as gr
 
 from sd_demo.errors import PlaygroundError
-from sd_demo.ui import results, visitor
+from sd_demo.ui import header, results, visitor
 from sd_demo.ui.controls import acceptable
 from sd_demo.ui.header import Header
 from sd_demo.ui.run import Tab
@@ -60,20 +60,24 @@ def listen_for_visitor(page: gr.Blocks, visitor_id: gr.BrowserState) -> None:
 
 
 def listen_for_model(engine: Engine, page: gr.Blocks, top: Header, chosen: Sequence[gr.State]) -> None:
-    """Choose the model again that was chosen. chosen: that of each tab whose settings are kept, and so its own."""
+    """Choose the model again that was chosen, of those that are here by now.
+
+    chosen: that of each tab whose settings are kept, and so its own.
+    """
     kept = visitor.browser_state("model")
     usual = engine.defaults(None).name
 
     def restore(held: Any) -> dict[Any, Any]:
         held = held if isinstance(held, dict) else {}
+        fresh = header.choices(engine)  # the page was built before the last download
         name = held.get("name")
         if not isinstance(name, str) or held.get("usual") != usual:  # another one was named as the program was started
-            return {top.model: gr.skip()}
+            return {top.model: gr.update(choices=fresh)}
         try:
-            engine.defaults(name)
+            name = engine.defaults(name).name
         except PlaygroundError:  # no longer known here
-            return {top.model: gr.skip()}
-        return dict.fromkeys([top.model, *chosen], name)
+            return {top.model: gr.update(choices=fresh)}
+        return {top.model: gr.update(choices=fresh, value=name), **dict.fromkeys(chosen, name)}
 
     top.model.change(None, [top.model], [kept], js=f"(name) => ({{name, usual: {json.dumps(usual)}}})", **_PRIVATE)
     page.load(restore, [kept], [top.model, *chosen], **_PRIVATE)

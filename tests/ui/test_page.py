@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
+from sd_demo.model_files import MANIFEST, repo_folder
 from sd_demo.receipt import read_receipt
 from tests.ui.actions import (
     choose_model,
@@ -284,6 +285,28 @@ def test_the_model_survives_a_reload_with_the_settings_that_suit_it(fresh_page: 
     assert read_receipt(shown_picture(page, TASK)).asked["model"] == "sd-1.5"
     choose_model(page, "Picture-book (embedded)")
     expect(page.locator(f"#{TASK}-num_inference_steps input[type=number]")).to_have_value("20")
+
+
+def test_a_model_that_was_fetched_is_here_after_a_reload(fresh_page: Page, served: Served) -> None:
+    page = fresh_page
+
+    def offered(name: str) -> None:
+        page.locator("#model input").click()
+        expect(page.get_by_role("option", name=name, exact=True)).to_be_visible()
+        page.keyboard.press("Escape")
+
+    offered("Stable Diffusion 1.4 (not here yet)")
+    entry = served.engine.registry.get("sd-1.4")
+    folder = served.engine.registry.models_dir / repo_folder(entry.source) / str(entry.revision)
+    folder.mkdir(parents=True)
+    (folder / MANIFEST).write_text("{}")
+    try:
+        page.reload()
+        expect(page.locator("#state")).to_contain_text("ready")
+        offered("Stable Diffusion 1.4")
+        expect(page.locator("#model input")).to_have_value("Picture-book (embedded)")
+    finally:
+        (folder / MANIFEST).unlink()
 
 
 def test_two_visitors_never_see_each_other(browser: Browser, served: Served) -> None:
