@@ -39,9 +39,10 @@ def listen(engine: Engine, tab: Tab, top: Header) -> None:
     prompts = [tab.controls["prompt"], tab.controls["negative_prompt"]]
 
     def choose(name: Any, model: Any, prompt: Any, negative_prompt: Any) -> list[Any]:
-        styles = _styles(engine, model)
-        style = next((one for one in styles if one.name == name), None)
-        return list(put_on(style, str(prompt or ""), str(negative_prompt or ""), styles))
+        style = next((one for one in _styles(engine, model) if one.name == name), None)
+        # The prompt may still wear a style of the model before.
+        known = [*_read(engine, is_picture_book=True), *_read(engine, is_picture_book=False)]
+        return list(put_on(style, str(prompt or ""), str(negative_prompt or ""), known))
 
     tab.style.input(choose, [tab.style, top.model, *prompts], prompts, preprocess=False, **_PRIVATE)
     top.model.change(
@@ -62,6 +63,10 @@ def _styles(engine: Engine, model: Any) -> tuple[Style, ...]:
         is_picture_book = engine.defaults(model if isinstance(model, str) else None).is_embedded
     except PlaygroundError:  # the name of a model that is not here
         is_picture_book = False
+    return _read(engine, is_picture_book=is_picture_book)
+
+
+def _read(engine: Engine, *, is_picture_book: bool) -> tuple[Style, ...]:
     try:
         return read_styles(engine.settings.data_dir / "styles.json", is_picture_book=is_picture_book)
     except PlaygroundError as error:

@@ -300,3 +300,25 @@ def test_a_style_comes_into_the_prompt_and_is_replaced(fresh_page: Page) -> None
         page.locator(f"#{TASK}-style input").click()
         page.get_by_role("option", name=name, exact=True).click()
         expect(prompt).to_have_value(expected)
+
+
+def test_a_style_of_the_model_before_is_replaced_and_taken_off(fresh_page: Page) -> None:
+    page = fresh_page
+    prompt = page.locator(f"#{TASK}-prompt textarea")
+    page.locator(".text_to_image .more > button").first.click()
+
+    def choose(name: str) -> None:
+        page.locator(f"#{TASK}-style input").click()
+        page.get_by_role("option", name=name, exact=True).click()
+
+    for then, expected in (("Watercolour", "a watercolour of a red house, soft edges, paper texture"), ("None", None)):
+        choose_model(page, "Picture-book (embedded)")
+        expect(page.locator(f"#{TASK}-num_inference_steps input[type=number]")).to_have_value("20")
+        write_prompt(page, TASK, "a red house")
+        choose("Pixel art")
+        expect(prompt).to_have_value("a red house, as pixel art")
+        choose_model(page, "Stable Diffusion 1.5 (not here yet)")
+        expect(page.locator(f"#{TASK}-num_inference_steps input[type=number]")).to_have_value("25")
+        expect(page.locator(f"#{TASK}-style input")).to_have_value("None")
+        choose(then)
+        expect(prompt).to_have_value(expected or "a red house")
