@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -213,6 +214,54 @@ def test_a_model_that_is_not_here_is_said(
     assert main(["bench", "--model", "sd-1.5"]) == 1
     assert "is not here; fetch it with python -m sd_demo download sd-1.5" in capsys.readouterr().err
     assert main(["bench", "--model", "nope"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--size", "100"], "--size must be a multiple of 8 from 64 to 1024."),
+        (["--size", "0"], "--size must be a multiple of 8 from 64 to 1024."),
+        (["--size", "2048"], "--size must be a multiple of 8 from 64 to 1024."),
+        (["--steps", "0"], "--steps must be a whole number from 1."),
+        (["--steps", "-3"], "--steps must be a whole number from 1."),
+        (["--repeats", "0"], "--repeats must be a whole number from 1."),
+        (["--write", "file/page.md"], "write: file/page.md cannot be written (File exists); choose another place."),
+        (["--write", "."], "write: . cannot be written (it is a folder); choose another place."),
+        (["--write", "locked.md"], "write: locked.md cannot be written (it is write-protected); choose another place."),
+    ],
+)
+def test_what_cannot_be_measured_or_written_is_said_before_the_work(
+    options: list[str],
+    sentence: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    Path("locked.md").touch()
+    allowed = os.access  # root may write everywhere
+    monkeypatch.setattr("os.access", lambda file, mode: Path(file).name != "locked.md" and allowed(file, mode))
+    monkeypatch.setattr(bench_module, "Bench", None)
+    assert main(["bench", *options]) == 2
+    assert capsys.readouterr().err == sentence + "\n"
+
+
+def test_figures_that_can_no_longer_be_written_are_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "page.md"
+
+    def measured(*_: Any) -> dict[str, int]:
+        page.mkdir()
+        return {"size": 64}
+
+    monkeypatch.setattr("sd_demo.cli.bench._measure", measured)
+    monkeypatch.setattr("sd_demo.cli.bench._section", lambda *_: "")
+    assert main(["bench", "--json", "--write", str(page)]) == 1
+    out, err = capsys.readouterr()
+    assert json.loads(out) == {"size": 64}
+    assert err.startswith(f"--write {page} cannot be written (")
 
 
 def test_weights_that_were_downloaded_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

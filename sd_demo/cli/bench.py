@@ -12,10 +12,13 @@ from typing import Any
 
 from sd_demo.cli.generate import known
 from sd_demo.cli.parser import Parser
-from sd_demo.errors import ModelUnavailable
+from sd_demo.cli.writable import check_writable
+from sd_demo.errors import InvalidRequest, ModelUnavailable, OutputFailed
 from sd_demo.registry import EMBEDDED, Registry
+from sd_demo.requests import MAX_SIDE, MIN_SIDE
 from sd_demo.settings import Settings
 
+SIDE_STEP = 8  # pixels of a latent
 RANDOM = "random:"  # --model random:sd-1.5 is measured with random weights of that architecture
 
 
@@ -32,13 +35,29 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--write", type=Path, metavar="FILE", help="also add it to a page such as BENCHMARKS.md")
     options = parser.parse_args(arguments)
+    _check(options)
     with tempfile.TemporaryDirectory() as scratch:
         report = _measure(options, Path(scratch))
-    if options.write:
-        with options.write.open("a", encoding="utf-8") as page:
-            page.write(_section(report, options))
-    print(json.dumps(report, indent=2) if options.json else _in_words(report))
+    print(json.dumps(report, indent=2) if options.json else _in_words(report), flush=True)
+    if options.write:  # last, so that a disk that is full by now takes no figures along
+        try:
+            with options.write.open("a", encoding="utf-8") as page:
+                page.write(_section(report, options))
+        except OSError as error:
+            raise OutputFailed(f"--write {options.write} cannot be written ({error.strerror}).") from error
     return 0
+
+
+def _check(options: Any) -> None:
+    """Raises InvalidRequest for what would be found out in the middle of the measurement, or after it."""
+    size = options.size
+    if size is not None and (size % SIDE_STEP or not MIN_SIDE <= size <= MAX_SIDE):
+        raise InvalidRequest(f"--size must be a multiple of {SIDE_STEP} from {MIN_SIDE} to {MAX_SIDE}.", "size")
+    for name in ("steps", "repeats"):
+        if getattr(options, name) is not None and getattr(options, name) < 1:
+            raise InvalidRequest(f"--{name} must be a whole number from 1.", name)
+    if options.write is not None:
+        check_writable(options.write, "write")
 
 
 def _measure(options: Any, scratch: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -13,6 +14,8 @@ def check_writable(file: Path, name: str) -> None:
     try:
         if file.is_dir():
             raise IsADirectoryError(0, "it is a folder")
+        if file.exists() and not os.access(file, os.W_OK):
+            raise PermissionError(0, "it is write-protected")
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=file.parent):
             pass
