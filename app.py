@@ -12,7 +12,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from sd_demo import host_memory, logs
-from sd_demo.errors import PlaygroundError
+from sd_demo.cli import BAD_INPUT, FAILED
+from sd_demo.errors import InvalidRequest, PlaygroundError
 from sd_demo.history import History
 from sd_demo.passwords import Users
 from sd_demo.settings import Settings
@@ -99,7 +100,7 @@ def _end_within(seconds: float, code: int) -> None:
 def login(settings: Settings) -> Any:
     """What asks for a name and a password: a pair, a function of both, or None for nobody."""
     if settings.auth and settings.auth_file:
-        raise PlaygroundError("--auth and --auth-file are both given; choose one.")
+        raise InvalidRequest("--auth and --auth-file are both given; choose one.")
     if settings.auth_file:
         return Users.read(settings.auth_file).check
     return tuple(settings.auth.split(":", 1)) if settings.auth else None
@@ -140,7 +141,8 @@ def start() -> tuple[Settings, Engine, blocks.Page]:
 try:
     _settings, _engine, demo = start()
 except PlaygroundError as error:
-    sys.exit(str(error))
+    sys.stderr.write(f"{error}\n")
+    sys.exit(BAD_INPUT if isinstance(error, InvalidRequest) else FAILED)
 
 if __name__ == "__main__":
     serve(_settings, demo, _engine)

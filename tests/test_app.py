@@ -107,6 +107,18 @@ def test_a_wrong_setting_is_one_sentence(tmp_path: Path, guarded_environment: di
     assert line.endswith(".")
 
 
+@pytest.mark.parametrize("flags", [["--port", "x"], ["--port", "0", "--auth", "a:b", "--auth-file", "f"]])
+@pytest.mark.parametrize("door", [["app.py"], ["-m", "sd_demo", "serve"]])
+def test_bad_input_ends_with_the_code_that_it_has_for_every_command(
+    door: list[str], flags: list[str], guarded_environment: dict[str, str]
+) -> None:
+    command = [sys.executable, *door, *flags]
+    ended = subprocess.run(command, env=guarded_environment, cwd=ROOT, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.endswith(".\n")
+    assert ended.stderr.count("\n") == 1
+
+
 def test_a_port_that_is_taken_is_one_sentence(tmp_path: Path, guarded_environment: dict[str, str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -130,8 +142,10 @@ def test_users_of_a_file_log_in_and_logs_are_json(tmp_path: Path, guarded_enviro
     finally:
         app.process.kill()
         app.process.wait(PATIENCE_S)
-    bad = App("--auth-file", str(tmp_path / "none"), environment=guarded_environment, log=tmp_path / "bad.txt")
-    assert bad.process.wait(PATIENCE_S) == 1
+    bad = App(
+        "--port", "0", "--auth-file", str(tmp_path / "none"), environment=guarded_environment, log=tmp_path / "bad.txt"
+    )
+    assert bad.process.wait(PATIENCE_S) == 2
     assert bad.lines == [f"The file of users {tmp_path / 'none'} cannot be read."]
 
 
