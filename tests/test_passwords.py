@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -62,3 +63,27 @@ def test_the_command_makes_the_line(
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))
     assert main(["hash-password", "ann"]) == 2
     assert "1 to 1,000 characters" in capsys.readouterr().err
+
+
+def test_a_password_is_asked_for_twice_and_may_be_left_untyped(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    typed: list[str] = []
+
+    def ask(_: str) -> str:
+        if not typed:
+            raise EOFError  # Ctrl+D
+        return typed.pop(0)
+
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr("getpass.getpass", ask)
+    for given, sentence in (
+        ([], "No password was typed; try again."),
+        (["a"], "No password was typed; try again."),
+        (["a", "b"], "The two passwords differ; try again."),
+    ):
+        typed[:] = given
+        assert main(["hash-password", "ann"]) == 2
+        assert capsys.readouterr().err.strip() == sentence
+    typed[:] = ["a", "a"]
+    assert main(["hash-password", "ann"]) == 0

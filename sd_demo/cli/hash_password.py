@@ -18,8 +18,12 @@ def run(arguments: list[str]) -> int:
     if not user or ":" in user or user != user.strip() or user.startswith("#"):
         raise InvalidRequest("A user's name has no colon, no # in front and no spaces around it.")
     if sys.stdin.isatty():
-        password = getpass.getpass("Password: ")
-        if getpass.getpass("Once more: ") != password:
+        try:
+            password, again = getpass.getpass("Password: "), getpass.getpass("Once more: ")
+        except EOFError:  # Ctrl+D
+            sys.stderr.write("\n")  # the cursor is still behind the question
+            raise InvalidRequest("No password was typed; try again.") from None
+        if again != password:
             raise InvalidRequest("The two passwords differ; try again.")
     else:
         password = sys.stdin.readline().rstrip("\r\n")
