@@ -396,6 +396,29 @@ def test_on_a_phone_the_order_is_prompt_generate_picture_settings(browser: Brows
     context.close()
 
 
+def test_no_help_runs_off_the_screen_of_a_phone(browser: Browser, served: Served) -> None:
+    context = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    page = open_page(context, served.url)
+    seen = {}
+    for title in ("Text to image", "Image to image", "Inpaint", "Upscale", "Compare"):
+        page.get_by_role("tab", name=title, exact=True).click()
+        panel = page.get_by_role("tabpanel").filter(has=page.locator("button.generate")).and_(page.locator(":visible"))
+        for fold in panel.locator(".area-settings button.label-wrap:not(.open)").all():
+            fold.click()
+        last = {"Upscale": "scheduler", "Compare": "strength"}.get(title, "grid")
+        place = title.lower().replace(" ", "_")
+        expect(page.locator(f"#{place}-{last}")).to_be_visible()
+        # Hidden until it is wanted, and in its place all the same.
+        seen |= page.evaluate(
+            """() => Object.fromEntries([...document.querySelectorAll('.control .info-text')].map(e =>
+            [e.closest('.control').id, e.getBoundingClientRect()]).filter(([, box]) => box.width).map(([id, box]) =>
+            [id, [Math.round(box.left), Math.round(box.right)]]))"""
+        )
+    assert len(seen) > 40
+    assert {name: ends for name, ends in seen.items() if ends[0] < 0 or ends[1] > 390} == {}
+    context.close()
+
+
 def test_the_theme_switch_is_remembered(fresh_page: Page) -> None:
     page = fresh_page
     before = page.evaluate("document.body.classList.contains('dark')")
