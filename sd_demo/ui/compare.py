@@ -155,7 +155,9 @@ def _handler(engine: Engine, here: CompareTab) -> Callable[..., Iterator[dict[An
                     shown = [Shown(cell.path, cell.receipt) for cell in one.images]
                     yield {
                         parts.status: status_line.ended(f"Done: {len(shown)} pictures"),
-                        here.sheet: gr.update(value=results.published(one.path), visible=True),
+                        here.sheet: gr.update(
+                            value=results.published(one.path), visible=True, alt_text=comparison.title
+                        ),
                         **results.show(parts, shown, 0, engine.registry),
                         **idle,
                     }

@@ -1,4 +1,4 @@
-// Keyboard and theme. Everything else on the page is Gradio's own.
+// Keyboard, theme, and names for screen readers. Everything else on the page is Gradio's own.
 window.sdDemo = (() => {
   const shown = (selector) =>
     [...document.querySelectorAll(selector)].find((e) => e.offsetParent !== null);
@@ -34,6 +34,18 @@ window.sdDemo = (() => {
     document.readyState === "loading" ? document.addEventListener("DOMContentLoaded", whenReady) : whenReady();
     window.addEventListener("load", () => setTimeout(whenReady, 0));
   }
+  // What Gradio has no name for: a button that is a symbol, and the two pictures of a before/after slider.
+  const name = () => {
+    document.getElementById("theme")?.setAttribute("aria-label", "Light or dark");
+    for (const area of document.querySelectorAll(".area-show")) {
+      const prompt = area.querySelector("[data-prompt]")?.dataset.prompt;
+      const [before, after] = area.querySelectorAll("[id$='-compare'] img");
+      if (!prompt || !after) continue;
+      before.alt = "before";
+      after.alt = prompt;
+    }
+  };
+  new MutationObserver(name).observe(document.documentElement, { childList: true, subtree: true });
   return {
     toggleTheme() {
       const theme = document.body.classList.contains("dark") ? "light" : "dark";

@@ -166,11 +166,10 @@ def show(results: Results, shown: list[Shown], index: int, registry: Registry) -
 
 def _large(results: Results, shown: list[Shown], index: int, registry: Registry) -> dict[Any, Any]:
     one = shown[min(index, len(shown) - 1)]
-    prompt = str(one.receipt.asked.get("prompt", ""))
     file = published(one.path)
     updates: dict[Any, Any] = {
         results.compare: gr.update(visible=False),
-        results.picture: gr.update(value=file, visible=True, alt_text=prompt or "a picture without a prompt"),
+        results.picture: gr.update(value=file, visible=True, alt_text=alt_text(_prompt(one.receipt))),
         results.actions: gr.update(visible=True),
         results.receipt: gr.update(label=f"{RECEIPT_LABEL}: {one.receipt.summary()}", visible=True),
         results.receipt_json: one.receipt.model_dump(mode="json"),
@@ -184,6 +183,15 @@ def _large(results: Results, shown: list[Shown], index: int, registry: Registry)
     elif one.before is not None:  # swept away since
         updates[results.compare] = gr.update(value=None, visible=False)
     return updates
+
+
+def alt_text(prompt: str) -> str:
+    """What a screen reader says of a picture of `prompt`."""
+    return prompt.strip() or "a picture without a prompt"
+
+
+def _prompt(receipt: Receipt) -> str:
+    return str(receipt.asked.get("prompt", ""))
 
 
 def published_before(image: Image.Image | None, receipt: Receipt) -> str | None:
@@ -215,7 +223,8 @@ def notes(receipt: Receipt, registry: Registry) -> str:
     made_by = escape(entry.title if entry else name)
     if entry is not None and entry.is_embedded:
         made_by += ", a small model of a picture-book world"
-    return f'<ul class="notes">{"".join(lines)}<li>Made by {made_by}.</li></ul>'
+    name_of_slider = escape(alt_text(_prompt(receipt)))  # page.js gives it, as Gradio cannot
+    return f'<ul class="notes" data-prompt="{name_of_slider}">{"".join(lines)}<li>Made by {made_by}.</li></ul>'
 
 
 def reread(paths: list[Path]) -> list[Shown]:

@@ -182,7 +182,8 @@ def _update(engine: Engine, tab: Tab, asked: AnyRequest, event: events.Event) ->
         shown = [Shown(one.path, one.receipt, before) for one in event.images]
         names = [one.path.name for one in event.images]
         sheet = results.published(event.sheet) if event.sheet else None
-        of_all = {tab.sheet: gr.update(value=sheet, visible=sheet is not None), tab.last: names}
+        of_sheet = gr.update(value=sheet, visible=sheet is not None, alt_text=results.alt_text(asked.prompt))
+        of_all = {tab.sheet: of_sheet, tab.last: names}
         return results.show(tab.results, shown, 0, engine.registry) | _idle(tab) | of_all
     return {}
 

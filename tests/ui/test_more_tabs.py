@@ -14,6 +14,7 @@ from playwright.sync_api import Browser, Page, expect
 from safetensors.torch import save_file
 
 from sd_demo.outputs import SHEET_KEY
+from sd_demo.receipt import JSON_KEY
 from tests.http_api import HttpApi
 from tests.receipts import make_receipt
 from tests.ui.actions import choose_model, fetch, generate, set_number, write_prompt
@@ -112,6 +113,7 @@ def test_compare_shows_a_sheet_and_every_picture(page: Page) -> None:
     expect(page.locator("#compare-status")).to_contain_text("Done: 3 pictures")
     image = page.locator("#compare-sheet img")
     expect(image).to_be_visible()
+    expect(image).to_have_attribute("alt", "guidance_scale across · a red ball")
     sheet = fetch(page, image.get_attribute("src") or "")
     assert len(json.loads(sheet.info[SHEET_KEY])) == 3
     page.locator("#compare-gallery button").nth(2).click()
@@ -240,6 +242,11 @@ def test_a_picture_is_made_larger_and_shown_beside_what_it_was(fresh_page: Page,
         "256x256 was enlarged to 512x512 with sharp edges, then refined in 9"
     )
     expect(page.locator("#upscale-compare img").first).to_be_visible()
+    before, after = page.locator("#upscale-compare img").all()
+    expect(before).to_have_attribute("alt", "before")
+    expect(after).to_have_attribute("alt", "a ball")
+    carries = [JSON_KEY in fetch(page, one.get_attribute("src") or "").info for one in (before, after)]
+    assert carries == [False, True], "the receipt stands in the result alone"
     expect(page.locator("#upscale-code")).to_contain_text("Copy as code")
     page.locator("#upscale-use-as-input").click()
     expect(page.locator("#image_to_image-image img")).to_be_visible()

@@ -428,15 +428,29 @@ def test_the_theme_switch_is_remembered(fresh_page: Page) -> None:
     assert page.evaluate("document.body.classList.contains('dark')") is not before
 
 
+def test_a_sheet_is_called_by_its_prompt(page: Page) -> None:
+    write_prompt(page, TASK, "two boats")
+    page.locator(".text_to_image .more > button").first.click()
+    set_number(page, TASK, "num_images_per_prompt", "2")
+    grid = page.locator(f"#{TASK}-grid textarea, #{TASK}-grid input").first
+    grid.fill("1x2")
+    grid.blur()
+    generate(page, TASK)
+    expect(page.locator(f"#{TASK}-sheet img")).to_have_attribute("alt", "two boats")
+    grid.fill("")
+    set_number(page, TASK, "num_images_per_prompt", "1")
+
+
 def test_every_control_has_a_label(fresh_page: Page) -> None:
     page = fresh_page
     unnamed = page.evaluate(
         """() => [...document.querySelectorAll('input, textarea, button')].filter(e => e.offsetParent !== null)
-        .filter(e => !(e.labels?.length || e.getAttribute('aria-label') || e.title || e.innerText?.trim()
+        .filter(e => !(e.labels?.length || e.getAttribute('aria-label') || e.title || /\\p{L}/u.test(e.innerText)
                        || e.querySelector('img[alt]')))
         .map(e => e.outerHTML.slice(0, 200))"""
     )
-    assert unnamed == []
+    assert unnamed == [], "and a symbol is no name"
+    expect(page.locator("#theme")).to_have_accessible_name("Light or dark")
 
 
 def test_a_finished_picture_is_fetched_as_it_was_saved(page: Page, served: Served) -> None:
