@@ -133,7 +133,11 @@ def start() -> tuple[Settings, Engine, blocks.Page]:
     files.start()
     from sd_demo.ui import blocks
 
-    engine = Engine(settings)
+    try:
+        engine = Engine(settings)
+    except PlaygroundError:
+        files.remove()
+        raise
     engine.start()
     return settings, engine, blocks.build(engine, temporary_files=files)
 

@@ -100,11 +100,13 @@ def test_it_serves_says_where_pictures_go_and_ends_in_order(app: App, blocked: P
 
 
 def test_a_wrong_setting_is_one_sentence(tmp_path: Path, guarded_environment: dict[str, str]) -> None:
-    app = App("--port", "0", "--model", "no-such-model", environment=guarded_environment, log=tmp_path / "log.txt")
+    environment = {**guarded_environment, "GRADIO_TEMP_DIR": str(tmp_path / "temporary")}
+    app = App("--port", "0", "--model", "no-such-model", environment=environment, log=tmp_path / "log.txt")
     assert app.process.wait(PATIENCE_S) == 1
     (line,) = app.lines
     assert "no-such-model" in line
     assert line.endswith(".")
+    assert list((tmp_path / "temporary").iterdir()) == [], "nothing is left behind"
 
 
 @pytest.mark.parametrize("flags", [["--port", "x"], ["--port", "0", "--auth", "a:b", "--auth-file", "f"]])
