@@ -58,19 +58,19 @@ class History:
     def find(self, visitor: str, search: str = "", *, limit: int = 60, offset: int = 0) -> list[Picture]:
         """This visitor's pictures whose prompts hold all words of `search`, in any case and order; the newest first."""
         folder = self._outputs.visitor_folder(visitor)
-        words = _storable(search.casefold()).split()[:20]
-        query = (
-            "SELECT name, task, prompt, model, seed, width, height, modified_ns / 1e9 FROM pictures WHERE task NOT NULL"
-        )
-        query += " AND instr(words, ?)" * len(words) + " ORDER BY modified_ns DESC, name DESC LIMIT ? OFFSET ?"
+        words = _words(search)
+        query = "SELECT name, task, prompt, model, seed, width, height, modified_ns / 1e9 FROM pictures"
+        query += _where(words) + " ORDER BY modified_ns DESC, name DESC LIMIT ? OFFSET ?"
         with self._index(folder) as index:
             rows: list[Any] = index.execute(query, (*words, limit, offset)).fetchall()
         return [Picture(folder / row[0], *row[1:]) for row in rows]
 
-    def count(self, visitor: str) -> int:
-        """How many pictures this visitor has."""
+    def count(self, visitor: str, search: str = "") -> int:
+        """How many pictures this visitor has that `find` would find without a limit."""
+        words, query = _words(search), "SELECT count(*) FROM pictures"
+        query += _where(words)
         with self._index(self._outputs.visitor_folder(visitor)) as index:
-            return int(index.execute("SELECT count(*) FROM pictures WHERE task NOT NULL").fetchone()[0])
+            return int(index.execute(query, words).fetchone()[0])
 
     def delete(self, visitor: str, names: Iterable[str]) -> int:
         """Delete this visitor's pictures of these file names, and return how many there were."""
@@ -134,6 +134,15 @@ class History:
                 yield connection
                 return
         raise AssertionError("an index in memory can always be made")
+
+
+def _words(search: str) -> list[str]:
+    return _storable(search.casefold()).split()[:20]
+
+
+def _where(words: list[str]) -> str:
+    """The condition, with one ? for each of `words`."""
+    return " WHERE task NOT NULL" + " AND instr(words, ?)" * len(words)
 
 
 def _bring_up_to_date(index: sqlite3.Connection, folder: Path) -> None:

@@ -56,6 +56,7 @@ def test_the_newest_stand_first_and_each_tells_what_it_is(history: History) -> N
 )
 def test_search_finds_all_words_in_any_case_and_order(history: History, search: str, count: int) -> None:
     assert len(prompts(history, search)) == count
+    assert history.count("anna", search) == count
 
 
 def test_a_visitor_sees_and_deletes_only_their_own(history: History, outputs: Outputs) -> None:

@@ -123,7 +123,8 @@ def listen(
         found = history.find(owner, words, limit=limit + 1)
         shown, total = found[:limit], history.count(owner)
         pictures = [(results.published(one.path), one.prompt) for one in shown if one.path.is_file()]
-        return [_count(len(shown), total, words), pictures, gr.update(visible=len(found) > limit),
+        count = _count(history.count(owner, words), total, words)
+        return [count, pictures, gr.update(visible=len(found) > limit),
                 [one.path.name for one in shown], limit]  # fmt: skip
 
     def search(request: gr.Request, visitor_id: Any, search: Any) -> list[Any]:
@@ -184,11 +185,11 @@ def listen(
     passing_on.offer(large, places, chooser)
 
 
-def _count(shown: int, total: int, search: str) -> str:
+def _count(found: int, total: int, search: str) -> str:
     if not total:
         return EMPTY
     if search.strip():
-        return f"{shown} of your {total} pictures" if shown else f"None of your {total} pictures has these words."
+        return f"{found} of your {total} pictures" if found else f"None of your {total} pictures has these words."
     return f"{total} pictures" if total != 1 else "1 picture"
 
 

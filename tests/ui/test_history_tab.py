@@ -47,3 +47,16 @@ def test_a_deleted_picture_takes_its_sheets_along_and_says_so(page: blocks.Page)
     said = deleted([Shown(pictures[1], second)])
     assert "Deleted." in said
     assert "sheet" not in said
+
+
+def test_a_search_tells_how_many_pictures_there_are_not_how_many_are_shown(
+    page: blocks.Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outputs, owner = page.engine.outputs, visitor.folder_name(ME, None)
+    for prompt in ("a red ball", "a red house", "a red boat", "a blue boat"):
+        outputs.save(Image.new("RGB", (32, 32)), make_receipt(prompt=prompt), visitor=owner)
+    monkeypatch.setattr("sd_demo.ui.history.PAGE", 2)
+    (search,) = [one for one in page.fns.values() if getattr(one.fn, "__name__", "") == "search"]
+    count, gallery, more, *_ = search.fn(gr.Request(), ME, "red")
+    assert (count, len(gallery), more["visible"]) == ("3 of your 4 pictures", 2, True)
+    assert search.fn(gr.Request(), ME, "green")[0] == "None of your 4 pictures has these words."
