@@ -24,8 +24,12 @@ def uploaded_file(value: Any, *, field: str) -> Path | None:
     if not isinstance(value, dict) or not isinstance(value.get("path"), str):
         raise InvalidImage(f"{field} must be an uploaded picture file (in Python: gradio_client.handle_file).", field)
     folder = os.path.realpath(get_upload_folder())
-    path = os.path.realpath(value["path"])
-    if os.path.commonpath([folder, path]) != folder:
+    try:
+        path = os.path.realpath(value["path"])
+        is_inside = os.path.commonpath([folder, path]) == folder
+    except ValueError:  # a NUL byte, which no path holds
+        path, is_inside = "", False
+    if not is_inside:
         raise InvalidImage(f"{field} must be an uploaded file; a path or an address is not read.", field)
     return Path(path)
 

@@ -12,6 +12,7 @@ from gradio.utils import get_upload_folder
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from sd_demo.errors import InvalidImage
 from sd_demo.outputs import Outputs
 from sd_demo.receipt import TEXT_KEY, Lora, Receipt
 from sd_demo.requests import SCHEDULER_NAMES, TextToImage, parse_request
@@ -21,6 +22,7 @@ from sd_demo.schedulers import available
 from sd_demo.settings import Settings
 from sd_demo.ui import api, blocks, controls
 from sd_demo.ui.results import Shown
+from sd_demo.ui.uploads import uploaded_file
 from tests.fake_engine import FakeEngine
 from tests.receipts import make_receipt
 
@@ -187,3 +189,8 @@ def test_a_name_that_is_no_model_leaves_controls_with_the_model_that_they_follow
     chosen, *after, _ = follow.fn("sd-1.5", "picture-book", *shown)
     assert chosen == "sd-1.5"
     assert after == [controls.default_value(TASK, name, best) for name in fields]
+
+
+def test_a_path_that_no_system_knows_is_no_upload() -> None:
+    with pytest.raises(InvalidImage, match=r"^image must be an uploaded file; a path or an address is not read\.$"):
+        uploaded_file({"path": "a\x00b.png"}, field="image")
