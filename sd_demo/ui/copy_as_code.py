@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 import gradio as gr
+from gradio.route_utils import get_root_url
 
 from sd_demo.errors import PlaygroundError
 from sd_demo.restore import from_receipt
@@ -14,6 +15,7 @@ from sd_demo.weight_hashes import other_weights
 if TYPE_CHECKING:
     from sd_demo.engine import Engine
 
+URL: Final = "http://127.0.0.1:7860/"
 TITLES: Final = {"diffusers": "diffusers", "client": "gradio_client", "command": "command line"}
 LABEL: Final = "Copy as code"
 _PRIVATE: Final[dict[str, Any]] = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
@@ -76,5 +78,9 @@ def _texts(engine: Engine, request: gr.Request, shown: list[Shown], selected: in
 
 
 def _address(request: gr.Request) -> str:
-    """Where this page is, as its visitor reached it."""
-    return str(getattr(request.request, "base_url", None) or "http://127.0.0.1:7860/")
+    """Where this page is, as its visitor reached it, also through a proxy or a Space."""
+    asked = request.request
+    if asked is None:
+        return URL
+    root_path = getattr(asked.scope.get("app"), "root_path", "") or asked.scope.get("root_path")
+    return get_root_url(asked, asked.url.path, root_path) + "/"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
@@ -11,6 +12,7 @@ import pytest
 from gradio.utils import get_upload_folder
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from starlette.requests import Request
 
 from sd_demo.errors import InvalidImage
 from sd_demo.outputs import Outputs
@@ -189,6 +191,34 @@ def test_a_name_that_is_no_model_leaves_controls_with_the_model_that_they_follow
     chosen, *after, _ = follow.fn("sd-1.5", "picture-book", *shown)
     assert chosen == "sd-1.5"
     assert after == [controls.default_value(TASK, name, best) for name in fields]
+
+
+@pytest.mark.parametrize(
+    ("headers", "root_path", "expected"),
+    [
+        ({"host": "localhost:7860"}, "", "http://localhost:7860/"),
+        ({"host": "localhost:7860"}, "/demo", "http://localhost:7860/demo/"),
+        ({"host": "me.example", "x-forwarded-proto": "https"}, "", "https://me.example/"),
+        (
+            {"host": "10.0.0.7", "x-forwarded-host": "me-demo.hf.space", "x-forwarded-proto": "https"},
+            "",
+            "https://me-demo.hf.space/",
+        ),
+        ({"host": "localhost"}, "https://me.example/demo", "https://me.example/demo/"),
+    ],
+)
+def test_the_copied_code_names_the_page_as_its_visitor_reached_it(
+    page: blocks.Page, headers: dict[str, str], root_path: str, expected: str
+) -> None:
+    expand = next(one for one in handlers(page, "expand") if one.inputs[0] is not None)
+    scope = {
+        "type": "http", "method": "POST", "scheme": "http", "server": ("10.0.0.7", 80), "query_string": b"",
+        "path": "/gradio_api/run/predict", "app": SimpleNamespace(root_path=root_path),
+        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+    }  # fmt: skip
+    request = gr.Request(Request(scope))
+    _, _, client, _ = expand.fn(request, [Shown(Path("picture.png"), make_receipt())], 0)
+    assert f"Client('{expected}')" in client
 
 
 def test_a_path_that_no_system_knows_is_no_upload() -> None:
