@@ -43,7 +43,7 @@ def restore(
     except Exception:  # on a damaged file a decoder raises whatever its author did not foresee
         raise InvalidImage("This file cannot be read as a picture; drop a complete PNG, JPEG or WebP file.") from None
     if receipt is not None:
-        return from_receipt(receipt, registry=registry, lora_dir=lora_dir)
+        return from_receipt(receipt, registry=registry, lora_dir=lora_dir, schedulers=schedulers)
     if text is None:
         raise damaged or InvalidImage(
             "This picture carries no settings; many sites and editors remove them when a picture is saved again."
@@ -51,9 +51,12 @@ def restore(
     return from_parameters(text, registry=registry, lora_dir=lora_dir, schedulers=schedulers)
 
 
-def from_receipt(receipt: Receipt, *, registry: Registry, lora_dir: Path) -> Restored:
+def from_receipt(
+    receipt: Receipt, *, registry: Registry, lora_dir: Path, schedulers: Collection[str] = SCHEDULER_NAMES
+) -> Restored:
     """This one image's settings, every choice made: alone, with its own seed, so that it comes out the same.
 
+    schedulers: the keys of those that can run here.
     Raises InvalidImage where the receipt is of a task that no request repeats.
     """
     if receipt.task not in KINDS:
@@ -74,6 +77,11 @@ def from_receipt(receipt: Receipt, *, registry: Registry, lora_dir: Path) -> Res
     }
     if receipt.task == TextToImage.task:
         chosen |= {"width": done.width, "height": done.height}
+    if done.scheduler in SCHEDULER_NAMES and done.scheduler not in schedulers:
+        chosen["scheduler"] = None
+        reading.cannot.append(
+            f"The scheduler {short(done.scheduler)} is not here; the model's own scheduler will be used."
+        )
     for name in kind.model_fields:
         if name not in (*PICTURE_FIELDS, "model", "loras"):
             reading.take(name, chosen.get(name, receipt.asked.get(name)))

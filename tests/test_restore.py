@@ -15,10 +15,11 @@ from PIL.PngImagePlugin import PngInfo
 
 from sd_demo import weight_hashes
 from sd_demo.checkpoints import hash_of
-from sd_demo.errors import InvalidImage
+from sd_demo.errors import InvalidImage, InvalidRequest
 from sd_demo.known_models import EMBEDDED_FOLDER
 from sd_demo.parameters_text import from_parameters, parse_parameters, scheduler_of
 from sd_demo.receipt import JSON_KEY, SAMPLER_NAMES, TEXT_KEY, Lora, Receipt
+from sd_demo.recipes import recipes
 from sd_demo.registry import Registry
 from sd_demo.requests import ImageToImage, Inpaint, TextToImage
 from sd_demo.restore import from_receipt, restore
@@ -50,6 +51,18 @@ def png(receipt: Receipt | None = None, **texts: str) -> bytes:
     stream = io.BytesIO()
     Image.new("RGB", (32, 32)).save(stream, "PNG", pnginfo=info)
     return stream.getvalue()
+
+
+@pytest.mark.parametrize("task", ["text_to_image", "upscale"])
+def test_a_scheduler_that_is_not_here_does_not_come_back(task: str) -> None:
+    receipt = make_receipt(scheduler="dpmpp_sde").model_copy(update={"task": task})
+    here = {"registry": Registry(), "lora_dir": NOWHERE}
+    assert restore(png(receipt), **here).values["scheduler"] == "dpmpp_sde"  # type: ignore[arg-type]
+    restored = restore(png(receipt), **here, schedulers=("ddim", "euler"))  # type: ignore[arg-type]
+    assert "scheduler" not in restored.values
+    assert "The scheduler 'dpmpp_sde' is not here; the model's own scheduler will be used." in restored.lost
+    with pytest.raises(InvalidRequest, match="There is no code for it here: The scheduler 'dpmpp_sde' is not here"):
+        recipes(restored, Registry())
 
 
 def with_comment(kind: str, comment: bytes) -> bytes:

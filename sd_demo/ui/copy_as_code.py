@@ -9,6 +9,7 @@ from gradio.route_utils import get_root_url
 
 from sd_demo.errors import PlaygroundError
 from sd_demo.restore import from_receipt
+from sd_demo.schedulers import available
 from sd_demo.ui.results import Results, Shown
 from sd_demo.weight_hashes import other_weights
 
@@ -68,7 +69,9 @@ def _texts(engine: Engine, request: gr.Request, shown: list[Shown], selected: in
         return [""] * len(TITLES)
     receipt = shown[min(selected, len(shown) - 1)].receipt
     try:
-        restored = from_receipt(receipt, registry=engine.registry, lora_dir=engine.settings.lora_dir)
+        restored = from_receipt(
+            receipt, registry=engine.registry, lora_dir=engine.settings.lora_dir, schedulers=available()
+        )
         told = recipes(restored, engine.registry, url=_address(request))
     except PlaygroundError as error:
         return [f"# {error}"] * len(TITLES)

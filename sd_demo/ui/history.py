@@ -13,6 +13,7 @@ import gradio as gr
 from sd_demo.errors import InvalidImage
 from sd_demo.history import History
 from sd_demo.restore import from_receipt
+from sd_demo.schedulers import available
 from sd_demo.ui import copy_as_code, passing_on, results, settings_back, status_line, visitor
 from sd_demo.ui.header import Header
 from sd_demo.ui.results import Results, Shown
@@ -175,7 +176,8 @@ def listen(
         if not shown:
             return settings_back.failed(here.back, "Choose a picture first.")
         try:
-            restored = from_receipt(shown[0].receipt, registry=engine.registry, lora_dir=engine.settings.lora_dir)
+            folder = engine.settings.lora_dir
+            restored = from_receipt(shown[0].receipt, registry=engine.registry, lora_dir=folder, schedulers=available())
         except InvalidImage as error:
             return settings_back.failed(here.back, str(error))
         return settings_back.show(engine, here.back, restored)

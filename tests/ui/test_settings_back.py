@@ -221,6 +221,21 @@ def test_the_copied_code_names_the_page_as_its_visitor_reached_it(
     assert f"Client('{expected}')" in client
 
 
+@pytest.mark.parametrize("name", ["history", "code"])
+def test_a_scheduler_that_is_not_here_is_named_before_it_is_asked_for(
+    page: blocks.Page, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = {"history": "history", "code": "copy_as_code"}[name]
+    monkeypatch.setattr(f"sd_demo.ui.{module}.available", lambda: ("ddim",))
+    shown = [Shown(Path("picture.png"), make_receipt(scheduler="euler"))]
+    if name == "code":
+        said = handlers(page, "expand")[0].fn(gr.Request(), shown, 0)
+    else:
+        said = list(handlers(page, "settings")[0].fn(shown).values())
+    assert "is not here" in str(said)
+    assert "euler" in str(said)
+
+
 def test_a_path_that_no_system_knows_is_no_upload() -> None:
     with pytest.raises(InvalidImage, match=r"^image must be an uploaded file; a path or an address is not read\.$"):
         uploaded_file({"path": "a\x00b.png"}, field="image")
