@@ -45,7 +45,10 @@ window.sdDemo = (() => {
       after.alt = prompt;
     }
   };
-  new MutationObserver(name).observe(document.documentElement, { childList: true, subtree: true });
+  let naming = 0; // a picture in the making changes the page many times a second
+  new MutationObserver(() => {
+    naming ||= setTimeout(() => { naming = 0; name(); }, 300);
+  }).observe(document.documentElement, { childList: true, subtree: true });
   return {
     toggleTheme() {
       const theme = document.body.classList.contains("dark") ? "light" : "dark";
