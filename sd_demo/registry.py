@@ -46,7 +46,8 @@ class Registry:
 
     models_dir: where downloads lie; the default is the one of the settings.
     takes_paths: whether any name is looked for, or only the built-in, the downloaded and `chosen`: strangers must not
-    learn which files are here, so that one chosen by its path goes by the name of its file or folder.
+    learn which files are here, so that one chosen by its path goes by the name of its file or folder. It is found
+    by that name with `takes_paths`, too: a picture that was made among strangers tells no other.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class Registry:
     ) -> None:
         self._entries = {entry.name: entry for entry in entries}
         self.takes_paths, self._chosen = takes_paths, chosen
-        self._alias = _name_without_path(chosen, self._entries) if chosen and not takes_paths else None
+        self._alias = _name_without_path(chosen, self._entries) if chosen else None
         self.models_dir = models_dir or Settings.model_fields["data_dir"].default / "models"
 
     @classmethod
@@ -78,14 +79,11 @@ class Registry:
                 yield _entry_of_folder(folder, repo, repo)
 
     def get(self, name: str) -> ModelEntry:
-        """The entry called `name`, or one for the diffusers folder, checkpoint or downloaded hub id of that name.
-
-        Raises ModelUnavailable where there is none.
-        """
+        """The entry called `name`, or one for the diffusers folder, checkpoint or hub id; else ModelUnavailable."""
         if name in self._entries:
             return self._entries[name]
         if self.takes_paths:
-            return self._found(name)
+            return self._found(self.known_as(name))
         if self._chosen and (
             name == self._chosen  # by the alias of a file that is gone the sentence would tell its path
             or (name == self._alias and Path(self._chosen).expanduser().exists())
@@ -99,7 +97,10 @@ class Registry:
 
     def known_as(self, name: str) -> str:
         """The name of the entry that `get` has for `name`."""
-        return self._alias if self._alias and name == self._chosen else name
+        if not self.takes_paths:
+            return self._alias if self._alias and name == self._chosen else name
+        is_folder = os.path.isfile(os.path.join(name, INDEX))  # that is meant itself; no OSError for a name too long
+        return self._chosen if self._chosen and name == self._alias and not is_folder else name
 
     def _found(self, name: str) -> ModelEntry:
         if name.startswith(RANDOM):

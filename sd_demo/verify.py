@@ -19,7 +19,7 @@ from sd_demo.images import fingerprint, read_mask, read_picture
 from sd_demo.receipt import Receipt
 from sd_demo.registry import Registry
 from sd_demo.restore import from_receipt
-from sd_demo.restored import Restored
+from sd_demo.restored import Restored, short
 
 if TYPE_CHECKING:
     from sd_demo.events import ResultImage
@@ -43,12 +43,19 @@ class Verification:
         return self.verdict != "different"
 
 
-def what_made(receipt: Receipt, *, registry: Registry, lora_dir: Path) -> Restored:
-    """The settings to make the picture again with.
+def what_made(receipt: Receipt, *, registry: Registry, lora_dir: Path, model: str | None = None) -> Restored:
+    """The settings to make the picture again with, by `model` where the receipt's goes by another name here.
 
     Raises InvalidRequest where model, LoRA or a value is missing here, so that any result would be another picture's.
     """
-    restored = from_receipt(receipt, registry=registry, lora_dir=lora_dir)
+    done = receipt.done.model_copy(update={"model": model or receipt.done.model})
+    restored = from_receipt(receipt.model_copy(update={"done": done}), registry=registry, lora_dir=lora_dir)
+    if "model" not in restored.values:
+        raise InvalidRequest(
+            f"It cannot be made again here: there is no model {short(done.model)}; --model says which one to use for "
+            "it, by its name, folder or file.",
+            "model",
+        )
     if restored.lost:
         raise InvalidRequest(f"It cannot be made again here: {restored.lost[0]}")
     return restored

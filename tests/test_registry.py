@@ -227,6 +227,29 @@ def test_a_model_that_the_host_chose_by_its_path_goes_by_its_name_alone_among_st
         assert str(tmp_path) not in str(caught.value)
 
 
+@pytest.mark.parametrize("place", ["dream.safetensors", "models/dream.safetensors", "models/dream"])
+def test_the_name_of_a_chosen_model_among_strangers_finds_it_on_a_persons_own_machine(
+    place: str, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if place.endswith(".safetensors"):
+        Path(place).parent.mkdir(exist_ok=True)
+        Path(place).touch()
+    else:
+        write_folder(tmp_path / place)
+    for chosen in (place, str(tmp_path / place)):
+        own = Registry(models_dir=registry.models_dir, chosen=chosen)
+        assert own.get("dream") == own.get(chosen)
+        assert own.get("dream").name == own.known_as("dream") == own.known_as(chosen) == chosen
+        with pytest.raises(ModelUnavailable, match="There is no model 'another'"):
+            own.get("another")
+    too_long = "x" * 5000
+    with pytest.raises(ModelUnavailable, match="There is no model 'xxx"):
+        Registry(models_dir=registry.models_dir, chosen=too_long).get(too_long)
+    write_folder(tmp_path / "dream")
+    assert own.get("dream").folder == Path(own.known_as("dream")) == Path("dream"), "the folder of that very name"
+
+
 def test_what_is_needed_of_a_repository() -> None:
     names = [
         "model_index.json", "README.md", "model.ckpt", "tokenizer/vocab.json", "unet/config.json",

@@ -174,6 +174,25 @@ def test_what_is_not_here_cannot_be_verified() -> None:
         what_made(make_receipt(model="another"), registry=Registry(), lora_dir=Path("none"))
 
 
+def test_a_model_that_goes_by_another_name_here_is_said_by_a_flag(
+    engine: Any, verify: Verify, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As of a picture that was made among strangers, whose receipt has the file's name and not its path."""
+    from sd_demo.random_model import save
+
+    place = save("sd-1.5", tmp_path / "far" / "dream", "tiny")
+    made = make(engine, prompt="a ball", model=str(place))
+    receipt = made.receipt.model_copy(update={"done": made.receipt.done.model_copy(update={"model": "dream"})})
+    made.image.save("file.png", pnginfo=receipt.png_info())
+    code, answer = verify("file.png")
+    assert (code, "there is no model 'dream'; --model says which one to use" in answer["error"]) == (2, True)
+    assert verify("file.png", "--model", place)[0] == 0
+    assert "weights" in verify("file.png", "--model", "picture-book")[1]["causes"][0]
+    assert "There is no model 'nowhere'" in verify("file.png", "--model", "nowhere")[1]["error"]
+    monkeypatch.setenv("SD_DEMO_MODEL", str(place))
+    assert verify("file.png")[0] == 0
+
+
 def test_the_receipts_place_is_tried_first_and_then_less_of_it() -> None:
     tried = list(places(make_receipt(device="cuda", dtype="float16", attention="xformers")))
     assert tried[0] == {"device": "cuda", "dtype": "float16", "attention": "xformers"}

@@ -42,11 +42,13 @@ def run(arguments: list[str]) -> int:
     options = vars(parser().parse_args(arguments))
     file, is_json = options.pop("file"), options.pop("json")
     given: dict[str, Path] = {name: options.pop(name) for name in PICTURE_FIELDS if name in options}
+    model = options.pop("model", None)
     settings = Settings.read([f"{flag(name)}={value}" for name, value in options.items()])
     receipt, picture = read_receipt_file(file), read_picture(file, field="file")
-    restored = what_made(
-        receipt, registry=Registry(models_dir=settings.data_dir / "models"), lora_dir=settings.lora_dir
-    )
+    if model is not None:
+        generate.known(model, settings)
+    registry = Registry(models_dir=settings.models_dir, chosen=settings.model)
+    restored = what_made(receipt, registry=registry, lora_dir=settings.lora_dir, model=model)
     pictures = find_pictures(restored, given, (file.parent, settings.output_dir))
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
         made = _make_again(restored, receipt, pictures, options, Path(folder))
@@ -68,6 +70,8 @@ def parser() -> Parser:
     for name in PICTURE_FIELDS:
         words = f"{fields[name].description} Needed where it is not found in the folder of pictures."
         parser.add_argument(flag(name), type=Path, default=argparse.SUPPRESS, metavar="FILE", help=words)
+    words = "Model to use for the receipt's, where that goes by another name here; its weights are compared."
+    parser.add_argument("--model", default=argparse.SUPPRESS, metavar="NAME", help=words)
     for name in generate.PLACE_FIELDS:
         words = f"{Settings.model_fields[name].description}"
         words += " As the receipt says, where this is left out and can run here." if name in PLACE else ""
