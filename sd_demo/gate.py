@@ -9,8 +9,8 @@ import math
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 from sd_demo.canvas import Canvas, working_size
 from sd_demo.errors import InvalidRequest, QueueFull
@@ -44,8 +44,8 @@ class Gate:
         width, height = _size(request, entry)
         sides = [height, width]
         for name, value, most in (
-            ("height", sides[0], max(limits.max_side, entry.native_size)),
-            ("width", sides[1], max(limits.max_side, entry.native_size)),
+            ("height", sides[0], _longest_side(entry, limits)),
+            ("width", sides[1], _longest_side(entry, limits)),
             ("num_inference_steps", _steps_that_run(request), limits.max_steps),
             ("num_images_per_prompt", request.num_images_per_prompt, limits.max_images),
         ):
@@ -65,18 +65,10 @@ class Gate:
 
         What it asks for itself stays: `check_request` refuses that. The receipt says what was lowered.
         """
-        changes: dict[str, int] = {}
-        steps, strength = entry.num_inference_steps, getattr(request, "strength", 1.0)
-        while steps > 1 and int(steps * strength) > self.limits.max_steps:
-            steps -= 1
-        if request.num_inference_steps is None and steps < entry.num_inference_steps:
-            changes["num_inference_steps"] = steps
-        if isinstance(request, ImageToImage | Inpaint) and not (request.width or request.height):
-            most, picture = max(self.limits.max_side, entry.native_size), request.image.size
-            usual = working_size(request.task, picture, (None, None), entry.native_size)[:2]
-            if max(usual) > most:
-                wanted = (most, None) if usual[0] >= usual[1] else (None, most)
-                changes["width"], changes["height"], _ = working_size(request.task, picture, wanted, entry.native_size)
+        names = ("num_inference_steps", "strength", "width", "height")
+        values = {name: getattr(request, name, None) for name in names}
+        picture = request.image.size if isinstance(request, ImageToImage | Inpaint) else None
+        changes = lowered_fields({**values, "image": picture}, entry, self.limits)
         return request.model_copy(update=changes) if changes else request
 
     def check_visitor(self, job: Job, others: Sequence[Job], wait_s: float) -> None:
@@ -161,12 +153,37 @@ class Gate:
         return used
 
 
+def lowered_fields(values: Mapping[str, Any], entry: ModelEntry, limits: Limits) -> dict[str, int]:
+    """What a request of these field values leaves to the model and the limits do not let it have, as they let it.
+
+    "image" is the (width, height) of a picture to work on, where there is one.
+    """
+    lowered: dict[str, int] = {}
+    steps, strength, picture = entry.num_inference_steps, values.get("strength") or 1.0, values.get("image")
+    while steps > 1 and int(steps * strength) > limits.max_steps:
+        steps -= 1
+    if values.get("num_inference_steps") is None and steps < entry.num_inference_steps:
+        lowered["num_inference_steps"] = steps
+    if picture and not (values.get("width") or values.get("height")):
+        task, most = ImageToImage.task, _longest_side(entry, limits)  # the size is the same in each task
+        usual = working_size(task, picture, (None, None), entry.native_size)[:2]
+        if max(usual) > most:
+            wanted = (most, None) if usual[0] >= usual[1] else (None, most)
+            lowered["width"], lowered["height"], _ = working_size(task, picture, wanted, entry.native_size)
+    return lowered
+
+
 def lowered_size(request: AnyRequest, canvas: Canvas, native_size: int) -> dict[str, int] | None:
     """The size of the work on a given picture, where a limit made it another than follows from request and model."""
     if not isinstance(request, ImageToImage | Inpaint) or request.width or request.height:
         return None
     usual = working_size(request.task, request.image.size, (None, None), native_size)[:2]
     return None if usual == (canvas.width, canvas.height) else {"width": canvas.width, "height": canvas.height}
+
+
+def _longest_side(entry: ModelEntry, limits: Limits) -> int:
+    """The most that a request may ask for: the model's own size is always allowed."""
+    return max(limits.max_side, entry.native_size)
 
 
 def _size(request: AnyRequest, entry: ModelEntry) -> tuple[int | None, int | None]:

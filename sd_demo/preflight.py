@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from sd_demo.canvas import working_size
+from sd_demo.gate import lowered_fields
 from sd_demo.loaded_model import LoadedModel
 from sd_demo.memory_need import Shape, room_mib
 from sd_demo.registry import ModelEntry
@@ -25,7 +26,8 @@ def estimate(
     """
     if model is None or model.entry.name != entry.name:
         return Estimate()
-    asked, values = values, {**values, **_size(values, entry)}
+    asked, values = values, {**values, **lowered_fields(values, entry, settings.limits)}
+    values |= _size(values, entry)
     seconds, device = speed.seconds(values, entry), model.placement.device
     room = room_mib(device, model.weights_mib)
     if room is None:

@@ -34,6 +34,7 @@ from tests.memory_factors import Living
 
 MODEL = "random:sd-1.5:tiny"
 ASKED = {"prompt": "a house", "negative_prompt": "rain", "num_inference_steps": 3, "seed": 4, "scheduler": "euler_a"}
+STEADY = {"memory_limit_mib": 1000}  # for what is told of the memory that is free, which changes all the time
 NETWORKS = ("unet", "vae", "text_encoder", "safety_checker")
 
 
@@ -324,8 +325,11 @@ def test_what_will_not_fit_is_told_with_something_smaller(resident: Engine, monk
     assert resident.estimate({"width": 1024, "height": 512, **(wide.smaller or {})}).fits
 
 
-def test_what_a_given_picture_costs_is_told_of_the_size_that_it_is_worked_on(resident: Engine) -> None:
+def test_what_a_given_picture_costs_is_told_of_the_size_that_it_is_worked_on(
+    resident: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made(resident)
+    monkeypatch.setattr(resident, "settings", resident.settings.model_copy(update=STEADY))
     native = resident.defaults().native_size
     longest = min(1024, round(native * 1.5))
     for picture, size in (((2000, 2000), (longest, longest)), ((2000, 1000), (longest, longest // 2))):
@@ -334,6 +338,25 @@ def test_what_a_given_picture_costs_is_told_of_the_size_that_it_is_worked_on(res
         assert given != resident.estimate({"strength": 0.5})
     of = {name: resident.estimate({"scheduler": name, "num_inference_steps": 10}).seconds for name in ("heun", "euler")}
     assert of["heun"] == pytest.approx(1.9 * (of["euler"] or 0)), "it looks twice at each step but the last"
+
+
+@pytest.mark.parametrize("max_side", [64, 160])
+def test_what_is_told_before_is_what_runs_under_the_limits(
+    max_side: int, resident: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made(resident)
+    native, own = resident.defaults().native_size, resident.defaults().num_inference_steps
+    assert (native, own) == (128, 25)
+    limited = resident.settings.model_copy(update={"max_side": max_side, "max_steps": 5, **STEADY})
+    monkeypatch.setattr(resident, "settings", limited)
+    most = max(max_side, native)
+    for picture, size in (((2000, 2000), (most, most)), ((2000, 1000), (most, most // 2))):
+        sides = {"width": size[0], "height": size[1]}
+        asked = {"strength": 0.6, "image": picture}
+        assert resident.estimate(asked) == resident.estimate({"strength": 0.6, "num_inference_steps": 9, **sides})
+        assert resident.estimate({**asked, "width": 192}) != resident.estimate(asked), "what is asked for stays"
+    assert resident.estimate({}) == resident.estimate({"num_inference_steps": 5})
+    assert resident.estimate({}) != resident.estimate({"num_inference_steps": 6})
 
 
 @pytest.mark.parametrize("picture", [(1200, 600), (601, 1199), (1000, 999)])
