@@ -62,22 +62,25 @@ def _shape(values: dict[str, Any], entry: ModelEntry, max_rows: int) -> Shape:
 
 
 def _smaller(asked: dict[str, Any], values: dict[str, Any]) -> Iterator[dict[str, int]]:
-    """First fewer pictures at once, then smaller ones of about the same shape; exactly a given picture's, if it is so.
+    """First fewer pictures at once, then smaller sizes of one picture.
 
-    Any other shape would crop that picture, so nothing is said of sizes where one will be given and is not known.
+    Where a picture is given and the size asked for does not crop it, these have its exact shape: rounded to eights, as
+    all others are, they would crop it. Where one will be given and is not known yet, nothing is said of sizes, unless
+    both sides were asked for.
     """
     count = values.get("num_images_per_prompt") or 1
     while count > 1:
         count //= 2
         yield {"num_images_per_prompt": count}
-    width, height, picture = values["width"], values["height"], asked.get("image")
+    width, height, picture, task = values["width"], values["height"], asked.get("image"), ImageToImage.task
     is_shape_asked = bool(asked.get("width") and asked.get("height"))
     if "strength" in asked and not picture and not is_shape_asked:
         return
+    is_cropped = bool(picture and is_shape_asked and working_size(task, picture, (width, height), width)[2])
     for longest in range(max(height, width) - STEP, MIN_SIDE - 1, -STEP):
-        if picture and not is_shape_asked:
+        if picture and not is_cropped:
             wanted = (longest, None) if width >= height else (None, longest)
-            sides = working_size(ImageToImage.task, picture, wanted, longest)[:2]
+            sides = working_size(task, picture, wanted, longest)[:2]
         else:
             sides = tuple(max(MIN_SIDE, round(side * longest / max(height, width) / 8) * 8) for side in (width, height))
         yield {"num_images_per_prompt": 1, "width": sides[0], "height": sides[1]}

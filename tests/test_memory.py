@@ -359,20 +359,27 @@ def test_what_is_told_before_is_what_runs_under_the_limits(
     assert resident.estimate({}) != resident.estimate({"num_inference_steps": 6})
 
 
-@pytest.mark.parametrize("picture", [(1200, 600), (601, 1199), (1000, 999)])
+@pytest.mark.parametrize(
+    ("picture", "wanted"),
+    [((1200, 600), (1024,)), ((601, 1199), (1024,)), ((1000, 999), (1024,)), ((1000, 667), (1000, 667)),
+     ((1202, 1998), (601, 999))],
+)  # fmt: skip
 def test_something_smaller_does_not_crop_a_given_picture(
-    resident: Engine, picture: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+    resident: Engine, picture: tuple[int, int], wanted: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made(resident)
-    asked = {"strength": 0.5, "image": picture, "width": 1024}
+    asked = {"strength": 0.5, "image": picture, **dict(zip(("width", "height"), wanted, strict=False))}
     room = int(resident.estimate({"width": 256, "height": 256}).peak_mib or 0) + 1
     monkeypatch.setattr(resident, "settings", resident.settings.model_copy(update={"memory_limit_mib": room}))
     smaller = resident.estimate(asked).smaller or {}
     assert resident.estimate({**asked, **smaller}).fits
     *size, notes = working_size("image_to_image", picture, (smaller["width"], smaller["height"]), 512)
     assert (tuple(size), notes) == ((smaller["width"], smaller["height"]), ())
-    unknown = {name: value for name, value in asked.items() if name != "image"}
+    unknown = {"strength": 0.5, "width": 1024}
     assert resident.estimate(unknown).smaller == {}, "any size could crop the picture that will be given"
+    cropped = {"strength": 0.5, "image": picture, "width": 1024, "height": 512}
+    smaller = resident.estimate(cropped).smaller or {}
+    assert smaller["width"] == pytest.approx(2 * smaller["height"], rel=0.15), "the shape asked for, which crops anyway"
 
 
 def test_of_a_model_that_is_not_in_memory_nothing_is_claimed(resident: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
