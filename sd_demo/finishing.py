@@ -28,7 +28,7 @@ from sd_demo.receipt import Done as ReceiptDone
 from sd_demo.receipt import Lora as ReceiptLora
 from sd_demo.receipt import Receipt
 from sd_demo.registry import ModelEntry
-from sd_demo.requests import SEED_LIMIT, AnyRequest
+from sd_demo.requests import SEED_LIMIT, AnyRequest, Inpaint
 from sd_demo.running import Running
 
 
@@ -209,14 +209,17 @@ def _unknown_words(running: Running) -> list[str]:
 def _notes(running: Running, done: ReceiptDone, withheld: int, rank: int) -> list[str]:
     request, plan = running.job.request, running.denoising.plan
     notes, own_steps = list(running.denoising.canvas.notes), running.denoising.model.entry.num_inference_steps
-    if done.work_size:
+    if done.work_size and request.task == Inpaint.task:  # the canvas has told the size
+        notes.append("This server allows no larger size.")
+    elif done.work_size:
         notes.append(
             "The picture was worked on at {width}x{height}, as this server allows no more.".format(**done.work_size)
         )
-    if request.num_inference_steps is None and plan.num_inference_steps < own_steps:
-        notes.append(
-            f"This server allows fewer than the model's own {own_steps} steps; {plan.num_inference_steps} were set."
-        )
+    steps = plan.num_inference_steps
+    if request.num_inference_steps is None and steps < own_steps:
+        most = int(steps * (plan.strength or 1.0))
+        words = f", so that at most {most} run" if most < steps else ""
+        notes.append(f"This server allows fewer than the model's own {own_steps} steps; {steps} were set{words}.")
     if not request.prompt.strip():
         follows_picture = request.task in ("image_to_image", "super_resolution")
         chosen = "only the picture was followed" if follows_picture else "the model chose what to show"

@@ -403,11 +403,18 @@ def test_what_a_limit_lowered_is_said_and_comes_back_where_there_is_none(engine:
     picture = Image.effect_noise((900, 600), 40).convert("RGB")
     asked = parse_request("image_to_image", {"prompt": "a red ball", "image": picture, "seed": 3})
     one = strict.submit(asked).result(WAIT_S).images[0]
+    mask = Image.new("L", picture.size, 255)
+    repainted = strict.submit(parse_request("inpaint", {"image": picture, "mask_image": mask, "strength": 1.0}))
+    notes = repainted.result(WAIT_S).images[0].receipt.notes
     strict.close()
     assert (one.receipt.done.width, one.receipt.done.height, one.receipt.done.effective_steps) == (256, 171, 2)
     assert (one.receipt.asked["width"], one.receipt.asked["num_inference_steps"]) == (None, None)
     assert "The picture was worked on at 256x171, as this server allows no more." in one.receipt.notes
-    assert "This server allows fewer than the model's own 20 steps; 4 were set." in one.receipt.notes
+    fewer = "This server allows fewer than the model's own 20 steps; "
+    assert fewer + "4 were set, so that at most 2 run." in one.receipt.notes
+    assert notes[:4] == ["The picture of 900x600 was worked on at 256x171 and put back at its own size.",
+                         "256x171 was made as 256x176 and cropped.",
+                         "This server allows no larger size.", fewer + "2 were set."]  # fmt: skip
     restored = from_receipt(one.receipt, registry=engine.registry, lora_dir=tmp_path)
     again = engine.submit(restored.request(image=picture)).result(WAIT_S).images[0]
     assert np.array_equal(np.asarray(again.image), np.asarray(one.image))
