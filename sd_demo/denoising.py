@@ -200,7 +200,7 @@ def _is_distilled(model: LoadedModel) -> bool:
 
 @torch.inference_mode()
 def advance(denoisings: Sequence[Denoising]) -> list[Exception | None]:
-    """Move all `denoisings`, which have one `key`, by one step in one UNet call, or in several of `max_rows` each.
+    """Move all `denoisings`, which have one `key`, by one step in one UNet call, or in several of at most `max_rows`.
 
     Where the device's memory is too small for so many rows at once, they run in parts, down to one row.
     Raises what the UNet raises, with nothing moved yet. What one request's own scheduler raises is returned
@@ -213,15 +213,14 @@ def advance(denoisings: Sequence[Denoising]) -> list[Exception | None]:
     every = torch.cat(rows), times.to(rows[0].device), conditions
     most = model.max_rows // 2 * 2 if model.max_rows else len(times)  # even, as an odd row may be called for twice
     calls = [_cut(every, slice(k, k + most)) for k in range(0, len(times), most)]
-    parts = model.residence.run("unet", lambda: [part for call in calls for part in _predict(model, *call)])
-    was_compiled = model.was_compiled
+    answers = model.residence.run("unet", lambda: [(_predict(model, *call), model.was_compiled) for call in calls])
     model.pace.keep(model.placement.device)
-    predictions = torch.cat(parts)
+    predictions = torch.cat([part for parts, _ in answers for part in parts])
     failures: list[Exception | None] = []
     for denoising, prediction in zip(denoisings, predictions.split([d.rows for d in denoisings]), strict=True):
         denoising.most_shared = max(denoising.most_shared, len(denoisings) - 1)
-        denoising.most_parts = max(denoising.most_parts, len(parts) if len(parts) > len(calls) else 1)
-        denoising.compiled_steps += was_compiled
+        denoising.most_parts = max(denoising.most_parts, *(len(parts) for parts, _ in answers))
+        denoising.compiled_steps += all(was_compiled for _, was_compiled in answers)
         try:
             denoising.take(prediction)
             failures.append(None)

@@ -316,16 +316,16 @@ class Engine:
             try:
                 done = finish(running, self.outputs)
             except JobCancelled:
+                self._charge(running.job, "decode", running.decode_s)
                 self._end_cancelled(running.job, running.denoising.index)
-                continue
             except Exception as error:
                 self._fail([running.job], error)
-                continue
-            self._speed.learn_job(running)
-            self._charge(running.job, "decode", running.decode_s)
-            self.metrics.add("images_total", len(done.images))
-            self.metrics.add("jobs_total", outcome="done")
-            running.job.tell(done)
+            else:
+                self._speed.learn_job(running)
+                self._charge(running.job, "decode", running.decode_s)
+                self.metrics.add("images_total", len(done.images))
+                self.metrics.add("jobs_total", outcome="done")
+                running.job.tell(done)
 
     def _remove(self, group: list[Running]) -> None:
         with self._wake:

@@ -61,11 +61,13 @@ def finish(running: Running, outputs: Outputs) -> Done:
     go_on()
     job.tell(Decoding())
     start = time.perf_counter()
-    decoded = decode(running.denoising, go_on)
-    retries = [*_with_less(running.denoising), *decoded.retries]
-    flags = _flags(running, decoded.images)
-    chosen = _chosen(running, {k: image for k, image in enumerate(decoded.images) if not flags[k]})
-    running.decode_s = time.perf_counter() - start
+    try:
+        decoded = decode(running.denoising, go_on)
+        retries = [*_with_less(running.denoising), *decoded.retries]
+        flags = _flags(running, decoded.images)
+        chosen = _chosen(running, {k: image for k, image in enumerate(decoded.images) if not flags[k]})
+    finally:  # what was cancelled meanwhile took the device's time, too
+        running.decode_s = time.perf_counter() - start
     values, results = asked(job.request), []  # once: the fingerprint of a large photo takes its time
     try:
         for rank, (index, score) in enumerate(chosen.items(), start=1):

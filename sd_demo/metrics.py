@@ -19,7 +19,7 @@ COUNTERS: Final = {
     "stage_seconds_total": "Seconds of the device by stage: encode, denoise, preview, decode.",
     "steps_total": "Denoising steps of all jobs.",
     "steps_after_cancel_total": "Steps that jobs still finished after they were cancelled; at most one each.",
-    "unet_calls_total": "Calls of the UNet; fewer than steps where jobs shared them.",
+    "unet_calls_total": "Calls for all jobs' steps together; fewer than steps where jobs shared them.",
     "images_total": "Pictures made.",
 }
 GAUGES: Final = {
@@ -63,7 +63,7 @@ class Metrics:
         self.add("failures_total", kind=type(error).__name__)
 
     def add_step(self, jobs: int, elapsed_s: float) -> None:
-        """Count one UNet call that moved `jobs` jobs by a step."""
+        """Count one call for all of them (several of the UNet beyond `max_rows`) that moved `jobs` jobs by a step."""
         self.add("steps_total", jobs)
         self.add("unet_calls_total")
         self.add("stage_seconds_total", elapsed_s, stage="denoise")

@@ -224,11 +224,10 @@ def _checked(chunks: list[Chunk], field: str) -> list[Chunk]:
             "encoded; shorten it, or use BREAK less often.",
             field,
         )
-    weights = [abs(weight) for chunk in chunks for weight in chunk.weights]
-    if beyond := [weight for weight in weights if not weight <= MAX_WEIGHT]:  # so that NaN, infinity times 0, is one
+    if not all(abs(weight) <= MAX_WEIGHT for chunk in chunks for weight in chunk.weights):  # infinity times 0 is NaN
         raise InvalidRequest(
-            f"The {field.replace('_', ' ')} has a weight of {max(beyond):.3g}, which is too great to compute with; "
-            "weights from 0.5 to 1.5 do most of what weights can do.",
+            f"The {field.replace('_', ' ')} has a weight beyond {MAX_WEIGHT:,.0f}, or one that is no number; weights "
+            "from 0.5 to 1.5 do most of what weights can do.",
             field,
         )
     return chunks

@@ -265,6 +265,28 @@ def test_one_request_of_many_pictures_keeps_to_the_rows_of_a_call(
     torch.testing.assert_close(latents, whole, rtol=1e-3, atol=1e-4)
 
 
+def test_of_several_calls_a_step_the_one_that_differs_is_told(
+    model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, forward = [], model.unet.forward
+
+    def scarce(rows: torch.Tensor, *others: Any, **options: Any) -> Any:
+        seen.append(len(rows))
+        if len(seen) == 1:
+            raise torch.OutOfMemoryError("out of memory")
+        return forward(rows, *others, **options)
+
+    monkeypatch.setattr(model.unet, "forward", scarce)
+    monkeypatch.setattr(LoadedModel, "was_compiled", property(lambda _: seen[-1] == 2))
+    size = {"width": 64, "height": 64, "num_images_per_prompt": 5}
+    plan = {"seeds": (1, 2, 3, 4, 5), "num_inference_steps": 1, "guidance_scale": 5.0, "scheduler": "ddim"}
+    denoising = begin(replace(model, max_rows=4), "text_to_image", size, **plan)
+    run([denoising])
+    assert seen == [4, 2, 2, 4, 2]
+    assert denoising.most_parts == 2, "the parts of the call for which the memory was too small"
+    assert denoising.compiled_steps == 0, "the second call of four rows was not compiled"
+
+
 @pytest.mark.parametrize("scheduler", available())
 def test_the_calls_that_are_told_before_are_those_that_run(
     model: LoadedModel, picture: Image.Image, scheduler: str

@@ -193,9 +193,11 @@ def test_a_cancel_is_read_between_pictures_and_leaves_no_file(
         return real(*given, **options)
 
     monkeypatch.setattr(*where, cancelling)
+    charged = engine.metrics.value("stage_seconds_total", stage="decode")
     with engine.device_turns:  # so that the job is known before it runs
         jobs.append(engine.submit(request(num_images_per_prompt=3, num_inference_steps=1)))
     assert isinstance(list(jobs[0].events())[-1], Cancelled)
+    assert engine.metrics.value("stage_seconds_total", stage="decode") > charged, "it took the device's time"
     assert len(calls) == (3 if stage == "the last save" else 1)
     assert set(engine.outputs.folder.glob("**/*.png")) == before
 

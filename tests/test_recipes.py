@@ -87,6 +87,13 @@ def make(engine: Any, task: str, **values: Any) -> ResultImage:
     return engine.submit(parse_request(task, {**SMALL, **values})).result(240).images[-1]
 
 
+def dot(size: tuple[int, int]) -> Image.Image:
+    """A mask of one pixel, which is nothing to the eye at the size of the work."""
+    mask = Image.new("L", size)
+    mask.putpixel((size[0] * 2 // 3, size[1] // 3), 255)
+    return mask
+
+
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "words": ("text_to_image", {"prompt": NASTY, "negative_prompt": "sun", "width": 64, "height": 68}),
     "weights": ("text_to_image", {"prompt": "a (red:1.4) ball", "width": 64, "height": 64, "guidance_scale": 1.0}),
@@ -111,6 +118,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "mask": ("inpaint", {"prompt": "x", "image": photo((76, 64)), "mask_image": painted((76, 64)), "strength": 0.8}),
     "line": ("inpaint", {"prompt": "x", "image": photo((76, 64)), "mask_image": line((76, 64)), "strength": 0.8}),
+    "dot": ("inpaint", {"prompt": "x", "image": photo((900, 700)), "mask_image": dot((900, 700)), "height": 64}),
     "smaller": ("inpaint", {"prompt": "x", "image": photo((90, 80)), "mask_image": painted((90, 80)), "height": 68}),
 }
 

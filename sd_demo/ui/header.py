@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any, Final
 
 import gradio as gr
+
+from sd_demo.errors import PlaygroundError
 
 if TYPE_CHECKING:
     from sd_demo.engine import Engine
@@ -77,7 +80,9 @@ def state_line(engine: Engine) -> str:
 
 
 def choices(engine: Engine) -> list[tuple[str, str]]:
-    """(label, name) of every model, the chosen one among them."""
-    chosen = engine.defaults(None)
-    entries = [*([] if any(e.name == chosen.name for e in engine.registry) else [chosen]), *engine.registry]
+    """(label, name) of every model, the chosen one among them if its files are still in their place."""
+    entries = list(engine.registry)
+    with suppress(PlaygroundError):
+        chosen = engine.defaults(None)
+        entries = entries if any(e.name == chosen.name for e in entries) else [chosen, *entries]
     return [(e.title + ("" if engine.registry.weights(e) else " (not here yet)"), e.name) for e in entries]

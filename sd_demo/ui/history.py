@@ -124,7 +124,7 @@ def listen(
         found = history.find(owner, words, limit=limit + 1)
         shown, total = found[:limit], history.count(owner)
         pictures = [(results.published(one.path), one.prompt) for one in shown if one.path.is_file()]
-        count = _count(history.count(owner, words), total, words)
+        count = _count(history.count(owner, words) if words.strip() else total, total, words)
         return [count, pictures, gr.update(visible=len(found) > limit),
                 [one.path.name for one in shown], limit]  # fmt: skip
 

@@ -443,14 +443,14 @@ def test_a_sheet_is_called_by_its_prompt(page: Page) -> None:
 
 def test_every_control_has_a_label(fresh_page: Page) -> None:
     page = fresh_page
+    expect(page.locator("#theme")).to_have_accessible_name("Light or dark")  # a symbol is no name; page.js gives one
     unnamed = page.evaluate(
         """() => [...document.querySelectorAll('input, textarea, button')].filter(e => e.offsetParent !== null)
         .filter(e => !(e.labels?.length || e.getAttribute('aria-label') || e.title || /\\p{L}/u.test(e.innerText)
                        || e.querySelector('img[alt]')))
         .map(e => e.outerHTML.slice(0, 200))"""
     )
-    assert unnamed == [], "and a symbol is no name"
-    expect(page.locator("#theme")).to_have_accessible_name("Light or dark")
+    assert unnamed == []
 
 
 def test_a_finished_picture_is_fetched_as_it_was_saved(page: Page, served: Served) -> None:

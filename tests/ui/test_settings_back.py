@@ -14,15 +14,16 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from starlette.requests import Request
 
-from sd_demo.errors import InvalidImage
+from sd_demo.errors import InvalidImage, ModelUnavailable
 from sd_demo.outputs import Outputs
 from sd_demo.receipt import TEXT_KEY, Lora, Receipt
+from sd_demo.registry import ModelEntry, Registry
 from sd_demo.requests import SCHEDULER_NAMES, TextToImage, parse_request
 from sd_demo.restore import from_receipt
 from sd_demo.restored import Restored
 from sd_demo.schedulers import available
 from sd_demo.settings import Settings
-from sd_demo.ui import api, blocks, controls
+from sd_demo.ui import api, blocks, controls, header
 from sd_demo.ui.results import Shown
 from sd_demo.ui.uploads import uploaded_file
 from tests.fake_engine import FakeEngine
@@ -239,3 +240,11 @@ def test_a_scheduler_that_is_not_here_is_named_before_it_is_asked_for(
 def test_a_path_that_no_system_knows_is_no_upload() -> None:
     with pytest.raises(InvalidImage, match=r"^image must be an uploaded file; a path or an address is not read\.$"):
         uploaded_file({"path": "a\x00b.png"}, field="image")
+
+
+def test_the_list_of_models_holds_where_the_one_of_the_start_is_gone_from_its_place() -> None:
+    def gone(_: str | None) -> ModelEntry:
+        raise ModelUnavailable("It is gone.")
+
+    engine = SimpleNamespace(registry=Registry(), defaults=gone)
+    assert [name for _, name in header.choices(engine)] == [entry.name for entry in Registry()]  # type: ignore[arg-type]
