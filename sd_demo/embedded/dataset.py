@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from PIL import Image
 from transformers import CLIPTokenizer
 
 from sd_demo.embedded import world
 from sd_demo.embedded.near_misses import kept_from_held_out, with_one_thing_mistaken, with_one_thing_wrong
+from sd_demo.embedded.negatives import denied
 from sd_demo.embedded.picture import Picture
 
-Kind = Literal["ordinary", "held-out", "near-miss"]
+Kind = Literal["ordinary", "held-out", "near-miss", "denied"]
 CAPTIONS_EACH = 6
 MISTAKEN_SHARE = 0.5  # of the near misses that training draws: things taken for others are most of a model's errors
 CHUNK = 250  # pictures one process renders at a time
@@ -40,7 +42,8 @@ def render_pictures(
 
     Picture k depends on `seed` and k alone, so that any machine makes the same ones. kind "held-out": only pictures
     with a pair of object and colour that training never sees. "near-miss": each picture is wrong in one thing, and its
-    one caption is a complete one of what it should have been, the ordinary picture k.
+    one caption is a complete one of what it should have been, the ordinary picture k. "denied": the ordinary picture k
+    without something in it, and negative prompts that deny that.
     """
     stem = work / f"pictures-{size}-{count}-{seed}{'' if kind == 'ordinary' else f'-{kind}'}"
     images, captions = stem.with_suffix(".npy"), stem.with_suffix(".json")
@@ -63,6 +66,13 @@ def near_miss(seed: int, number: int) -> tuple[Picture, str]:
         return (with_one_thing_mistaken if is_mistaken else with_one_thing_wrong)(right, rng)
 
     return kept_from_held_out(wrong), world.caption(right, rng, is_complete=True)
+
+
+def without(seed: int, number: int, size: int) -> tuple[Image.Image, list[str]]:
+    """Picture `number`, size x size pixels, without something in it, and negative prompts that deny that."""
+    picture = pictured(seed, number)
+    picture, left_out, said = denied(picture, np.random.default_rng((seed, 3, number)))
+    return world.draw(picture, size, left_out), said
 
 
 def _render_all(images: Path, captions: Path, count: int, size: int, seed: int, kind: Kind, processes: int) -> None:
@@ -97,11 +107,15 @@ def _render_chunk(start: int, count: int, size: int, seed: int, kind: Kind) -> t
         if kind == "near-miss":
             picture, told_of_right = near_miss(seed, k)
             told = [told_of_right]
+            image = world.draw(picture, size)
+        elif kind == "denied":
+            image, told = without(seed, k, size)
         else:
             rng = np.random.default_rng((seed, int(kind == "held-out"), k))
             picture = world.sample(rng, held_out=kind == "held-out")
             told = [world.caption(picture, rng) for _ in range(CAPTIONS_EACH)]
-        images[k - start] = np.asarray(world.draw(picture, size))
+            image = world.draw(picture, size)
+        images[k - start] = np.asarray(image)
         captions.append(told)
     return images, captions
 

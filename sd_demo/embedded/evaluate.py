@@ -70,6 +70,7 @@ class Evaluator:
             *self.prompts_followed(count),
             self.reconstruction(min(64, some)),
             *self.retrieval(max(1, count // 40)),
+            self.denied(some),
             self.recoloured(some),
             self.added(some),
             self.diversity(min(3, max(1, count // 40)), min(20, max(5, few))),
@@ -148,6 +149,20 @@ class Evaluator:
             share(f"clip_right_among_{AMONG}", right),
             share(f"clip_right_among_{AMONG}_nearly_right", right_hard),
         ]
+
+    def denied(self, count: int) -> Figure:
+        """A negative prompt that denies one of two things asked for: that one is gone, and the other is there."""
+        self.tell(f"{count} pictures with a negative prompt")
+        asked = prompts.deny(count, self.seed)
+        requests = [
+            TextToImage(prompt=a.prompt, negative_prompt=a.negative_prompt, seed=a.seed, **self.options) for a in asked
+        ]
+        right = []
+        for a, seen in zip(asked, self.judge.judge(made.image for made in self.draw(requests)), strict=True):
+            kept, gone = a.picture.things
+            found = [(thing.object, thing.colour) for thing in seen.things]
+            right.append((kept.object, kept.colour) in found and all(name != gone.object for name, _ in found))
+        return share("negative_prompt_removes", right)
 
     def recoloured(self, count: int) -> Figure:
         """Image to image with another colour in the prompt."""

@@ -30,6 +30,13 @@ class Asked:
 
 
 @dataclass(frozen=True)
+class Denied(Asked):
+    """The prompt asks for two things of different kinds; the negative prompt denies one of them, things[1]."""
+
+    negative_prompt: str
+
+
+@dataclass(frozen=True)
 class Recoloured(Asked):
     """Image to image: the world's picture of a thing (`image`), and a prompt that gives that thing another colour."""
 
@@ -61,6 +68,21 @@ def ask(count: int, things: int, seed: int, *, held_out: bool = False) -> list[A
         rng = stream(seed, f"{things} {held_out}", k)
         picture = _sample(rng, things, held_out)
         asked.append(Asked(picture, _prompt(picture, rng), _seed(rng)))
+    return asked
+
+
+def deny(count: int, seed: int) -> list[Denied]:
+    """Prompts for pictures of two things, and negative prompts that say "no" to one of these."""
+    asked = []
+    for k in range(count):
+        rng = stream(seed, "deny", k)
+        picture = _sample(rng, 2, False)
+        while picture.things[0].object == picture.things[1].object:
+            picture = _sample(rng, 2, False)
+        prompt = _prompt(picture, rng)
+        things = picture.things if rng.random() < 0.5 else picture.things[::-1]
+        negative_prompt = f"no {things[1].object}"
+        asked.append(Denied(replace(picture, things=things), prompt, _seed(rng), negative_prompt))
     return asked
 
 

@@ -14,6 +14,7 @@ from transformers import CLIPTextModel
 
 from sd_demo.embedded.architecture import build_scheduler
 from sd_demo.embedded.close_ups import CloseUps
+from sd_demo.embedded.negatives import Denials
 from sd_demo.embedded.training_state import Stage
 
 PROMPT_DROPOUT = 0.1  # rows trained without a prompt, for classifier-free guidance (arXiv 2207.12598)
@@ -129,8 +130,10 @@ def train_unet(
     empty_ids: np.ndarray,
     is_pixel_art: np.ndarray,
     has_several: np.ndarray,
+    has_small: np.ndarray,
     close_ups: CloseUps | None = None,
     near_misses: NearMisses | None = None,
+    denials: Denials | None = None,
     *,
     seed: int,
     device: torch.device,
@@ -142,9 +145,10 @@ def train_unet(
     """Train `model` within the stage's budget and leave its averaged weights in it.
 
     latents: [N, 4, h, w]; token_ids: [N, captions, 77], one of the captions drawn at each use; empty_ids: [77], the
-    tokens of no prompt; is_pixel_art, has_several (things): [N]. With close_ups, in the stage's first half, five of
-    eight rows of a batch give way to as many windows as cost about the same. at_checkpoint is called every
-    `checkpoint_every_s` seconds with the averaged weights in place, for a look at samples or an early export.
+    tokens of no prompt; is_pixel_art, has_several (things), has_small (thing): [N]. With close_ups, in the stage's
+    first half, five of eight rows of a batch give way to as many windows as cost about the same. at_checkpoint is
+    called every `checkpoint_every_s` seconds with the averaged weights in place, for a look at samples or an early
+    export.
     """
     schedule = NoiseSchedule(device)
     # Plain attention has the cheaper backward pass on a CPU, in bfloat16 above all; on a GPU the fused kernels win.
@@ -153,8 +157,9 @@ def train_unet(
     model.text_encoder.set_attn_implementation("sdpa" if is_cuda else "eager")
     model.unet.to(memory_format=torch.channels_last)
     # Its few colours are small steps, which are drawn last, and it is one picture in twelve: twice as often, then.
-    # Pictures of several things as well, as which of them goes where is harder than what each looks like.
-    twice = np.concatenate([np.arange(len(latents)), np.flatnonzero(is_pixel_art), np.flatnonzero(has_several)])
+    # Pictures of several things as well, as which of them goes where is harder than what each looks like, and those of
+    # small things, which have few latents to be learned from and are taken for others most often.
+    twice = np.concatenate([np.arange(len(latents)), *map(np.flatnonzero, (is_pixel_art, has_several, has_small))])
     order, epoch = _shuffled(twice, seed, 0), 0
     looked = stage.spent_s
 
@@ -165,14 +170,16 @@ def train_unet(
         coarse_share: float,
         rng: np.random.Generator,
         missed: np.ndarray | None = None,
+        denied: np.ndarray | None = None,
     ) -> torch.Tensor:
         """Weighted squared error, summed over latents [B, 4, h, w] with a caption [B, 77] each.
 
-        missed: as NearMisses.drawn gives it, for each row.
+        missed, denied: as NearMisses.drawn and Denials.drawn give them, for each row; near misses come first.
         """
         count = len(clean_rows)
         is_missed = np.zeros(count, dtype=bool) if missed is None else missed >= 0
-        ids[~is_missed & (rng.random(count) < PROMPT_DROPOUT)] = empty_ids
+        is_denied = np.zeros(count, dtype=bool) if denied is None else (denied >= 0) & ~is_missed
+        ids[~is_missed & ~is_denied & (rng.random(count) < PROMPT_DROPOUT)] = empty_ids
         clean = torch.from_numpy(clean_rows).to(device).float()
         begun = clean
         if near_misses is not None and missed is not None:
@@ -186,6 +193,12 @@ def train_unet(
         drawn = np.where(is_coarse, rng.integers(COARSE_FROM, schedule.length, count), schedule.draw(parts))
         drawn = np.where(is_fine, rng.integers(0, FINE_BELOW, count), drawn)
         drawn = np.where(is_missed, rng.integers(MISSED_FROM, schedule.length, count), drawn)
+        if denials is not None and denied is not None:
+            numbers = denied[is_denied]
+            ids[is_denied] = denials.tokens(numbers, rng)
+            where = torch.from_numpy(np.flatnonzero(is_denied)).to(device)
+            shown, stronger = denials.exaggerated(clean[where], numbers, drawn[is_denied], rng)
+            begun, clean = begun.index_copy(0, where, shown), clean.index_copy(0, where, stronger)
         timesteps = torch.from_numpy(drawn).to(device)
         with torch.autocast(device.type, autocast or torch.float32, enabled=autocast is not None):
             noisy = schedule.add_noise(begun, noise, timesteps)
@@ -205,8 +218,9 @@ def train_unet(
         count = max(1, 3 * batch_size // 8) if looks_closer else batch_size
         rows = np.take(order, np.arange(position, position + count), mode="wrap")
         missed = None if near_misses is None else near_misses.drawn(rows, rng)
+        denied = None if denials is None else denials.drawn(rows, rng)
         captions = token_ids[rows, rng.integers(0, token_ids.shape[1], count)]
-        loss = error(latents[rows], captions, is_pixel_art[rows], COARSE_SHARE, rng, missed)
+        loss = error(latents[rows], captions, is_pixel_art[rows], COARSE_SHARE, rng, missed, denied)
         numbers = count * latents[0].size
         if close_ups is not None and looks_closer:
             chosen = rng.integers(0, len(close_ups.rows), 2 * batch_size)

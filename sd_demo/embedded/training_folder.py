@@ -1,8 +1,8 @@
 """The work folder of the picture-book model's training: what each stage leaves there for the next.
 
 `pictures-*` rendered pictures and captions, `tokenizer/`, `vae.pt`, `vae-normalised.pt` (the autoencoder whose encoder
-is frozen from there on), `text.pt`, `latents-*.npy`, `near-misses-*.npy` (latents of those), `unet-128.pt`,
-`unet-256.pt`, `decoder.pt`, sheets of samples, `log.jsonl`.
+is frozen from there on), `text.pt`, `latents-*.npy`, `near-misses-*.npy` and `denied-*.npy` (latents of those),
+`unet-128.pt`, `unet-256.pt`, `decoder.pt`, sheets of samples, `log.jsonl`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from sd_demo.embedded import world
 from sd_demo.embedded.architecture import NATIVE_SIZE, build_text_encoder, build_unet, build_vae
 from sd_demo.embedded.dataset import Pictures, pictured, render_pictures, tokenise
 from sd_demo.embedded.export import export
+from sd_demo.embedded.negatives import Denials, also_denied
 from sd_demo.embedded.tokenizer import train_tokenizer
 from sd_demo.embedded.train_unet import NearMisses, TextToLatents
 from sd_demo.embedded.train_vae import encode_pictures, normalise_latents, pixel_art_mark
@@ -29,6 +30,7 @@ from sd_demo.errors import InvalidRequest
 LOGGER = logging.getLogger(__name__)
 START = "start.pt"  # UNet and text encoder of the weights that a training goes on from
 NEAR_MISSES = 0.6  # of the pictures have one
+DENIALS = 0.2  # have a negative prompt
 NORMALISED_ON = 512  # pictures whose latents give the mean and deviation that are folded into the autoencoder
 
 
@@ -58,6 +60,20 @@ class Settings:
     def has_several(self) -> np.ndarray:
         """Which of the rendered pictures show two or three things: booleans [N]."""
         return np.array([len(pictured(self.seed, k).things) > 1 for k in range(self.pictures)])
+
+    def has_small(self) -> np.ndarray:
+        """Which of the rendered pictures show a small thing: booleans [N]."""
+        drawn = (pictured(self.seed, k) for k in range(self.pictures))
+        return np.array([any(thing.size == "small" for thing in picture.things) for picture in drawn])
+
+    def captions_of(self, pictures: Pictures) -> list[list[str]]:
+        """Captions of the rendered pictures, seldom with words of what they do not show ("no sun")."""
+        rng = np.random.default_rng((self.seed, 4))
+        shown = (pictured(self.seed, k) for k in range(len(pictures.captions)))
+        return [
+            [also_denied(text, picture, rng) for text in each]
+            for each, picture in zip(pictures.captions, shown, strict=True)
+        ]
 
     def as_pixel_art(self, k: int) -> np.ndarray:
         """Rendered picture k as it would be in that style, uint8 [NATIVE_SIZE, NATIVE_SIZE, 3]."""
@@ -140,6 +156,14 @@ def near_misses_of(vae: AutoencoderKL, tokenizer: CLIPTokenizer, settings: Setti
     pictures = render_pictures(settings.work, count, NATIVE_SIZE, settings.seed, kind="near-miss")
     latents = latents_of(vae, pictures, NATIVE_SIZE, settings, "near-misses")
     return NearMisses(latents, tokenise(tokenizer, pictures.captions, settings.seed)[:, 0])
+
+
+def denials_of(vae: AutoencoderKL, tokenizer: CLIPTokenizer, settings: Settings) -> Denials:
+    """Negative prompts for the first DENIALS of the rendered pictures."""
+    count = max(1, round(DENIALS * settings.pictures))
+    pictures = render_pictures(settings.work, count, NATIVE_SIZE, settings.seed, kind="denied")
+    latents = latents_of(vae, pictures, NATIVE_SIZE, settings, "denied")
+    return Denials(latents, tokenise(tokenizer, pictures.captions, settings.seed))
 
 
 def latents_of(

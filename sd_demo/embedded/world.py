@@ -11,6 +11,7 @@ every process.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 import numpy as np
 from numpy.random import Generator
@@ -30,14 +31,17 @@ __all__ = ["Picture", "Thing", "caption", "cut_out_thing", "draw", "sample", "un
 OVERSIZE = 2.6  # an object is drawn this much larger than it is pasted
 
 
-def draw(picture: Picture, size: int = 256) -> Image.Image:
-    """The picture as RGB of size x size pixels (size of 16 or more)."""
+def draw(picture: Picture, size: int = 256, left_out: Collection[int] = ()) -> Image.Image:
+    """The picture as RGB of size x size pixels (size of 16 or more).
+
+    left_out: numbers of things that are not drawn; all else is as it is with them.
+    """
     if picture.style == "pixel art":
-        return styles.pixels(_paint(picture, styles.PIXEL_CELLS, is_hard=True), size)
+        return styles.pixels(_paint(picture, styles.PIXEL_CELLS, left_out, is_hard=True), size)
     if picture.style == "pencil drawing":
         side = max(size, styles.PENCIL_SIDE)
-        return styles.pencil(_paint(picture, side, is_hard=False)).resize((size, size), Image.Resampling.BOX)
-    return _paint(picture, size, is_hard=False)
+        return styles.pencil(_paint(picture, side, left_out, is_hard=False)).resize((size, size), Image.Resampling.BOX)
+    return _paint(picture, size, left_out, is_hard=False)
 
 
 def cut_out_thing(thing: Thing, extent: float, rng: Generator, is_hard: bool = False) -> Image.Image:
@@ -63,14 +67,14 @@ def _shade(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8), "RGBA")
 
 
-def _paint(picture: Picture, size: int, *, is_hard: bool) -> Image.Image:
+def _paint(picture: Picture, size: int, left_out: Collection[int] = (), *, is_hard: bool) -> Image.Image:
     places = layout(picture)
     image, palette = scenes.background(picture.scene, picture.time, size, np.random.default_rng([picture.seed, 0]))
     is_water = picture.scene == "sea"
     shadow = Image.new("L", image.size, 0)
     pen = ImageDraw.Draw(shadow)
-    for thing, place in zip(picture.things, places, strict=True):
-        if thing.depth != "sky" and not is_water:
+    for k, (thing, place) in enumerate(zip(picture.things, places, strict=True)):
+        if thing.depth != "sky" and not is_water and k not in left_out:
             pen.ellipse(_base_ellipse(place, image.width), fill=88)
     if shadow.getbbox():
         image.paste(mix(palette.front, (20, 16, 50), 0.8), mask=shadow)
@@ -80,7 +84,7 @@ def _paint(picture: Picture, size: int, *, is_hard: bool) -> Image.Image:
         image = styles.pencil_paper(image)
     elif picture.style == "pixel art":
         image = styles.few_colours(image)
-    order = sorted(range(len(places)), key=lambda k: places[k].bottom)
+    order = sorted((k for k in range(len(places)) if k not in left_out), key=lambda k: places[k].bottom)
     for k in order:
         thing, place = picture.things[k], places[k]
         cut = cut_out_thing(thing, place.extent * size, np.random.default_rng([picture.seed, 3, k]), is_hard)

@@ -112,6 +112,7 @@ def drawer(seed: int, count: int, draw: Callable[[Picture], Image.Image]) -> Dra
     known |= {asked.prompt: asked.picture for asked in prompts.ask(count, 1, seed, held_out=True)}
     known |= {asked.prompt: asked.picture for asked in prompts.recolour(count, seed, 16)}
     known |= {asked.prompt: asked.picture for asked in prompts.add(count, seed, 16)}
+    denied = {asked.prompt: asked.picture for asked in prompts.deny(count, seed)}
     opened = dict(prompts.open_prompt(seed, k) for k in range(3))
 
     def drawn(requests: Sequence[AnyRequest]) -> list[Made]:
@@ -121,7 +122,9 @@ def drawer(seed: int, count: int, draw: Callable[[Picture], Image.Image]) -> Dra
                 rng = np.random.default_rng(request.seed)
                 picture = prompts.meant_by_open_prompt(opened[request.prompt], rng)
             else:
-                picture = known[request.prompt]
+                picture = known.get(request.prompt) or denied[request.prompt]
+                if request.negative_prompt:
+                    picture = replace(picture, relation=None, things=picture.things[:1])
             made.append(Made(draw(picture), 1.0, 0.1))
         return made
 
@@ -143,6 +146,7 @@ def test_a_perfect_drawer_is_right_and_a_careless_one_is_not() -> None:
         assert right[name].value == right[name].world
     assert right["image_to_image_recoloured"].value >= 50  # of four
     assert right["inpaint_added"].value >= 50
+    assert right["negative_prompt_removes"].value >= 75  # of four
     assert 60 <= right["diversity"].value <= 160
     assert right["clip_right_among_20"].value == 100
     assert right["picture_s"].value == 1.0
@@ -155,11 +159,22 @@ def test_a_perfect_drawer_is_right_and_a_careless_one_is_not() -> None:
         "all_correct_one_object",
         "image_to_image_recoloured",
         "inpaint_added",
+        "negative_prompt_removes",
         "diversity",
     ):
         assert wrong[name].value == 0
         assert wrong[name].is_met in (False, None)
     assert wrong["object"].world == right["object"].world
+
+
+def test_a_denied_thing_that_is_still_there_is_not_removed() -> None:
+    known = {asked.prompt: asked.picture for asked in prompts.deny(4, 5)}
+
+    def draw(requests: Sequence[AnyRequest]) -> list[Made]:
+        assert all(r.negative_prompt == f"no {known[r.prompt].things[1].object}" for r in requests)
+        return [Made(world.draw(known[request.prompt], 256), 1.0, 0.1) for request in requests]
+
+    assert evaluator(draw).denied(4).value == 0
 
 
 def test_the_old_thing_left_beside_the_new_one_is_no_change_of_colour() -> None:

@@ -20,8 +20,10 @@ from sd_demo.embedded.architecture import build_unet, build_vae
 from sd_demo.embedded.close_ups import close_ups
 from sd_demo.embedded.dataset import near_miss, pictured, render_pictures, tokenise
 from sd_demo.embedded.initial_vae import initialise
+from sd_demo.embedded.known_words import unknown_words
 from sd_demo.embedded.layout import layout
 from sd_demo.embedded.muon import orthogonal
+from sd_demo.embedded.negatives import DENIED_SHARE, GUIDANCE, SETTLED_BELOW, Denials, also_denied, denied
 from sd_demo.embedded.objects import HELD_OUT, KINDS
 from sd_demo.embedded.picture import Picture, Thing
 from sd_demo.embedded.tokenizer import train_tokenizer
@@ -365,6 +367,7 @@ def test_what_is_hard_comes_twice_as_often_and_half_of_the_rows_where_it_is_sett
         np.full(77, 99),
         is_pixel_art,
         has_several,
+        np.zeros(12, dtype=bool) | (np.arange(12) == 7),
         seed=0,
         device=torch.device("cpu"),
         autocast=None,
@@ -374,8 +377,10 @@ def test_what_is_hard_comes_twice_as_often_and_half_of_the_rows_where_it_is_sett
     of_pixel_art = np.array([t for row, t, _ in named if row < 3])
     of_several = [row for row, *_ in named if row >= 8]
     of_others = np.array([t for row, t, _ in named if row >= 3])
-    assert len(of_pixel_art) / len(named) == pytest.approx(6 / 19, abs=0.03), "three of twelve, each twice"
-    assert len(of_several) / len(named) == pytest.approx(8 / 19, abs=0.03), "four of twelve, each twice"
+    of_small = [row for row, *_ in named if row == 7]
+    assert len(of_pixel_art) / len(named) == pytest.approx(6 / 20, abs=0.03), "three of twelve, each twice"
+    assert len(of_several) / len(named) == pytest.approx(8 / 20, abs=0.03), "four of twelve, each twice"
+    assert len(of_small) / len(named) == pytest.approx(2 / 20, abs=0.02), "one of twelve, twice"
     usual = NoiseSchedule(torch.device("cpu")).draw(np.linspace(0, 1, 10_001))
     coarse, fine = 0.5 + 0.5 * (usual >= COARSE_FROM).mean(), 0.5 * (usual < FINE_BELOW).mean()
     assert (of_others >= COARSE_FROM).mean() == pytest.approx(coarse, abs=0.06)
@@ -399,6 +404,7 @@ def test_a_near_miss_under_noise_is_led_back_to_its_picture_by_a_caption_that_te
         np.full(77, 99),
         np.zeros(16, dtype=bool),
         np.zeros(16, dtype=bool),
+        np.zeros(16, dtype=bool),
         None,
         near_misses,
         seed=0,
@@ -413,6 +419,73 @@ def test_a_near_miss_under_noise_is_led_back_to_its_picture_by_a_caption_that_te
     assert min(mean for _, mean in missed) < -5, "what is under the noise is the near miss, or between the two"
     assert min(mean for prompt, _, mean in model.met if prompt != 7) > -1
     assert min(timestep for prompt, timestep, _ in model.met if prompt != 7) < 100, "the others are where they were"
+
+
+def test_what_a_negative_prompt_denies_is_shown_so_strongly_that_guidance_leaves_nothing_of_it(tmp_path: Path) -> None:
+    without, shown = 0.0, 2.0
+    schedule = NoiseSchedule(torch.device("cpu"))
+    model = Recorder(lambda noisy, timesteps: schedule.velocity_towards(torch.zeros_like(noisy), noisy, timesteps))
+    stage = Stage("unet-256", tmp_path, 60, model, learning_rate=1e-6, max_steps=20)
+    denials = Denials(np.full((8, 4, 8, 8), without, dtype=np.float16), np.full((8, 3, 77), 7))
+    latents = np.full((16, 4, 8, 8), shown, dtype=np.float16)
+    train_unet(
+        stage,
+        model,  # type: ignore[arg-type]
+        latents,
+        np.full((16, 1, 77), 5),
+        np.full(77, 99),
+        *(np.zeros(16, dtype=bool) for _ in range(3)),
+        denials=denials,
+        seed=0,
+        device=torch.device("cpu"),
+        autocast=None,
+        batch_size=32,
+    )
+    learned = [timestep for prompt, timestep, _ in model.met if prompt == 7]
+    assert len(learned) / len(model.met) == pytest.approx(DENIED_SHARE / 2, abs=0.05), "half of the pictures have one"
+    assert min(learned) < SETTLED_BELOW < 900 < max(learned)
+
+    clean, numbers = torch.from_numpy(latents[:6]).float(), np.arange(6)
+    for timesteps in (np.full(6, 299), np.full(6, 300)):
+        begun, answer = denials.exaggerated(clean, numbers, timesteps, np.random.default_rng(1))
+        assert len(begun.unique()) == 6
+        assert (begun.min().item() > without, begun.max().item() < shown) == (True, True)
+        of_prompt = begun if timesteps[0] < SETTLED_BELOW else clean
+        guided = GUIDANCE * of_prompt + (1 - GUIDANCE) * answer
+        torch.testing.assert_close(guided, torch.full_like(guided, without), atol=1e-5, rtol=0)
+
+
+def test_denials_name_what_their_picture_has_and_show_all_else_as_it_was(tmp_path: Path) -> None:
+    made, again = (render_pictures(tmp_path / n, 80, 64, 3, kind="denied", processes=1) for n in ("a", "b"))
+    whole = render_pictures(tmp_path, 80, 64, 3, processes=1)
+    assert made.captions == again.captions
+    assert np.array_equal(made.images, again.images)
+    for k, said in enumerate(made.captions):
+        picture = pictured(3, k)
+        left, gone, _ = denied(picture, np.random.default_rng((3, 3, k)))
+        assert all(re.fullmatch("(no|without) .+", text) and unknown_words(text) == [text.split()[0]] for text in said)
+        is_same = np.array_equal(made.images[k], whole.images[k])
+        assert is_same == (not gone and left == picture)
+        names = {picture.things[j].object for j in gone}
+        assert len(names) <= 1
+        for name in names:
+            words = {form for forms in OBJECT_WORDS[name] for form in forms}
+            assert all(text.endswith(tuple(words)) for text in said)
+            colours = {picture.things[j].colour for j in gone}
+            others = [t for j, t in enumerate(picture.things) if j not in gone]
+            assert all(t.object != name or t.colour not in colours for t in others)
+        if not gone and left == picture:
+            assert (picture.things, picture.weather) == ((), "clear")
+
+
+def test_captions_seldom_deny_what_their_picture_does_not_show() -> None:
+    rng = np.random.default_rng(0)
+    picture = pictured(3, 0)
+    told = [also_denied("a picture", picture, rng) for _ in range(3000)]
+    more = [text.removeprefix("a picture, ") for text in told if text != "a picture"]
+    assert len(more) == pytest.approx(100, abs=30)
+    shown = {form for thing in picture.things for forms in OBJECT_WORDS[thing.object] for form in forms}
+    assert not any(text.split()[-1] in shown for text in more)
 
 
 def _differences(wrong: tuple[Thing, ...], right: tuple[Thing, ...]) -> set[str]:
