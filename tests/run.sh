@@ -59,16 +59,4 @@ export GRADIO_ANALYTICS_ENABLED=False HF_HUB_OFFLINE=1
 .venv/bin/ruff format --check .
 .venv/bin/mypy
 .venv/bin/python -m tests.dependency_audit
-if (($#)); then
-  exec .venv/bin/python -m pytest "$@"
-fi
-# Two files at a time, a core each: helper threads of both would only wait for each other. What is about threads, memory
-# or time, or must be the same to the last bit with as many threads as people have, then has the machine to itself.
-alone=(
-  tests/test_denoising.py
-  tests/test_row_independence.py
-  tests/test_soak.py
-  tests/test_torch_threads.py
-)
-OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadfile "${alone[@]/#/--ignore=}"
-exec .venv/bin/python -m pytest "${alone[@]}"
+exec .venv/bin/python -m pytest "$@"
