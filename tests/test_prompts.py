@@ -232,7 +232,7 @@ def test_200_brackets_deep_is_finite(encoder: PromptEncoder, dtype: torch.dtype)
 )
 def test_weight_out_of_bounds_is_refused(encoder: PromptEncoder, prompt: str) -> None:
     with pytest.raises(
-        InvalidRequest, match=r"^The prompt has a weight beyond 1e\+09, or one that is no number;"
+        InvalidRequest, match=r"^The prompt has a weight beyond 1,000,000,000, or one that is no number;"
     ) as error:
         encode(encoder, prompt)
     assert error.value.field == "prompt"
