@@ -86,7 +86,7 @@ def plan(request: AnyRequest, *, native_size: int, multiple: int) -> Canvas:
     if not isinstance(request, Inpaint):
         return Canvas(width, height, *padded, image=image, notes=notes)
     ground = Image.new("L", padded, 0)
-    ground.paste(_scaled(request.mask_image, (width, height)), (0, 0))
+    ground.paste(scaled(request.mask_image, (width, height)), (0, 0))
     whole = _in_blocks(ground, multiple)
     return Canvas(
         width, height, *padded, image=image, mask=whole, original=source, original_mask=request.mask_image, notes=notes
@@ -143,7 +143,7 @@ def _pad(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     return Image.fromarray(np.pad(np.asarray(image), ((0, below), (0, right), (0, 0)), mode="edge"))
 
 
-def _scaled(mask: Image.Image, size: tuple[int, int]) -> Image.Image:
+def scaled(mask: Image.Image, size: tuple[int, int]) -> Image.Image:
     """The mask at another size, where anything that touches it is repainted.
 
     Scaling down thins a stroke to grey, and what is small beside a pixel to nothing at all: the greatest value of what

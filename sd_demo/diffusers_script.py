@@ -135,7 +135,7 @@ def scheduling(name: str, entry: ModelEntry, done: Done, seed: str) -> str:
     return f"pipe.scheduler = {kind}.from_config({_listed('pipe.scheduler.config', settings)}{seeds})"
 
 
-_SCALED: Final = """\
+SCALED: Final = """\
 grey = mask.resize(({width}, {height}), Image.Resampling.BILINEAR).point(lambda v: 255 if v > 0 else 0)
 # What is small beside a pixel is scaled to nothing: the greatest value of what a pixel stands for counts, too.
 greatest = np.maximum.reduceat(np.asarray(mask), np.arange({height}) * mask.height // {height}, axis=0)
@@ -179,7 +179,7 @@ def _pictures(restored: Restored, receipt: Receipt, entry: ModelEntry, files: Ma
         f"original = image = {opened}",
         f"painted = mask = {mask}.point(lambda v: 255 if v >= 128 else 0)",
         *([f"image = image.resize(({width}, {height}), Image.Resampling.LANCZOS)"] if is_resized else []),
-        *(_SCALED.format(width=width, height=height).splitlines() if is_resized else []),
+        *(SCALED.format(width=width, height=height).splitlines() if is_resized else []),
         *pads,
         *([f"mask = ImageOps.expand(mask, (0, 0, {right}, {below}))"] if pads else []),
         "# Every latent that the mask touches is repainted; of each only one pixel's mask would be read.",

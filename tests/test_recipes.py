@@ -18,7 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from sd_demo import canvas
 from sd_demo.cli.generate import parser
+from sd_demo.diffusers_script import SCALED
 from sd_demo.errors import InvalidRequest
 from sd_demo.events import ResultImage
 from sd_demo.model_files import MANIFEST, NETWORKS, repo_folder
@@ -87,13 +89,6 @@ def make(engine: Any, task: str, **values: Any) -> ResultImage:
     return engine.submit(parse_request(task, {**SMALL, **values})).result(240).images[-1]
 
 
-def dot(size: tuple[int, int]) -> Image.Image:
-    """A mask of one pixel, which is nothing to the eye at the size of the work."""
-    mask = Image.new("L", size)
-    mask.putpixel((size[0] * 2 // 3, size[1] // 3), 255)
-    return mask
-
-
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "words": ("text_to_image", {"prompt": NASTY, "negative_prompt": "sun", "width": 64, "height": 68}),
     "weights": ("text_to_image", {"prompt": "a (red:1.4) ball", "width": 64, "height": 64, "guidance_scale": 1.0}),
@@ -118,9 +113,20 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "mask": ("inpaint", {"prompt": "x", "image": photo((76, 64)), "mask_image": painted((76, 64)), "strength": 0.8}),
     "line": ("inpaint", {"prompt": "x", "image": photo((76, 64)), "mask_image": line((76, 64)), "strength": 0.8}),
-    "dot": ("inpaint", {"prompt": "x", "image": photo((900, 700)), "mask_image": dot((900, 700)), "height": 64}),
     "smaller": ("inpaint", {"prompt": "x", "image": photo((90, 80)), "mask_image": painted((90, 80)), "height": 68}),
 }
+
+
+def test_the_script_scales_a_mask_as_the_program_does() -> None:
+    mask = Image.new("L", (2400, 1800))
+    mask.putpixel((1600, 600), 255)  # too small for the eye at the size of the work
+    mask.paste(255, (200, 900, 1100, 903))
+    names = {"mask": mask, "np": np, "Image": Image}
+    exec(SCALED.format(width=85, height=64), names)
+    scaled = names["mask"]
+    assert isinstance(scaled, Image.Image)
+    assert scaled.getpixel((1600 * 85 // 2400, 600 * 64 // 1800)) == 255
+    assert np.array_equal(scaled, canvas.scaled(mask, (85, 64)))
 
 
 @pytest.mark.parametrize("case", CASES)
