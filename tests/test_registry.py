@@ -195,6 +195,16 @@ def test_where_paths_are_not_taken_only_listed_names_and_the_chosen_one_are(regi
             closed.get(name)
 
 
+def put_model(place: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint or a diffusers folder at `place` in `folder`, which is where the program then runs."""
+    monkeypatch.chdir(folder)
+    if place.endswith(".safetensors"):
+        Path(place).parent.mkdir(exist_ok=True)
+        Path(place).touch()
+    else:
+        write_folder(folder / place)
+
+
 @pytest.mark.parametrize(
     ("place", "known_as"),
     [
@@ -207,12 +217,7 @@ def test_where_paths_are_not_taken_only_listed_names_and_the_chosen_one_are(regi
 def test_a_model_that_the_host_chose_by_its_path_goes_by_its_name_alone_among_strangers(
     place: str, known_as: str, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    if place.endswith(".safetensors"):
-        Path(place).parent.mkdir(exist_ok=True)
-        Path(place).touch()
-    else:
-        write_folder(tmp_path / place)
+    put_model(place, tmp_path, monkeypatch)
     for chosen in (place, str(tmp_path / place)):
         assert registry.get(chosen).name == chosen, "a person's own machine knows it by what was typed"
         closed = Registry(models_dir=registry.models_dir, takes_paths=False, chosen=chosen)
@@ -231,12 +236,7 @@ def test_a_model_that_the_host_chose_by_its_path_goes_by_its_name_alone_among_st
 def test_the_name_of_a_chosen_model_among_strangers_finds_it_on_a_persons_own_machine(
     place: str, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    if place.endswith(".safetensors"):
-        Path(place).parent.mkdir(exist_ok=True)
-        Path(place).touch()
-    else:
-        write_folder(tmp_path / place)
+    put_model(place, tmp_path, monkeypatch)
     for chosen in (place, str(tmp_path / place)):
         own = Registry(models_dir=registry.models_dir, chosen=chosen)
         assert own.get("dream") == own.get(chosen)

@@ -7,11 +7,11 @@ import contextlib
 import json
 import logging
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, get_args
 
 from sd_demo.cli.parser import Parser, fields_of, flag, number
+from sd_demo.cli.writable import make_a_file_in
 from sd_demo.errors import InvalidRequest, JobCancelled, ModelUnavailable, OutputFailed
 from sd_demo.events import Decoding, Done, Encoding, Event, Failed, Loading, Queued, Step
 from sd_demo.lora_folder import find_lora
@@ -152,8 +152,7 @@ def known(model: str, settings: Settings) -> ModelEntry:
 def _check_writable(folder: Path) -> None:
     """Said before minutes of work, not after."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
+        make_a_file_in(folder)
     except OSError as error:
         reason = error.strerror or "disk error"
         raise OutputFailed(f"--output {folder} cannot be written ({reason}); choose another folder.") from error

@@ -16,8 +16,9 @@ from numpy.random import Generator
 from sd_demo.embedded import vocabulary as words
 from sd_demo.embedded.objects import KINDS
 from sd_demo.embedded.picture import Picture
+from sd_demo.known_models import ENTRIES
 
-GUIDANCE = 2.5  # at which nothing is left of what is denied
+GUIDANCE = next(entry for entry in ENTRIES if entry.is_embedded).guidance_scale  # at which nothing is left of it
 EXAGGERATION = 1.0 / (GUIDANCE - 1.0)
 DENIED_SHARE = 1.0  # of the rows of pictures that have a denial and do not begin at a near miss
 SETTLED_BELOW = 300  # timesteps at which a picture shows whether a thing is in it

@@ -16,7 +16,6 @@ from sd_demo.weight_hashes import other_weights
 if TYPE_CHECKING:
     from sd_demo.engine import Engine
 
-URL: Final = "http://127.0.0.1:7860/"
 TITLES: Final = {"diffusers": "diffusers", "client": "gradio_client", "command": "command line"}
 LABEL: Final = "Copy as code"
 _PRIVATE: Final[dict[str, Any]] = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
@@ -63,7 +62,7 @@ def _code(name: str, kind: str) -> gr.Code:
 
 
 def _texts(engine: Engine, request: gr.Request, shown: list[Shown], selected: int) -> list[str]:
-    from sd_demo.recipes import recipes  # here, because it brings diffusers along
+    from sd_demo.recipes import URL, recipes  # here, because it brings diffusers along
 
     if not shown:
         return [""] * len(TITLES)
@@ -72,7 +71,7 @@ def _texts(engine: Engine, request: gr.Request, shown: list[Shown], selected: in
         restored = from_receipt(
             receipt, registry=engine.registry, lora_dir=engine.settings.lora_dir, schedulers=available()
         )
-        told = recipes(restored, engine.registry, url=_address(request))
+        told = recipes(restored, engine.registry, url=_address(request) or URL)
     except PlaygroundError as error:
         return [f"# {error}"] * len(TITLES)
     others = other_weights(receipt, registry=engine.registry, lora_dir=engine.settings.lora_dir)
@@ -80,10 +79,10 @@ def _texts(engine: Engine, request: gr.Request, shown: list[Shown], selected: in
     return [warned + getattr(told, kind) for kind in TITLES]
 
 
-def _address(request: gr.Request) -> str:
-    """Where this page is, as its visitor reached it, also through a proxy or a Space."""
+def _address(request: gr.Request) -> str | None:
+    """Where this page is, as its visitor reached it, also through a proxy or a Space; None where nobody asked."""
     asked = request.request
     if asked is None:
-        return URL
+        return None
     root_path = getattr(asked.scope.get("app"), "root_path", "") or asked.scope.get("root_path")
     return get_root_url(asked, asked.url.path, root_path) + "/"
