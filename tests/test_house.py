@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = {
     0: (
         "errors",
+        "writable",
         "host_memory",
         "memory_errors",
         "logs",

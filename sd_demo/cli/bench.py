@@ -12,11 +12,11 @@ from typing import Any
 
 from sd_demo.cli.generate import known
 from sd_demo.cli.parser import Parser
-from sd_demo.cli.writable import check_writable
 from sd_demo.errors import InvalidRequest, ModelUnavailable, OutputFailed
 from sd_demo.registry import EMBEDDED, Registry
 from sd_demo.requests import MAX_SIDE, MIN_SIDE
 from sd_demo.settings import Settings
+from sd_demo.writable import check_writable
 
 SIDE_STEP = 8  # pixels of a latent
 RANDOM = "random:"  # --model random:sd-1.5 is measured with random weights of that architecture

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from sd_demo.cli.parser import Parser, number
-from sd_demo.cli.writable import check_writable
 from sd_demo.errors import InvalidRequest, ModelUnavailable
 from sd_demo.known_models import EMBEDDED, EMBEDDED_FOLDER, ENTRIES
 from sd_demo.outputs import Outputs
 from sd_demo.registry import Registry
 from sd_demo.requests import SCHEDULER_NAMES, SEED_LIMIT, AnyRequest, parse_request
 from sd_demo.settings import Settings
+from sd_demo.writable import check_writable
 
 if TYPE_CHECKING:
     from sd_demo.embedded.evaluate import Evaluator, Made

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, get_args
 
 from sd_demo.cli.parser import Parser, fields_of, flag, number
-from sd_demo.cli.writable import make_a_file_in
 from sd_demo.errors import InvalidRequest, JobCancelled, ModelUnavailable, OutputFailed
 from sd_demo.events import Decoding, Done, Encoding, Event, Failed, Loading, Queued, Step
 from sd_demo.lora_folder import find_lora
@@ -28,6 +27,7 @@ from sd_demo.requests import (
     parse_request,
 )
 from sd_demo.settings import Settings
+from sd_demo.writable import make_a_file_in
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo

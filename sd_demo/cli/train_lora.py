@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sd_demo.cli.generate import known
 from sd_demo.cli.parser import Parser, flag, number
-from sd_demo.cli.writable import check_writable
 from sd_demo.errors import InvalidRequest
 from sd_demo.known_models import EMBEDDED
 from sd_demo.settings import Settings
@@ -25,6 +24,7 @@ from sd_demo.training_events import (
 )
 from sd_demo.training_pictures import read_pictures
 from sd_demo.training_request import LoraTrainingRequest, describe_option, parse_training
+from sd_demo.writable import check_writable
 
 if TYPE_CHECKING:
     from sd_demo.lora_training import LoraTraining

@@ -13,6 +13,8 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionMod
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from sd_demo.embedded.architecture import build_scheduler
+from sd_demo.errors import InvalidRequest
+from sd_demo.writable import disk_errors_told
 
 
 def build_pipeline(
@@ -31,6 +33,27 @@ def build_pipeline(
     )
 
 
+def check_replaceable(folder: Path, *in_use: Path) -> None:
+    """Raises InvalidRequest unless `folder` may be replaced as a whole: it is not there, empty, or a model.
+
+    in_use: folders that must neither be it nor lie in it, besides the one that the process runs in.
+    """
+    with disk_errors_told(folder, "output"):
+        for used in (Path.cwd(), *in_use):
+            if used.resolve().is_relative_to(folder.resolve()):
+                raise InvalidRequest(
+                    f"output: {folder} is or holds {used.resolve()}, which is in use; name another folder.",
+                    "output",
+                )
+        if folder.exists() and not folder.is_dir():
+            raise InvalidRequest(f"output: {folder} is a file; name a folder for the model.", "output")
+        if folder.is_dir() and not (folder / "model_index.json").is_file() and any(folder.iterdir()):
+            raise InvalidRequest(
+                f"output: {folder} holds something else than a model, which would be lost; name a new or empty folder.",
+                "output",
+            )
+
+
 def export(
     folder: Path,
     vae: AutoencoderKL,
@@ -38,11 +61,14 @@ def export(
     text_encoder: CLIPTextModel,
     tokenizer: CLIPTokenizer,
 ) -> Path:
-    """Save the parts in float16 safetensors at `folder`, replacing what was there in one rename.
+    """Save the parts in float16 safetensors at `folder`, replacing the model that was there in one rename.
 
-    A reader sees the old folder or the new one, never half of one. Raises ValueError where a weight is not
-    finite in float16: such a file would load without complaint and draw black pictures.
+    A reader sees the old folder or the new one, never half of one. Raises InvalidRequest as `check_replaceable` does,
+    and ValueError where a weight is not finite in float16: such a file would load without complaint and draw black
+    pictures.
     """
+    check_replaceable(folder)
+    folder = folder.resolve()  # what a link points to is replaced, not the link
     fresh = folder.with_name(f".{folder.name}.new")
     stale = folder.with_name(f".{folder.name}.old")
     for leftover in (fresh, stale):

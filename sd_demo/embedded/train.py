@@ -23,10 +23,12 @@ from pathlib import Path
 
 import torch
 
+from sd_demo.embedded.export import check_replaceable
 from sd_demo.embedded.training_folder import START, Settings, export_trained, start_from
 from sd_demo.embedded.training_stages import run
 from sd_demo.embedded.training_state import has_fast_bfloat16
 from sd_demo.errors import InvalidRequest
+from sd_demo.writable import check_folder
 
 LOGGER = logging.getLogger(__name__)
 STAGES = {"vae": 0.28, "text": 0.04, "unet-128": 0.22, "unet-256": 0.40, "decoder": 0.06}
@@ -58,14 +60,15 @@ def train(
     minutes: budget of the training steps (rendering comes on top: about a minute for 10,000 pictures on two cores).
     stage: "all" shares the minutes out by STAGES; one stage's name gives them all to that one, and the stages
     before it must have run in the same work folder. work: checkpoints, pictures, samples and log, by default a
-    folder in the user's cache. output: the diffusers folder to write, by default `weights` in the work folder.
+    folder in the user's cache. output: the diffusers folder to write, by default `weights` in the work folder; a model
+    that is there is replaced, and nothing else.
     device: auto, cpu or cuda. dtype: auto, float32 or bfloat16 (autocast). pictures: how many are rendered
     at each size. batch_size: rows of a UNet step; the default suits the device. max_steps: stop each
     stage after so many steps of this call, its budget unspent, to go on another time. start: a folder that an earlier
     training wrote, to go on from in an empty work folder; its autoencoder's encoder stays as it is.
 
-    Raises InvalidRequest for an unknown name, a number out of range, or a work folder in which an earlier stage is
-    missing.
+    Raises InvalidRequest for an unknown name, a number out of range, a folder that cannot be written or replaced, or a
+    work folder in which an earlier stage is missing.
     """
     if stage != "all" and stage not in STAGES:
         raise InvalidRequest(f"There is no stage {stage!r}; choose all, {', '.join(STAGES)}.")
@@ -73,9 +76,9 @@ def train(
         raise InvalidRequest("minutes and seed must be 0 or more, pictures, held_out and batch_size at least 1.")
     if start is not None and not (Path(start) / "model_index.json").is_file():
         raise InvalidRequest(f"There is no model at {start}; name a folder of weights that a training wrote.")
-    chosen = _device(device)
+    chosen, work = _device(device), Path(work or default_work())
     settings = Settings(
-        work=Path(work or default_work()),
+        work=work,
         device=chosen,
         autocast=_autocast(chosen, dtype),
         seed=seed,
@@ -84,11 +87,15 @@ def train(
         batch_size=batch_size,
         max_steps=max_steps,
     )
+    output = Path(output or work / "weights")
+    check_replaceable(output, work)
+    check_folder(work, "work")
+    check_folder(output.resolve().parent, "output")
     torch.manual_seed(seed)
-    LOGGER.info("work folder %s, %s, %s", settings.work, chosen, settings.autocast or "float32")
+    LOGGER.info("work folder %s, %s, %s", work, chosen, settings.autocast or "float32")
     if start is not None:
         start_from(Path(start), settings)
-    skipped = ("vae", "text") if stage == "all" and (settings.work / START).is_file() else ()
+    skipped = ("vae", "text") if stage == "all" and (work / START).is_file() else ()
     budgets = {name: minutes * share for name, share in STAGES.items()} if stage == "all" else {stage: minutes}
     torch.set_flush_denormal(True)  # tiny optimizer moments would slow CPU arithmetic down
     try:
@@ -97,7 +104,7 @@ def train(
                 run(name, budget, settings)
     finally:
         torch.set_flush_denormal(False)
-    return export_trained(settings, Path(output or settings.work / "weights"))
+    return export_trained(settings, output)
 
 
 def _device(name: str) -> torch.device:
