@@ -34,6 +34,7 @@ from sd_demo.embedded.judge_training import Labelled, labelled, losses, softened
 from sd_demo.embedded.near_misses import kept_from_held_out, mirrored, with_one_thing_wrong
 from sd_demo.embedded.picture import Picture
 from sd_demo.embedded.redrawn import redrawn
+from sd_demo.embedded.training_commands import check_settings, run_command
 from sd_demo.embedded.training_state import Stage, load_averaged
 from sd_demo.known_models import EMBEDDED_FOLDER
 
@@ -205,6 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--redrawn", type=int, default=4_000, help="how many of them the model draws again (4000)")
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args(arguments)
+    check_settings(chosen.minutes, chosen.seed, work=chosen.work, output=chosen.output)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.manual_seed(chosen.seed)
     clip, tokenizer = build_clip(chosen.model)
@@ -222,4 +224,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

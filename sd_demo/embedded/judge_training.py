@@ -37,6 +37,7 @@ from sd_demo.embedded.judge import (
 from sd_demo.embedded.layout import layout
 from sd_demo.embedded.objects import KINDS
 from sd_demo.embedded.picture import MOST_THINGS, Picture
+from sd_demo.embedded.training_commands import check_settings, run_command
 from sd_demo.embedded.training_state import Stage, has_fast_bfloat16, load_averaged
 
 LOGGER = logging.getLogger(__name__)
@@ -223,6 +224,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--start", type=Path, help="weights to begin with, such as the project's own (none)")
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args(arguments)
+    check_settings(chosen.minutes, chosen.seed, work=chosen.work, output=chosen.output.parent)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     judge = load_judge(chosen.start) if chosen.start else Judge()
     judge.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -245,4 +247,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -17,18 +17,17 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from sd_demo.embedded.export import check_replaceable
-from sd_demo.embedded.training_folder import START, Settings, export_trained, start_from
+from sd_demo.embedded.training_commands import check_settings, run_command
+from sd_demo.embedded.training_folder import START, Settings, export_trained, frozen_vae, start_from
 from sd_demo.embedded.training_stages import run
 from sd_demo.embedded.training_state import has_fast_bfloat16
 from sd_demo.errors import InvalidRequest
-from sd_demo.writable import check_folder
 
 LOGGER = logging.getLogger(__name__)
 STAGES = {"vae": 0.28, "text": 0.04, "unet-128": 0.22, "unet-256": 0.40, "decoder": 0.06}
@@ -57,7 +56,7 @@ def train(
 ) -> Path:
     """Train the model, or go on with it, and export it; the folder that was written is returned.
 
-    minutes: budget of the training steps (rendering comes on top: about a minute for 10,000 pictures on two cores).
+    minutes: budget of the training steps, finite (rendering comes on top: a minute for 10,000 pictures on two cores).
     stage: "all" shares the minutes out by STAGES; one stage's name gives them all to that one, and the stages
     before it must have run in the same work folder. work: checkpoints, pictures, samples and log, by default a
     folder in the user's cache. output: the diffusers folder to write, by default `weights` in the work folder; a model
@@ -72,8 +71,8 @@ def train(
     """
     if stage != "all" and stage not in STAGES:
         raise InvalidRequest(f"There is no stage {stage!r}; choose all, {', '.join(STAGES)}.")
-    if not minutes >= 0 or pictures < 1 or held_out < 1 or seed < 0 or (batch_size is not None and batch_size < 1):
-        raise InvalidRequest("minutes and seed must be 0 or more, pictures, held_out and batch_size at least 1.")
+    if pictures < 1 or held_out < 1 or (batch_size is not None and batch_size < 1):
+        raise InvalidRequest("pictures, held_out and batch_size must be 1 or more.")
     if start is not None and not (Path(start) / "model_index.json").is_file():
         raise InvalidRequest(f"There is no model at {start}; name a folder of weights that a training wrote.")
     chosen, work = _device(device), Path(work or default_work())
@@ -89,12 +88,13 @@ def train(
     )
     output = Path(output or work / "weights")
     check_replaceable(output, work)
-    check_folder(work, "work")
-    check_folder(output.resolve().parent, "output")
+    check_settings(minutes, seed, work=work, output=output.resolve().parent)
     torch.manual_seed(seed)
     LOGGER.info("work folder %s, %s, %s", work, chosen, settings.autocast or "float32")
     if start is not None:
         start_from(Path(start), settings)
+    if stage not in ("all", "vae"):
+        frozen_vae(settings)  # every export needs it: where it never ran, that is said now and not after the minutes
     skipped = ("vae", "text") if stage == "all" and (work / START).is_file() else ()
     budgets = {name: minutes * share for name, share in STAGES.items()} if stage == "all" else {stage: minutes}
     torch.set_flush_denormal(True)  # tiny optimizer moments would slow CPU arithmetic down
@@ -134,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
     parser.add_argument("--stage", choices=("all", *STAGES), default="all", help="one stage alone gets all minutes")
     parser.add_argument("--start", type=Path, help="a folder of weights to go on from, in an empty work folder")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="other pictures for another seed (0)")
     parser.add_argument("--pictures", type=int, default=12_000, help="how many are rendered at each size (12000)")
     parser.add_argument("--batch-size", type=int, help="rows of a UNet step (by device)")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -143,8 +143,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InvalidRequest as error:
-        LOGGER.error("%s", error)
-        sys.exit(2)
+    run_command(main)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from sd_demo.embedded import clip, judge_training
 from sd_demo.embedded import export as exporting
 from sd_demo.embedded import train as training
 from sd_demo.embedded.export import export
-from sd_demo.errors import InvalidRequest
+from sd_demo.embedded.training_commands import run_command
+from sd_demo.errors import InvalidRequest, ModelUnavailable
 
 
 @pytest.fixture
@@ -81,3 +84,45 @@ def test_an_export_replaces_a_model_and_nothing_else(tmp_path: Path, quick_parts
         assert (tmp_path / "model" / "model_index.json").read_text() == str(time)
     assert (tmp_path / "link").is_symlink()
     assert {path.name for path in tmp_path.iterdir()} == {"pictures", "model", "link"}
+
+
+@pytest.mark.parametrize("main", [training.main, judge_training.main, clip.main])
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (("--minutes", "inf"), "minutes: inf is out of range"),
+        (("--minutes", "nan"), "minutes: nan is out of range"),
+        (("--seed", "1" + 20 * "0"), "seed: 10+ is out of range"),
+        (("--work", "file"), r"work: file cannot be written \(it is a file\)"),
+        (("--output", "file/model/weights"), r"output: .*file/model.* cannot be written"),
+    ],
+)
+@pytest.mark.usefixtures("nothing_runs")
+def test_each_training_says_what_is_wrong_before_it_begins(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    main: Callable[[Sequence[str]], None],
+    wrong: tuple[str, str],
+    told: str,
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InvalidRequest, match=f"^{told}"):
+        main(["--work", "work", "--output", "model/weights", *wrong])
+
+
+@pytest.mark.usefixtures("nothing_runs")
+def test_a_first_stage_that_never_ran_is_missed_before_the_minutes(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest, match=r"has no vae\.pt; train that stage first"):
+        training.train(work=tmp_path / "work", stage="text", device="cpu")
+
+
+@pytest.mark.parametrize(("error", "code"), [(InvalidRequest("No."), 2), (ModelUnavailable("Gone."), 1)])
+def test_a_command_ends_with_a_sentence(error: Exception, code: int, caplog: pytest.LogCaptureFixture) -> None:
+    def command() -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as ended:
+        run_command(command)
+    assert ended.value.code == code
+    assert caplog.messages == [str(error)]
