@@ -64,7 +64,8 @@ def train(
     device: auto, cpu or cuda. dtype: auto, float32 or bfloat16 (autocast). pictures: how many are rendered
     at each size. batch_size: rows of a UNet step; the default suits the device. max_steps: stop each
     stage after so many steps of this call, its budget unspent, to go on another time. start: a folder that an earlier
-    training wrote, to go on from in an empty work folder; its autoencoder's encoder stays as it is.
+    training wrote, to go on from in an empty work folder or in one that was started from it; its autoencoder's encoder
+    stays as it is.
 
     Raises InvalidRequest for an unknown name, a number out of range, a folder that cannot be written or replaced, or a
     work folder in which an earlier stage is missing.
@@ -133,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
     parser.add_argument("--stage", choices=("all", *STAGES), default="all", help="one stage alone gets all minutes")
-    parser.add_argument("--start", type=Path, help="a folder of weights to go on from, in an empty work folder")
+    parser.add_argument("--start", type=Path, help="weights to go on from, in an empty work folder or one begun so")
     parser.add_argument("--seed", type=int, default=0, help="other pictures for another seed (0)")
     parser.add_argument("--pictures", type=int, default=12_000, help="how many are rendered at each size (12000)")
     parser.add_argument("--batch-size", type=int, help="rows of a UNet step (by device)")

@@ -101,22 +101,52 @@ def export_trained(settings: Settings, output: Path) -> Path:
 def start_from(folder: Path, settings: Settings) -> None:
     """Put the networks of a diffusers folder that `export_trained` wrote into the work folder, to go on from them.
 
-    The autoencoder's encoder is frozen already, so only the stages after `vae` can follow.
+    The autoencoder's encoder is frozen already, so only the stages after `vae` can follow. A work folder that was
+    started from the same networks keeps what it holds, so that the same command goes on where the last one stopped.
 
-    Raises InvalidRequest where the work folder holds a training of its own.
+    Raises InvalidRequest where the work folder holds a training of its own or one from other weights, and where
+    `folder` holds none that this training can go on from.
     """
-    if any((settings.work / f"{name}.pt").is_file() for name in ("vae", "vae-normalised", "unet-128", "unet-256")):
+    vae = build_vae()
+    try:
+        tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+        model = new_model(tokenizer)
+        for network, kind, part in (
+            (model.unet, UNet2DConditionModel, "unet"),
+            (model.text_encoder, CLIPTextModel, "text_encoder"),
+            (vae, AutoencoderKL, "vae"),
+        ):
+            network.load_state_dict(kind.from_pretrained(folder / part, local_files_only=True).float().state_dict())
+    except Exception as error:  # whatever a library says of a folder that is incomplete, damaged or of another kind
         raise InvalidRequest(
-            f"{settings.work} holds a training already; choose an empty work folder to start from weights."
+            f"start: the weights at {folder} are incomplete or of another kind; name a folder of this training.",
+            "start",
+        ) from error
+    networks = {START: model.state_dict(), "vae-normalised.pt": vae.state_dict()}
+    files = {name: settings.work / name for name in networks}
+    kept = {
+        name: torch.load(file, map_location="cpu", weights_only=True) for name, file in files.items() if file.is_file()
+    }
+    has_stages = any(
+        (settings.work / f"{name}.pt").is_file() for name in ("vae", "vae-normalised", "text", "unet-128", "unet-256")
+    )
+    is_other = any(
+        state.keys() != networks[name].keys() or any(not torch.equal(state[key], networks[name][key]) for key in state)
+        for name, state in kept.items()
+    )
+    if is_other or (has_stages and START not in kept):
+        raise InvalidRequest(
+            f"start: {settings.work} holds a training {'from other weights' if START in kept else 'of its own'}; "
+            f"choose an empty work folder to start from {folder}, or leave --start out to go on with that training.",
+            "start",
         )
     settings.work.mkdir(parents=True, exist_ok=True)
-    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-    model = new_model(tokenizer)
-    model.unet.load_state_dict(UNet2DConditionModel.from_pretrained(folder / "unet").state_dict())
-    model.text_encoder.load_state_dict(CLIPTextModel.from_pretrained(folder / "text_encoder").float().state_dict())
-    torch.save(AutoencoderKL.from_pretrained(folder / "vae").state_dict(), settings.work / "vae-normalised.pt")
-    torch.save(model.state_dict(), settings.work / START)
-    tokenizer.save_pretrained(settings.work / "tokenizer")
+    if START not in kept:  # first of all: without it a training makes a tokenizer of its own
+        tokenizer.save_pretrained(settings.work / "tokenizer")
+    for name in [name for name in networks if name not in kept]:
+        fresh = files[name].with_suffix(".new")
+        torch.save(networks[name], fresh)
+        fresh.replace(files[name])
 
 
 def new_model(tokenizer: CLIPTokenizer) -> TextToLatents:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from diffusers import UNet2DConditionModel
 
 from sd_demo.embedded import clip, judge_training
 from sd_demo.embedded import export as exporting
 from sd_demo.embedded import train as training
 from sd_demo.embedded.export import export
 from sd_demo.embedded.training_commands import run_command
+from sd_demo.embedded.training_folder import START
 from sd_demo.errors import InvalidRequest, ModelUnavailable
+from sd_demo.known_models import EMBEDDED_FOLDER
 
 
 @pytest.fixture
@@ -115,6 +120,58 @@ def test_each_training_says_what_is_wrong_before_it_begins(
 def test_a_first_stage_that_never_ran_is_missed_before_the_minutes(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match=r"has no vae\.pt; train that stage first"):
         training.train(work=tmp_path / "work", stage="text", device="cpu")
+
+
+@pytest.fixture
+def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Starts a training that neither trains nor exports, in the folder "work"."""
+    monkeypatch.setattr(training, "run", lambda *_: None)
+    monkeypatch.setattr(training, "export_trained", lambda *_: None)
+
+    def start(weights: Path | None = EMBEDDED_FOLDER) -> None:
+        training.train(work=tmp_path / "work", start=weights, stage="decoder", device="cpu")
+
+    return start
+
+
+def test_the_same_command_goes_on_with_a_training_from_weights(tmp_path: Path, started: Callable[..., None]) -> None:
+    started()
+    first = {path: path.stat().st_mtime_ns for path in (tmp_path / "work").glob("*.pt")}
+    assert {path.name for path in first} == {START, "vae-normalised.pt"}
+    started()
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "work").glob("*.pt")} == first
+    (tmp_path / "work" / "vae-normalised.pt").unlink()  # as if the first call had been interrupted
+    started()
+    assert {path.name for path in (tmp_path / "work").glob("*.pt")} == {START, "vae-normalised.pt"}
+
+    other = torch.load(tmp_path / "work" / START)
+    next(iter(other.values())).add_(1)
+    torch.save(other, tmp_path / "work" / START)
+    with pytest.raises(InvalidRequest, match=r"^start: .*from other weights; .*empty work folder .*leave --start out"):
+        started()
+    started(None)
+
+
+def test_weights_never_take_the_place_of_a_training(tmp_path: Path, started: Callable[..., None]) -> None:
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "unet-128.pt").write_text("a training")
+    with pytest.raises(InvalidRequest, match=r"^start: .*of its own; .*empty work folder .*leave --start out"):
+        started()
+    assert [path.name for path in (tmp_path / "work").iterdir()] == ["unet-128.pt"]
+
+
+@pytest.mark.parametrize("fault", ["no tokenizer", "no vae", "another unet"])
+def test_weights_that_cannot_be_started_from_are_told(tmp_path: Path, started: Callable[..., None], fault: str) -> None:
+    weights = tmp_path / "weights"
+    shutil.copytree(EMBEDDED_FOLDER, weights)
+    part = weights / fault.split()[1]
+    shutil.rmtree(part)
+    if fault == "another unet":
+        blocks: dict[str, Any] = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
+        UNet2DConditionModel(**blocks, block_out_channels=(8, 8), norm_num_groups=8).save_pretrained(part)
+    with pytest.raises(InvalidRequest, match=r"^start: the weights at .* are incomplete or of another kind"):
+        started(weights)
+    assert not list((tmp_path / "work").iterdir())
 
 
 @pytest.mark.parametrize(("error", "code"), [(InvalidRequest("No."), 2), (ModelUnavailable("Gone."), 1)])
