@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sd_demo.cli.parser import Parser, number
 from sd_demo.errors import InvalidRequest, ModelUnavailable
 from sd_demo.known_models import EMBEDDED, EMBEDDED_FOLDER, ENTRIES
+from sd_demo.limits import Limits
 from sd_demo.outputs import Outputs
 from sd_demo.registry import Registry
 from sd_demo.requests import SCHEDULER_NAMES, SEED_LIMIT, AnyRequest, parse_request
@@ -129,6 +130,15 @@ def _settings_told(options: argparse.Namespace) -> dict[str, Any]:
     return {**chosen, "count": options.count, "seed": options.seed, "weights": weights}
 
 
+def _engine_settings() -> Settings:
+    """Where and how it computes is the environment's to say, as always, but not how much may be asked of a server.
+
+    Its limits would refuse what is drawn AHEAD, or lower the steps that the figures are told to be of.
+    """
+    unlimited = {**dict.fromkeys(Limits.model_fields), "profile": "local", "max_queue": AHEAD}
+    return Settings.read(["--model", EMBEDDED]).model_copy(update=unlimited)
+
+
 @contextlib.contextmanager
 def _evaluator(options: argparse.Namespace, request_options: dict[str, Any]) -> Iterator[Evaluator]:
     """The evaluator over an engine of its own, whose pictures go into a folder that is gone afterwards."""
@@ -150,7 +160,7 @@ def _evaluator(options: argparse.Namespace, request_options: dict[str, Any]) -> 
         score = load_ranker().scores
     with tempfile.TemporaryDirectory(prefix="sd-demo-evaluate-") as folder, contextlib.redirect_stdout(sys.stderr):
         outputs = Outputs(Path(folder), by_visitor=False)
-        engine = Engine(Settings.read(["--model", EMBEDDED]), registry=Registry(entries), outputs=outputs)
+        engine = Engine(_engine_settings(), registry=Registry(entries), outputs=outputs)
         engine.start()
         try:
             yield Evaluator(

@@ -24,6 +24,7 @@ from sd_demo.embedded.picture import Picture, Thing
 from sd_demo.embedded.sweep import Cell, draw_table, measure_cell
 from sd_demo.errors import InvalidRequest
 from sd_demo.known_models import EMBEDDED_FOLDER
+from sd_demo.limits import Limits
 from sd_demo.requests import AnyRequest
 
 CAR = Thing("car", "red", "medium", "left", "near")
@@ -248,6 +249,17 @@ def test_an_evaluation_is_the_same_for_a_seed() -> None:
         again = [m.image for m in first.draw([door.parse_request("text_to_image", _values(a)) for a in asked])]
     for one, other in zip(made, again, strict=True):
         assert np.abs(np.asarray(one, dtype=int) - np.asarray(other, dtype=int)).max() <= 1
+
+
+def test_the_limits_of_a_server_are_none_of_an_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = {"SPACE_ID": "someone/space", "GRADIO_SERVER_NAME": "0.0.0.0", "SD_DEMO_PROFILE": "shared"}
+    limits = {"SD_DEMO_MAX_STEPS": "10", "SD_DEMO_MAX_VISITOR_JOBS": "1", "SD_DEMO_MAX_QUEUE": "3"}
+    for name, value in {**own, **limits, "SD_DEMO_DTYPE": "float32"}.items():
+        monkeypatch.setenv(name, value)
+    settings = door._engine_settings()
+    assert settings.limits == Limits()
+    assert settings.max_queue >= door.AHEAD
+    assert settings.dtype == "float32"
 
 
 def _values(asked: prompts.Asked) -> dict[str, object]:
