@@ -20,7 +20,7 @@ class Mark:
     """One picture's marks: things[k] tells of the k-th thing asked for; one that is not there is wrong in all.
 
     is_relation_right: whether the first thing is in front of the second one, or above it, where that was asked for,
-    else None. It is a figure of its own and not part of `is_all_right`.
+    both right in object and colour; else None. It is a figure of its own and not part of `is_all_right`.
     """
 
     whole: dict[str, bool]
@@ -42,11 +42,17 @@ def mark(asked: Picture, seen: Judgement) -> Mark:
         {name: found is not None and getattr(found, name) == getattr(thing, name) for name in ABOUT_THINGS}
         for thing, found in zip(asked.things, matched, strict=True)
     )
-    return Mark(whole, things, len(seen.things) == len(asked.things), _is_related(asked.relation, matched))
+    are_there = [
+        found if right["object"] and right["colour"] else None for found, right in zip(matched, things, strict=True)
+    ]
+    return Mark(whole, things, len(seen.things) == len(asked.things), _is_related(asked.relation, are_there))
 
 
 def _is_related(relation: str | None, found: Sequence[Found | None]) -> bool | None:
-    """In front is what stands lower in the picture; None for "next to", which the places of both things tell."""
+    """In front is what stands lower in the picture; None for "next to", which the places of both things tell.
+
+    found: each thing asked for where it is, None where another thing or nothing is in its place.
+    """
     if relation not in ("in front of", "above"):
         return None
     first, second = found[:2]

@@ -75,6 +75,9 @@ def test_what_is_in_front_or_above_is_marked_by_itself(relation: str | None) -> 
     right = {"in front of": (True, False), "above": (False, True)}.get(str(relation), (None, None))
     assert (is_right(lower, higher), is_right(higher, lower)) == right
     assert is_right(lower) == (False if any(right) else None)
+    for wrong in ({"object": "dog"}, {"colour": "blue"}):  # another thing that is in front or above is no answer
+        marks = {is_right(replace(cat, **wrong), house) for cat, house in ((lower, higher), (higher, lower))}
+        assert marks == ({False} if any(right) else {None})
 
 
 def test_prompts_are_the_same_for_a_seed_and_held_out_where_they_say() -> None:
