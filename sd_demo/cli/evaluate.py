@@ -123,9 +123,13 @@ def _numbers(text: str) -> list[int | float | str]:
     return [number(part) for part in text.split(",")]
 
 
-def _settings_told(options: argparse.Namespace) -> dict[str, Any]:
+def _own_options() -> dict[str, Any]:
     entry = next(entry for entry in ENTRIES if entry.is_embedded)
-    chosen = {name: getattr(options, name) or getattr(entry, name) for name in OPTIONS}
+    return {name: getattr(entry, name) for name in OPTIONS}
+
+
+def _settings_told(options: argparse.Namespace) -> dict[str, Any]:
+    chosen = {name: getattr(options, name) or own for name, own in _own_options().items()}
     weights = "the project's own" if options.weights == EMBEDDED_FOLDER else str(options.weights)
     return {**chosen, "count": options.count, "seed": options.seed, "weights": weights}
 
@@ -151,6 +155,7 @@ def _evaluator(options: argparse.Namespace, request_options: dict[str, Any]) -> 
     from sd_demo.embedded.evaluate import Evaluator
     from sd_demo.embedded.judge import load_judge
     from sd_demo.engine import Engine
+    from sd_demo.placement import choose_device
     from sd_demo.ranking import load_ranker
 
     edition = {"source": str(options.weights)}
@@ -160,7 +165,8 @@ def _evaluator(options: argparse.Namespace, request_options: dict[str, Any]) -> 
         score = load_ranker().scores
     with tempfile.TemporaryDirectory(prefix="sd-demo-evaluate-") as folder, contextlib.redirect_stdout(sys.stderr):
         outputs = Outputs(Path(folder), by_visitor=False)
-        engine = Engine(_engine_settings(), registry=Registry(entries), outputs=outputs)
+        settings = _engine_settings()
+        engine = Engine(settings, registry=Registry(entries), outputs=outputs)
         engine.start()
         try:
             yield Evaluator(
@@ -171,6 +177,8 @@ def _evaluator(options: argparse.Namespace, request_options: dict[str, Any]) -> 
                 options=request_options,
                 seed=options.seed,
                 tell=lambda line: print(line, file=sys.stderr, flush=True),
+                is_on_cpu=choose_device(settings.device).type == "cpu",
+                is_as_usual=_own_options() | request_options == _own_options(),
             )
         finally:
             engine.close()

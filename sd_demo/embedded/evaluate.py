@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -29,13 +29,17 @@ from sd_demo.embedded.train_vae import reconstruction_psnr
 from sd_demo.requests import AnyRequest, ImageToImage, Inpaint, TextToImage
 
 AMONG = 20  # captions that the right one is found among
+BARRED_CORES = 2  # of the CPU that the bars of seconds are set for
 STRENGTH = 0.6  # of image to image
 DIVERSITY_SIDE = 64  # pixels; finer differences than these are no variety
 
 
 @dataclass(frozen=True)
 class Made:
-    """A drawn picture, the seconds that its request took in all (alone, if it was drawn alone) and to decode."""
+    """A drawn picture, the seconds from its prompt to its pixels (alone, if it was drawn alone), and to decode of them.
+
+    To check, save and hand over the picture comes on top.
+    """
 
     image: Image.Image
     elapsed_s: float
@@ -52,7 +56,8 @@ Score = Callable[[Sequence[Image.Image], Sequence[str]], list[list[float]]]
 class Evaluator:
     """What an evaluation works with. options: fields of every request (steps, guidance, scheduler).
 
-    score: None where there is no CLIP; its figures are left out then.
+    score: None where there is no CLIP; its figures are left out then. is_on_cpu, is_as_usual: where it draws, and
+    whether with the model's own options; for others the bars of seconds are not set.
     """
 
     draw: Draw
@@ -62,6 +67,8 @@ class Evaluator:
     options: dict[str, Any]
     seed: int = 0
     tell: Callable[[str], None] = lambda line: None
+    is_on_cpu: bool = True
+    is_as_usual: bool = True
 
     def figures(self, count: int) -> list[Figure]:
         """All of them. count: pictures drawn from words; the other parts follow it."""
@@ -206,14 +213,16 @@ class Evaluator:
         return figure("diversity", statistics.mean(parts), "%", different * seeds)
 
     def seconds(self, count: int) -> list[Figure]:
-        """Median seconds of a picture that is drawn alone, and of its decoding."""
+        """Median seconds of a picture that is drawn alone, from its prompt to its pixels, and of its decoding."""
         self.tell(f"{count} pictures, one after another")
         asked = prompts.ask(count, 1, self.seed)
         made = [self.draw([TextToImage(prompt=a.prompt, seed=a.seed, **self.options)])[0] for a in asked]
-        return [
+        figures = [
             figure("picture_s", statistics.median(m.elapsed_s for m in made), "s", count),
             figure("decode_s", statistics.median(m.decode_s for m in made), "s", count),
         ]
+        has_bars = self.is_on_cpu and self.is_as_usual and torch.get_num_threads() == BARRED_CORES
+        return figures if has_bars else [replace(f, bar=None) for f in figures]
 
     def megabytes(self) -> Figure:
         """Size of all weight files: the model's, and the project's companions to it."""

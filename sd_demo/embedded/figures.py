@@ -28,7 +28,8 @@ BARS = {
 
 image_to_image_recoloured: at strength 0.6 with another colour in the prompt, the object is kept and its colour changed.
 inpaint_added: put into an empty place, the right object in the right colour is inside the mask. diversity: in percent
-of the world's own. picture_s: seconds on two CPU cores for 256x256 with the defaults of the page.
+of the world's own. picture_s, decode_s: seconds on two CPU cores for 256x256 with the defaults of the page, from the
+prompt to the pixels and of those to decode; on other machines and with other settings they have no bar.
 """
 
 

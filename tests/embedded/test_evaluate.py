@@ -212,6 +212,32 @@ def test_the_bars_are_at_least_or_at_most() -> None:
     assert json.loads(json.dumps(as_json([share("scene", [True])])))["scene"]["value"] == 100
 
 
+def test_seconds_have_a_bar_only_where_it_was_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    def draw(requests: Sequence[AnyRequest]) -> list[Made]:
+        return [Made(Image.new("RGB", (8, 8)), 1.0, 0.1) for _ in requests]
+
+    def is_met(cores: int = 2, **other: bool) -> list[bool | None]:
+        monkeypatch.setattr("torch.get_num_threads", lambda: cores)
+        figures = replace(evaluator(draw), **other).seconds(1)
+        assert [f.value for f in figures] == [1.0, 0.1]
+        return [f.is_met for f in figures]
+
+    assert is_met() == [True, True]
+    assert is_met(cores=8) == is_met(is_on_cpu=False) == is_met(is_as_usual=False) == [None, None]
+
+
+@pytest.mark.parametrize(("options", "is_as_usual"), [({}, True), ({"guidance_scale": 2.5}, True),
+                                                      ({"num_inference_steps": 5}, False)])  # fmt: skip
+def test_the_command_knows_where_and_how_it_draws(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, object], is_as_usual: bool
+) -> None:
+    monkeypatch.setenv("SD_DEMO_DEVICE", "cpu")
+    monkeypatch.setattr("sd_demo.engine.Engine.start", lambda _: None)
+    with door._evaluator(door._parser("evaluate", "").parse_args([]), options) as made:
+        assert made.is_on_cpu
+        assert made.is_as_usual is is_as_usual
+
+
 def test_distance_of_pictures() -> None:
     black, white = (Image.new("RGB", (256, 256), value) for value in ((0, 0, 0), (255, 255, 255)))
     assert mean_distance([black, black, black]) == 0
