@@ -44,6 +44,9 @@ def render_pictures(
     with a pair of object and colour that training never sees. "near-miss": each picture is wrong in one thing, and its
     one caption is a complete one of what it should have been, the ordinary picture k. "denied": the ordinary picture k
     without something in it, and negative prompts that deny that.
+
+    What `work` holds is read whatever wrote it, so that a training which goes on keeps its pictures and their latents:
+    after a change of the world or its captions another seed or folder makes new ones.
     """
     stem = work / f"pictures-{size}-{count}-{seed}{'' if kind == 'ordinary' else f'-{kind}'}"
     images, captions = stem.with_suffix(".npy"), stem.with_suffix(".json")

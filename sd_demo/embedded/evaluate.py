@@ -38,7 +38,7 @@ DIVERSITY_SIDE = 64  # pixels; finer differences than these are no variety
 class Made:
     """A drawn picture, the seconds from its prompt to its pixels (alone, if it was drawn alone), and to decode of them.
 
-    To check, save and hand over the picture comes on top.
+    Saving it comes on top.
     """
 
     image: Image.Image

@@ -59,8 +59,9 @@ def train(
     minutes: budget of the training steps, finite (rendering comes on top: a minute for 10,000 pictures on two cores).
     stage: "all" shares the minutes out by STAGES; one stage's name gives them all to that one, and the stages
     before it must have run in the same work folder. work: checkpoints, pictures, samples and log, by default a
-    folder in the user's cache. output: the diffusers folder to write, by default `weights` in the work folder; a model
-    that is there is replaced, and nothing else.
+    folder in the user's cache; its pictures and captions are used again, also after a change of the world or of its
+    language, for which another seed or folder makes new ones. output: the diffusers folder to write, by default
+    `weights` in the work folder; a model that is there is replaced, and nothing else.
     device: auto, cpu or cuda. dtype: auto, float32 or bfloat16 (autocast). pictures: how many are rendered
     at each size. batch_size: rows of a UNet step; the default suits the device. max_steps: stop each
     stage after so many steps of this call, its budget unspent, to go on another time. start: a folder that an earlier
