@@ -33,6 +33,11 @@ PROG: Final = "python -m sd_demo embedded"
 AHEAD: Final = 32  # requests waiting or running at once, so that every step is shared by as many as may
 MAX_COUNT: Final = 10_000
 OPTIONS: Final = ("num_inference_steps", "guidance_scale", "scheduler")
+SWEPT: Final = {
+    "num_inference_steps": "10,20,30",
+    "guidance_scale": "1.5,3,5,7.5",
+    "scheduler": "dpmpp_2m,euler,unipc,ddim",
+}
 
 
 def evaluate(arguments: list[str]) -> int:
@@ -60,9 +65,8 @@ def sweep(arguments: list[str]) -> int:
     parser = _parser("sweep", "Which scheduler, steps and guidance suit the picture-book model best.")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="The PNG to draw.")
     options = parser.parse_args(arguments)
-    schedulers = (options.scheduler or "dpmpp_2m,euler,unipc,ddim").split(",")
-    steps = _numbers(options.num_inference_steps or "10,20,30")
-    guidances = _numbers(options.guidance_scale or "1.5,3,5,7.5")
+    schedulers = options.scheduler.split(",")
+    steps, guidances = _numbers(options.num_inference_steps), _numbers(options.guidance_scale)
     grid = [
         {"scheduler": a, "num_inference_steps": b, "guidance_scale": c}
         for a in schedulers
@@ -103,9 +107,11 @@ def _parser(name: str, description: str) -> Parser:
     ):
         flags = [f"--{field.replace('_', '-')}", *([short] if short else [])]
         takes = f" One of {', '.join(SCHEDULER_NAMES)}." if field == "scheduler" else ""
+        default = SWEPT[field] if many else None
         parser.add_argument(
-            *flags, dest=field, type=str if many else kind, metavar="NAME" if field == "scheduler" else "N",
-            help=f"[the model's own default]{takes}{many}",
+            *flags, dest=field, type=str if many else kind, default=default,
+            metavar="NAME" if field == "scheduler" else "N",
+            help="[" + (default or "the model's own default") + f"]{takes}{many}",
         )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="Other prompts for another seed. [0]")
     parser.add_argument(

@@ -295,6 +295,14 @@ def _values(asked: prompts.Asked) -> dict[str, object]:
     return {"prompt": asked.prompt, "seed": asked.seed, "num_inference_steps": 2, "height": 64, "width": 64}
 
 
+def test_help_tells_what_is_tried_where_nothing_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    for command, told in (("sweep", door.SWEPT.values()), ("evaluate", ["the model's own default"])):
+        with pytest.raises(SystemExit):
+            run([command, "--help"])
+        printed = capsys.readouterr().out
+        assert all(f"[{default}]" in printed for default in told)
+
+
 @pytest.mark.parametrize("output", ["sweep", "folder.png", "file/sweep.png"])
 def test_where_a_sweep_cannot_be_drawn_is_said_before_the_work(tmp_path: Path, output: str) -> None:
     (tmp_path / "folder.png").mkdir()
