@@ -176,12 +176,16 @@ def _model(registry: Registry, name: str) -> dict[str, Any]:
     about = {"name": name, "title": entry.title, "licence": entry.licence, "is_here": path is not None}
     if path is None:
         return about | {"state": f"not here; python -m sd_demo download {name} ({entry.download_mib:,} MiB)"}
-    if path.is_dir() and (lacking := missing_in(path)):
-        return about | {"path": str(path), "state": f"not whole: {path} lacks {', '.join(lacking)}"}
+    about["path"] = str(path)
     try:
-        return about | {"path": str(path), "hash": hash_of(path), "state": f"here, whole, in {path}"}
+        if path.is_dir() and (lacking := missing_in(path)):
+            return about | {"state": f"not whole: {path} lacks {', '.join(lacking)}"}
+        return about | {"hash": hash_of(path), "state": f"here, whole, in {path}"}
     except PlaygroundError as error:
-        return about | {"path": str(path), "state": str(error)}
+        return about | {"state": str(error)}
+    except OSError as error:
+        file, why = error.filename or path, error.strerror or type(error).__name__
+        return about | {"state": f"{file} cannot be read ({why}); look at its permissions and its disk."}
 
 
 def _folder(path: Path) -> dict[str, Any]:

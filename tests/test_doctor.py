@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from sd_demo import random_model
+from sd_demo import doctor, random_model
 from sd_demo.cli import main
 from sd_demo.doctor import _model, _try_attention, examine, readable
 from sd_demo.model_files import MANIFEST
-from sd_demo.registry import Registry
+from sd_demo.registry import EMBEDDED, Registry
 from sd_demo.settings import Settings
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # diffusers and transformers warn about their own futures
@@ -72,6 +72,17 @@ def test_a_model_of_which_a_file_is_gone_is_not_whole(tmp_path: Path) -> None:
     assert _model(registry, str(folder))["state"] == f"here, whole, in {folder}"
     (folder / "vae" / "diffusion_pytorch_model.safetensors").unlink()
     assert _model(registry, str(folder))["state"] == f"not whole: {folder} lacks vae/*.safetensors"
+
+
+def test_a_weight_file_that_cannot_be_read_is_told_of_and_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(path: Path) -> str:
+        raise PermissionError(13, "Permission denied", f"{path}/unet/model.safetensors")
+
+    monkeypatch.setattr(doctor, "hash_of", forbidden)
+    state = _model(Registry(), EMBEDDED)["state"]
+    assert "model.safetensors cannot be read (Permission denied)" in state
+    monkeypatch.setattr(doctor, "missing_in", forbidden)
+    assert _model(Registry(), EMBEDDED)["state"] == state
 
 
 def test_models_are_here_or_how_to_get_them_or_damaged(found: dict[str, Any]) -> None:
