@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import gc
 import math
-import resource
 import statistics
 import sys
 import time
@@ -27,6 +26,7 @@ from sd_demo.bench_ways import Compile, Device, Ways, processor
 from sd_demo.compiled_calls import FROM_REPLAY, pays
 from sd_demo.engine import Engine
 from sd_demo.exactness import last_latents, latent_errors, picture_errors
+from sd_demo.host_memory import peak_bytes
 from sd_demo.settings import Settings
 from sd_demo.torch_threads import rest
 
@@ -161,7 +161,7 @@ class Bench:
         stages = {key: getattr(done, key) for key in ("encode_s", "denoise_s", "decode_s")}
         if self._is_cuda:
             return stages, (torch.cuda.max_memory_allocated() / 2**20, torch.cuda.max_memory_reserved() / 2**20)
-        resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        resident = peak_bytes() / 2**20
         return stages, (resident, resident)
 
     def _report(self, seconds: dict[str, list[float]], together: dict[int, dict[str, float]]) -> dict[str, Any]:

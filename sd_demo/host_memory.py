@@ -54,7 +54,11 @@ def resident_bytes() -> int:
         line = next(line for line in status.splitlines() if line.startswith("VmRSS:"))
         return int(line.split()[1]) * 1024
     except (OSError, StopIteration, ValueError):
-        pass
+        return peak_bytes()
+
+
+def peak_bytes() -> int:
+    """The most memory that this process ever held, in bytes; 0 on Windows, which does not say it to Python."""
     if sys.platform == "win32":
         return 0
     import resource

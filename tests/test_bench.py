@@ -49,6 +49,16 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_on_a_cpu_the_peak_is_what_the_system_says_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_module, "peak_bytes", lambda: 300 * 2**20)
+    done = SimpleNamespace(compiled_steps=0, encode_s=0.1, denoise_s=0.2, decode_s=0.3)
+    drawn = SimpleNamespace(receipt=SimpleNamespace(done=done))
+    asked: Any = SimpleNamespace(_is_cuda=False, ways=SimpleNamespace(ours=lambda *_: drawn))
+    engine: Any = None
+    assert Bench._alone(asked, engine)[1] == (300, 300)
+    assert not hasattr(bench_module, "resource"), "Windows has no such module"
+
+
 def in_half(folder: Path, parts: Sequence[str]) -> Path:
     """`folder` with the weights of `parts` in the files that a download keeps, and in no others."""
     for file in [file for part in parts for file in (folder / part).glob("*.safetensors")]:
