@@ -13,7 +13,7 @@ from PIL import Image
 from sd_demo.denoising import Denoising
 from sd_demo.errors import NonFiniteImage
 from sd_demo.memory_errors import tried
-from sd_demo.residence import Residence
+from sd_demo.residence import Residence, empty_cache
 
 TILE = 32  # latents of a side, where a picture is decoded in parts
 PREVIEW_SIDE = 32  # latents of a side; previews of larger pictures are decoded from averaged latents
@@ -114,8 +114,7 @@ def _decode_in_float32(vae: Any, latents: torch.Tensor, residence: Residence) ->
 
 def _decode_in_tiles(vae: Any, latents: torch.Tensor) -> torch.Tensor:
     """Decode overlapping parts and blend them, in a fraction of the memory; seams are faint but there."""
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    empty_cache()
     before = vae.tile_latent_min_size, vae.tile_sample_min_size
     vae.tile_latent_min_size, vae.tile_sample_min_size = TILE, TILE * 2 ** (len(vae.config.block_out_channels) - 1)
     vae.enable_tiling()

@@ -18,6 +18,7 @@ from sd_demo.loaded_model import LoadedModel
 from sd_demo.memory_errors import tried
 from sd_demo.plan import Plan
 from sd_demo.prompts import PromptEmbeds
+from sd_demo.residence import empty_cache
 from sd_demo.schedulers import make_scheduler, takes_seeds
 
 
@@ -242,8 +243,7 @@ def _predict(model: LoadedModel, *inputs: Any) -> list[torch.Tensor]:
     rows = len(inputs[0])
     if rows == 1:
         raise answer
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    empty_cache()
     halves = slice(rows // 2), slice(rows // 2, None)
     first, second = (_predict(model, *_cut(inputs, part)) for part in halves)
     return first + second

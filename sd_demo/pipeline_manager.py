@@ -30,7 +30,7 @@ from sd_demo.prompts import PromptEncoder
 from sd_demo.ranking import Ranker, clip_for, load_ranker
 from sd_demo.registry import ModelEntry, Registry
 from sd_demo.requests import LoraChoice
-from sd_demo.residence import Residence, every_network
+from sd_demo.residence import Residence, empty_cache, every_network
 from sd_demo.row_independence import are_rows_independent, use_whole_blocks
 from sd_demo.safety import read_safety_checker
 from sd_demo.settings import Rung, Settings
@@ -136,8 +136,7 @@ class PipelineManager:
         model.components.clear()
         del model
         gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        empty_cache()
         give_back()
 
     def _free_idle(self, name: str) -> bool:

@@ -101,7 +101,7 @@ class Residence:
             else:
                 network.to(self._device if self.stays(name) else HOME)
         self._guest = None
-        _empty_cache()
+        empty_cache()
 
     def release(self) -> None:
         """Bring all networks home; `settle` follows."""
@@ -110,7 +110,7 @@ class Residence:
                 remove_hook_from_module(network, recurse=True)
             network.to(HOME)
         self._has_hooks = False
-        _empty_cache()
+        empty_cache()
 
     def stays(self, name: str) -> bool:
         """Whether the network `name` is on the device at rest, whole."""
@@ -134,13 +134,16 @@ class Residence:
         """Give back memory that is held only to be faster; False where there was none."""
         has_spared = self.spare()
         if has_spared:
-            _empty_cache()
+            empty_cache()
         return has_spared
 
 
-def _empty_cache() -> None:
+def empty_cache() -> None:
+    """Let PyTorch return what it keeps of a GPU's freed memory, for tensors that fit into none of its pieces."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    elif torch.backends.mps.is_available():
+        torch.mps.empty_cache()
 
 
 def every_network(components: Mapping[str, Any]) -> dict[str, torch.nn.Module]:

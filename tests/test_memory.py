@@ -244,6 +244,17 @@ def test_what_is_held_only_to_be_faster_goes_before_a_rung_does() -> None:
     assert residence.rung == "text_encoder_away"
 
 
+def test_an_apple_gpu_gives_back_what_pytorch_keeps_on_each_step_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    emptied: list[str] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.mps, "empty_cache", lambda: emptied.append("mps"))
+    residence = Residence({name: Network() for name in NETWORKS}, torch.device("mps"))
+    emptied.clear()
+    assert residence.step_down()
+    assert emptied == ["mps"] * 2, "as the networks leave and as some return"
+
+
 def test_a_rung_on_which_the_networks_themselves_do_not_fit_is_passed_over() -> None:
     class Large(Network):
         def to(self, place: torch.device) -> Network:  # type: ignore[override]
