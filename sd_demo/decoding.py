@@ -12,10 +12,9 @@ from PIL import Image
 
 from sd_demo.denoising import Denoising
 from sd_demo.errors import NonFiniteImage
-from sd_demo.memory_errors import tried
-from sd_demo.residence import Residence, empty_cache
+from sd_demo.residence import Residence
+from sd_demo.tiled_vae import whole_or_tiled
 
-TILE = 32  # latents of a side, where a picture is decoded in parts
 PREVIEW_SIDE = 32  # latents of a side; previews of larger pictures are decoded from averaged latents
 
 
@@ -83,43 +82,29 @@ def to_picture(pixels: torch.Tensor) -> Image.Image:
 
 def _decoded(vae: Any, latents: torch.Tensor, residence: Residence) -> tuple[torch.Tensor, list[str]]:
     """The pixels [1, 3, H, W] of latents [1, 4, h, w], and what had to be tried again."""
-    retries = []
-
-    def decode() -> torch.Tensor:
-        pixels: torch.Tensor = vae.decode(latents.to(vae.dtype), return_dict=False)[0]
-        return pixels
-
-    pixels = tried(decode)
-    if isinstance(pixels, RuntimeError) and residence.spared():  # a tile's seams would be worse than a slower step
-        pixels = tried(decode)
-    if isinstance(pixels, RuntimeError):
-        pixels = _decode_in_tiles(vae, latents)
-        retries.append("decoded in tiles, because the memory was too small for the whole")
-    if not torch.isfinite(pixels).all() and vae.dtype != torch.float32:
-        pixels = _decode_in_float32(vae, latents, residence)
-        retries.append("decoded again in float32, because the half-precision picture was not finite")
-    return pixels, retries
+    pixels, is_tiled = _decoded_as(vae.dtype, vae, latents, residence)
+    is_again = vae.dtype != torch.float32 and not torch.isfinite(pixels).all()
+    if is_again:
+        pixels, was_tiled_again = _decoded_in_float32(vae, latents, residence)
+        is_tiled |= was_tiled_again
+    said = {
+        "decoded in tiles, because the memory was too small for the whole": is_tiled,
+        "decoded again in float32, because the half-precision picture was not finite": is_again,
+    }
+    return pixels, [text for text, is_so in said.items() if is_so]
 
 
-def _decode_in_float32(vae: Any, latents: torch.Tensor, residence: Residence) -> torch.Tensor:
+def _decoded_in_float32(vae: Any, latents: torch.Tensor, residence: Residence) -> tuple[torch.Tensor, bool]:
     before = vae.dtype
-    with residence.changing():
-        vae.to(torch.float32)
     try:
-        return residence.run("vae", lambda: vae.decode(latents.float(), return_dict=False)[0])
+        with residence.changing():
+            vae.to(torch.float32)  # one parameter after another, and there may be no memory for all
+        return residence.run("vae", partial(_decoded_as, torch.float32, vae, latents, residence))
     finally:
         with residence.changing():
             vae.to(before)
 
 
-def _decode_in_tiles(vae: Any, latents: torch.Tensor) -> torch.Tensor:
-    """Decode overlapping parts and blend them, in a fraction of the memory; seams are faint but there."""
-    empty_cache()
-    before = vae.tile_latent_min_size, vae.tile_sample_min_size
-    vae.tile_latent_min_size, vae.tile_sample_min_size = TILE, TILE * 2 ** (len(vae.config.block_out_channels) - 1)
-    vae.enable_tiling()
-    try:
-        return vae.decode(latents.to(vae.dtype), return_dict=False)[0]
-    finally:
-        vae.disable_tiling()
-        vae.tile_latent_min_size, vae.tile_sample_min_size = before
+def _decoded_as(dtype: torch.dtype, vae: Any, latents: torch.Tensor, residence: Residence) -> tuple[torch.Tensor, bool]:
+    """The pixels by a `vae` in precision `dtype`, and whether they were decoded in tiles."""
+    return whole_or_tiled(vae, residence, lambda: vae.decode(latents.to(dtype), return_dict=False)[0])

@@ -20,7 +20,7 @@ from sd_demo.settings import Rung
 UNET_FACTOR: Final = 26.0
 VAE_FACTOR: Final = 6.0
 SCORES_FACTOR: Final = 2.0
-TILE: Final = 32  # latents of a side of what decoding holds at once, where the whole is too large
+TILE: Final = 32  # latents of a side of what the autoencoder works on at once, where the whole is too large
 ROOM: Final = 0.9  # part of the free memory that a plan may count on
 LARGEST_LAYER: Final = 0.05  # of all weights, what one layer has at most
 

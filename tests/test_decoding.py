@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKL
 from PIL import Image
 
+from sd_demo.decoding import Decoded, decode
 from sd_demo.engine import Engine
 from sd_demo.events import Step
 from sd_demo.image_difference import psnr
 from sd_demo.loaded_model import LoadedModel
 from sd_demo.requests import parse_request
+from sd_demo.residence import Residence
 from sd_demo.settings import Settings
 
 
@@ -62,6 +66,71 @@ def test_a_picture_too_large_for_the_memory_is_decoded_in_tiles(
     assert tiled.size == whole.size
     assert plain.done.retries == []
     assert np.array_equal(np.asarray(again), np.asarray(whole)), "the next one is whole again"
+
+
+class HalfPrecision:
+    """A small bfloat16 decoder that answers NaN, and 40x40 latents, on what seems a device with memory of its own."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        torch.manual_seed(3)
+        blocks: Any = {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
+        self.vae: Any = AutoencoderKL(block_out_channels=[8, 8], norm_num_groups=4, **blocks).eval().bfloat16()
+        self.residence = Residence({"vae": self.vae}, torch.device("cpu"))
+        monkeypatch.setattr(self.residence, "_can_step_down", True)
+        self.is_short_of_whole = False
+        self.decode = self.vae.decode
+        monkeypatch.setattr(self.vae, "decode", self.overflowing)
+
+    def overflowing(self, latents: torch.Tensor, **options: Any) -> Any:
+        if latents.dtype == torch.float32 and self.is_short_of_whole and not self.vae.use_tiling:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        (pixels,) = self.decode(latents, **options)
+        return (pixels * torch.nan if latents.dtype == torch.bfloat16 else pixels,)
+
+    def decoded(self) -> Decoded:
+        latents = torch.randn(1, 4, 40, 40, generator=torch.Generator().manual_seed(1))
+        model = SimpleNamespace(vae=self.vae, residence=self.residence)
+        canvas = SimpleNamespace(restore=lambda picture: picture)
+        denoising: Any = SimpleNamespace(model=model, latents=latents, canvas=canvas)
+        return decode(denoising)
+
+    @property
+    def dtypes(self) -> set[torch.dtype]:
+        return {parameter.dtype for parameter in self.vae.parameters()}
+
+
+def test_the_float32_picture_is_decoded_in_tiles_too_before_a_rung_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    half = HalfPrecision(monkeypatch)
+    whole = half.decoded()
+    assert [text.partition(",")[0] for text in whole.retries] == ["decoded again in float32"]
+    half.is_short_of_whole = True
+    tiled = half.decoded()
+    assert [text.partition(",")[0] for text in tiled.retries] == ["decoded in tiles", "decoded again in float32"]
+    assert half.residence.rung == "resident"
+    assert tiled.images[0].size == whole.images[0].size == (80, 80)
+    assert half.dtypes == {torch.bfloat16}
+
+
+def test_memory_that_runs_out_half_way_to_float32_leaves_a_decoder_of_one_precision(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    half, tries = HalfPrecision(monkeypatch), []
+    whole = half.decoded()
+    last = half.vae.decoder.conv_out
+    convert = last._apply
+
+    def short_at_first(*arguments: Any, **options: Any) -> Any:
+        tries.append(half.dtypes)
+        if len(tries) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB")
+        return convert(*arguments, **options)
+
+    monkeypatch.setattr(last, "_apply", short_at_first)
+    again = half.decoded()
+    assert tries[0] == {torch.float32, torch.bfloat16}, "else it would prove nothing"
+    assert again.retries == whole.retries
+    assert np.array_equal(np.asarray(again.images[0]), np.asarray(whole.images[0]))
+    assert half.dtypes == {torch.bfloat16}
 
 
 def test_what_is_held_only_to_be_faster_goes_before_tiles_and_parts_are_tried(

@@ -91,6 +91,7 @@ FLOORS = {
         "lora_training",
         "denoising",
         "super_resolution",
+        "tiled_vae",
         "decoding",
         "learn",
     ),  # diffusion
