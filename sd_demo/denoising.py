@@ -42,7 +42,7 @@ class Denoising:
         self.most_parts = 1  # in which a UNet call ran, where the memory was too small for the whole
         n = len(plan.seeds)
         self.compiled_steps = 0
-        self.is_distilled, self.has_two_rows = _is_distilled(model), is_guided(model, plan)
+        self.is_distilled, self.has_two_rows = model.is_distilled, model.is_guided(plan.guidance_scale)
         rows = [embeds.negative_prompt_embeds, embeds.prompt_embeds] if self.has_two_rows else [embeds.prompt_embeds]
         self.conditions = self._conditions(torch.cat([e.expand(n, -1, -1) for e in rows]))
         self.extra_channels: torch.Tensor | None = None  # [n, c, h, w]: what the UNet sees beside the latents
@@ -187,16 +187,6 @@ class Denoising:
         size = self.model.unet.config.time_cond_proj_dim
         embedding = self.pipe.get_guidance_scale_embedding(scale, embedding_dim=size)
         return embedding.to(self.model.placement.device, self.model.placement.dtype)
-
-
-def is_guided(model: LoadedModel, plan: Plan) -> bool:
-    """Whether each image brings a second row, of the negative prompt; where not, that prompt is not read at all."""
-    return plan.guidance_scale > 1 and not _is_distilled(model)
-
-
-def _is_distilled(model: LoadedModel) -> bool:
-    """The UNet takes the guidance scale as an input, in place of a second row; the x2 upscaler's input is another."""
-    return model.unet.config.time_cond_proj_dim is not None and model.entry.upscale_factor == 1
 
 
 @torch.inference_mode()

@@ -11,7 +11,7 @@ import threading
 import time
 from typing import Any
 
-from sd_demo.denoising import advance, is_guided
+from sd_demo.denoising import advance
 from sd_demo.errors import DeviceFailure, JobCancelled, PlaygroundError, QueueFull
 from sd_demo.events import Cancelled, Encoding, Failed, Loading
 from sd_demo.fair_queue import FairQueue
@@ -252,9 +252,9 @@ class Engine:
             start = time.perf_counter()
             asked = self._gate.lowered(job.request, model.entry)
             plan = make_plan(asked, model.entry)
-            negative = job.request.negative_prompt if is_guided(model, plan) else ""  # a long one pads the prompt
+            is_read = model.is_guided(plan.guidance_scale)  # a long negative prompt pads the other
             embeds = model.prompts.encode(
-                job.request.prompt, negative,
+                job.request.prompt, job.request.negative_prompt if is_read else "",
                 device=model.placement.device, dtype=model.placement.dtype,
                 key=tuple((worn.sha256, worn.choice.weight) for worn in model.loras),
             )  # fmt: skip

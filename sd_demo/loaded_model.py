@@ -78,6 +78,15 @@ class LoadedModel:
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
 
     @property
+    def is_distilled(self) -> bool:
+        """The UNet takes the guidance scale as an input, in place of a second row; the x2 upscaler's is another one."""
+        return self.unet.config.time_cond_proj_dim is not None and self.entry.upscale_factor == 1
+
+    def is_guided(self, guidance_scale: float) -> bool:
+        """Whether each image brings a second row, of the negative prompt; where not, that prompt is not read at all."""
+        return guidance_scale > 1 and not self.is_distilled
+
+    @property
     def weights_mib(self) -> float:
         """Memory of all weights, in MiB."""
         modules = [c for c in self.components.values() if isinstance(c, torch.nn.Module)]

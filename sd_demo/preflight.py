@@ -26,16 +26,17 @@ def estimate(
     """
     if model is None or model.entry.name != entry.name:
         return Estimate()
+    entry = model.entry  # what suits a single file is known from its weights
     asked, values = values, {**values, **lowered_fields(values, entry, settings.limits)}
     values |= _size(values, entry)
-    seconds, device = speed.seconds(values, entry), model.placement.device
+    seconds, device = speed.seconds(values, entry, _rows(values, model)), model.placement.device
     room = room_mib(device, model.weights_mib)
     if room is None:
         return Estimate(seconds)
     room = min(room, settings.memory_limit_mib) if settings.memory_limit_mib else room
 
     def peak(values: dict[str, Any]) -> float:
-        shape = _shape(values, entry, settings.max_rows)
+        shape = Shape(min(_rows(values, model), settings.max_rows), values["height"], values["width"])
         rung = "resident" if device.type == "cpu" else model.need.rung_for(shape, room)
         return model.need.peak_mib(shape, rung)
 
@@ -55,10 +56,10 @@ def _size(values: dict[str, Any], entry: ModelEntry) -> dict[str, int]:
     return {"width": width, "height": height}
 
 
-def _shape(values: dict[str, Any], entry: ModelEntry, max_rows: int) -> Shape:
-    guidance = values.get("guidance_scale") or entry.guidance_scale
-    rows = (values.get("num_images_per_prompt") or 1) * (2 if guidance > 1 else 1)
-    return Shape(min(rows, max_rows), values["height"], values["width"])
+def _rows(values: dict[str, Any], model: LoadedModel) -> int:
+    """Of one step of all pictures."""
+    guidance = values.get("guidance_scale") or model.entry.guidance_scale
+    return (values.get("num_images_per_prompt") or 1) * (2 if model.is_guided(guidance) else 1)
 
 
 def _smaller(asked: dict[str, Any], values: dict[str, Any]) -> Iterator[dict[str, int]]:

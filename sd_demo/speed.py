@@ -71,16 +71,14 @@ class Speed:
         """Seconds until `jobs` waiting jobs are through, taken one after another."""
         return max(1.0, jobs * (self._job_s or 1.0))
 
-    def seconds(self, values: dict[str, Any], entry: ModelEntry) -> float | None:
-        """For a request with these field values; None before anything was measured."""
+    def seconds(self, values: dict[str, Any], entry: ModelEntry, rows: int) -> float | None:
+        """For a request with these field values, which brings `rows` rows a step; None before anything was measured."""
         if self._per_row_pixel is None:
             return None
         height = values.get("height") or entry.native_size
         width = values.get("width") or entry.native_size
         steps = (values.get("num_inference_steps") or entry.num_inference_steps) * (values.get("strength") or 1.0)
         calls = unet_calls(values.get("scheduler") or entry.scheduler, max(1, int(steps)))
-        guidance = values.get("guidance_scale") or entry.guidance_scale
-        rows = (values.get("num_images_per_prompt") or 1) * (2 if guidance > 1 else 1)
         return float(self._per_row_pixel * rows * (height / 8) * (width / 8) * calls)
 
 

@@ -6,7 +6,9 @@ import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -15,12 +17,13 @@ from diffusers import AutoencoderKL
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from PIL import Image
 
-from sd_demo import memory_need
+from sd_demo import memory_need, preflight
 from sd_demo.architectures import ARCHITECTURES
 from sd_demo.canvas import working_size
 from sd_demo.engine import Engine
 from sd_demo.errors import OutOfMemory
 from sd_demo.health import as_expected, is_fatal
+from sd_demo.known_models import what_suits
 from sd_demo.loaded_model import LoadedModel
 from sd_demo.memory_need import MemoryNeed, Shape, free_mib
 from sd_demo.outputs import Outputs
@@ -30,6 +33,7 @@ from sd_demo.registry import Registry
 from sd_demo.requests import parse_request
 from sd_demo.residence import RUNGS, Residence
 from sd_demo.settings import Settings
+from sd_demo.speed import Estimate, Speed
 from tests.memory_factors import Living
 
 MODEL = "random:sd-1.5:tiny"
@@ -391,6 +395,38 @@ def test_something_smaller_does_not_crop_a_given_picture(
     cropped = {"strength": 0.5, "image": picture, "width": 1024, "height": 512}
     smaller = resident.estimate(cropped).smaller or {}
     assert smaller["width"] == pytest.approx(2 * smaller["height"], rel=0.15), "the shape asked for, which crops anyway"
+
+
+class OnGpu:
+    """What a preflight sees of a model on a GPU: Stable Diffusion 1.5 in float16, none of which need be there."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, need: MemoryNeed, room_mib: float) -> None:
+        self.config, self.speed, nothing = SimpleNamespace(time_cond_proj_dim=None), Speed(), MagicMock()
+        self.entry, parts = Registry().get("sd-1.5"), {"unet": SimpleNamespace(config=self.config)}
+        placement, residence = SimpleNamespace(device=torch.device("cuda")), SimpleNamespace(rung="resident")
+        self.model: Any = LoadedModel(self.entry, parts, placement, nothing, "", residence, need)  # type: ignore[arg-type]
+        monkeypatch.setattr(preflight, "room_mib", lambda *_: room_mib)
+
+    def estimate(self, **values: Any) -> Estimate:
+        return preflight.estimate(values, self.entry, self.speed, self.model, Settings())
+
+    def ran(self, rows: int, elapsed_s: float) -> None:
+        """One step of this model was measured, at 512x512."""
+        denoising = SimpleNamespace(rows=rows, latents=torch.empty(1, 4, 64, 64), model=self.model)
+        self.speed.learn_step([SimpleNamespace(denoising=denoising)], elapsed_s)  # type: ignore[list-item]
+
+
+def test_a_distilled_model_is_told_for_its_one_row(monkeypatch: pytest.MonkeyPatch, need: MemoryNeed) -> None:
+    there = OnGpu(monkeypatch, need, 100_000)
+    there.ran(rows=1, elapsed_s=0.5)
+    asked: dict[str, Any] = {"num_inference_steps": 4, "guidance_scale": 8.5}
+    guided = there.estimate(**asked)
+    assert (guided.seconds, guided.peak_mib) == (4 * 2 * 0.5, need.peak_mib(Shape(2, 512, 512)))
+    there.config.time_cond_proj_dim = 256
+    distilled = there.estimate(**asked)
+    assert (distilled.seconds, distilled.peak_mib) == (4 * 0.5, need.peak_mib(Shape(1, 512, 512)))
+    there.model = replace(there.model, entry=there.entry.model_copy(update=what_suits(vars(there.config))))
+    assert there.estimate() == distilled, "of a single file only its weights tell what suits it"
 
 
 def test_of_a_model_that_is_not_in_memory_nothing_is_claimed(resident: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
