@@ -15,12 +15,13 @@ from sd_demo.errors import NonFiniteImage
 from sd_demo.residence import Residence
 from sd_demo.tiled_vae import whole_or_tiled
 
+IN_TILES = "in tiles, because the memory was too small for the whole"
 PREVIEW_SIDE = 32  # latents of a side; previews of larger pictures are decoded from averaged latents
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """The pictures of one request in order, and what had to be tried again."""
+    """The pictures of one request in order, and what the autoencoder had to try again, also before the steps."""
 
     images: list[Image.Image]
     retries: list[str]
@@ -37,7 +38,7 @@ def decode(denoising: Denoising, go_on: Callable[[], None] = lambda: None) -> De
     in overlapping tiles. Raises NonFiniteImage where the latents are not finite, or the float32 picture is not either.
     """
     vae, residence = denoising.model.vae, denoising.model.residence
-    retries: list[str] = []
+    retries = [f"the given picture was encoded {IN_TILES}"] if denoising.is_encoded_in_tiles else []
     images = []
     if not torch.isfinite(denoising.latents).all():
         raise NonFiniteImage(
@@ -88,7 +89,7 @@ def _decoded(vae: Any, latents: torch.Tensor, residence: Residence) -> tuple[tor
         pixels, was_tiled_again = _decoded_in_float32(vae, latents, residence)
         is_tiled |= was_tiled_again
     said = {
-        "decoded in tiles, because the memory was too small for the whole": is_tiled,
+        f"decoded {IN_TILES}": is_tiled,
         "decoded again in float32, because the half-precision picture was not finite": is_again,
     }
     return pixels, [text for text, is_so in said.items() if is_so]

@@ -20,6 +20,7 @@ from sd_demo.plan import Plan
 from sd_demo.prompts import PromptEmbeds
 from sd_demo.residence import empty_cache
 from sd_demo.schedulers import make_scheduler, takes_seeds
+from sd_demo.tiled_vae import whole_or_tiled
 
 
 class Denoising:
@@ -39,6 +40,7 @@ class Denoising:
         self.index = 0
         self.first_rung = model.residence.rung
         self.most_shared = 0
+        self.is_encoded_in_tiles = False  # the given picture, where the memory was too small for the whole
         self.most_parts = 1  # in which a UNet call ran, where the memory was too small for the whole
         n = len(plan.seeds)
         self.compiled_steps = 0
@@ -167,10 +169,16 @@ class Denoising:
         return latents
 
     def _encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        """[1, 3, H, W] to one sample of its latents per image, [n, 4, h, w]; the VAE runs once."""
-        vae, placement = self.model.vae, self.model.placement
+        """[1, 3, H, W] to one sample of its latents per image, [n, 4, h, w]; the VAE runs once.
+
+        In tiles where the memory is too small for the whole, as pictures are decoded.
+        """
+        vae, placement, residence = self.model.vae, self.model.placement, self.model.residence
         there = pixels.to(placement.device, vae.dtype)
-        posterior = self.model.residence.run("vae", lambda: vae.encode(there).latent_dist)
+        posterior, is_tiled = residence.run(
+            "vae", lambda: whole_or_tiled(vae, residence, lambda: vae.encode(there).latent_dist)
+        )
+        self.is_encoded_in_tiles |= is_tiled
         samples = [posterior.sample(generator) for generator in self.generators]
         return torch.cat(samples).to(placement.dtype) * vae.config.scaling_factor
 

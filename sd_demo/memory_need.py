@@ -2,7 +2,8 @@
 
 Activations grow in proportion to rows and area. The factors were measured by counting every live tensor of a call
 (`python -m tests.memory_factors`): Stable Diffusion 1.5's UNet holds at most 26 numbers at once for each row, latent
-and channel of its first level, the picture-book's 15; both decoders 6 for each pixel and channel of their last level.
+and channel of its first level, the picture-book's 15; both decoders 6 for each pixel and channel of their last level,
+more than the encoders, which are therefore not counted: where a decoder fits, so does its encoder.
 Plain attention holds every score twice besides, before and after the softmax, and these grow with the area's square.
 """
 

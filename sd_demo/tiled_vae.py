@@ -14,7 +14,8 @@ from sd_demo.residence import Residence, empty_cache
 def whole_or_tiled(vae: Any, residence: Residence, call: Callable[[], Answer]) -> tuple[Answer, bool]:
     """The answer of `call`, which decodes or encodes one picture with `vae`, and whether that was done in tiles.
 
-    The autoencoder is where `residence` has brought it. Raises the error where there is no memory for a tile either.
+    The autoencoder is where `residence` has brought it. What can be done whole is, as tiles give other numbers.
+    Raises the error where there is no memory for a tile either.
     """
     answer = tried(call)
     if isinstance(answer, RuntimeError) and residence.spared():  # a tile's seams would be worse than a slower step

@@ -48,7 +48,8 @@ class Living(TorchDispatchMode):
 
 
 def factors(parts: dict[str, Any], side: int, rows: int = 2) -> dict[str, float]:
-    """Numbers that live at once: for each row, latent and first channel; for each pixel and last channel."""
+    """Numbers that live at once: for each row, latent and first channel; for each pixel and last channel, decoding
+    ("vae") and encoding."""
     unet, vae = parts["unet"], parts["vae"]
     unet.set_attn_processor(AttnProcessor2_0())
     words = torch.zeros(rows, 77, unet.config.cross_attention_dim)
@@ -57,8 +58,11 @@ def factors(parts: dict[str, Any], side: int, rows: int = 2) -> dict[str, float]
     drawing = living.most / 4 / (rows * side * side * unet.config.block_out_channels[0])
     with torch.inference_mode(), Living(unet, vae) as living:
         vae.decode(torch.zeros(1, 4, side, side))
-    pixels = (side * 2 ** (len(vae.config.block_out_channels) - 1)) ** 2
-    return {"unet": drawing, "vae": living.most / 4 / (pixels * vae.config.block_out_channels[0])}
+    decoding, large = living.most, side * 2 ** (len(vae.config.block_out_channels) - 1)
+    with torch.inference_mode(), Living(unet, vae) as living:
+        vae.encode(torch.zeros(1, 3, large, large))
+    numbers = 4 * large**2 * vae.config.block_out_channels[0]
+    return {"unet": drawing, "vae": decoding / numbers, "encoder": living.most / numbers}
 
 
 def main() -> None:

@@ -14,13 +14,16 @@ from diffusers import AutoencoderKL
 from PIL import Image
 
 from sd_demo.decoding import Decoded, decode
+from sd_demo.denoising import Denoising
 from sd_demo.engine import Engine
 from sd_demo.events import Step
+from sd_demo.finishing import make_plan
 from sd_demo.image_difference import psnr
 from sd_demo.loaded_model import LoadedModel
 from sd_demo.requests import parse_request
 from sd_demo.residence import Residence
 from sd_demo.settings import Settings
+from sd_demo.super_resolution import begin
 
 
 @pytest.fixture
@@ -68,6 +71,38 @@ def test_a_picture_too_large_for_the_memory_is_decoded_in_tiles(
     assert np.array_equal(np.asarray(again), np.asarray(whole)), "the next one is whole again"
 
 
+def test_a_given_picture_too_large_for_the_memory_is_encoded_in_tiles(
+    model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = parse_request(
+        "image_to_image", {"image": Image.radial_gradient("L").resize((320, 320)), "num_inference_steps": 1, "seed": 3}
+    )
+    embeds, vae = model.prompts.encode("", "", device=model.placement.device, dtype=model.placement.dtype), model.vae
+
+    def begun() -> Denoising:
+        return begin(model, make_plan(request, model.entry), request, embeds)
+
+    def short_of_whole(pixels: torch.Tensor, **options: Any) -> Any:
+        if not vae.use_tiling:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.50 GiB")
+        return encode(pixels, **options)
+
+    whole, encode = begun(), vae.encode
+    assert not whole.is_encoded_in_tiles
+    monkeypatch.setattr(vae, "encode", short_of_whole)
+    tiled = begun()
+    monkeypatch.undo()
+    again = begun()
+    assert model.residence.rung == "resident"
+    assert torch.equal(again.latents, whole.latents), "the next one is whole again"
+    difference = (tiled.latents - whole.latents).std() / whole.latents.std()
+    assert 0 < difference < 0.1, "the same picture, but for seams"
+    assert decode(tiled).retries == [
+        "the given picture was encoded in tiles, because the memory was too small for the whole"
+    ]
+    assert decode(whole).retries == []
+
+
 class HalfPrecision:
     """A small bfloat16 decoder that answers NaN, and 40x40 latents, on what seems a device with memory of its own."""
 
@@ -91,7 +126,7 @@ class HalfPrecision:
         latents = torch.randn(1, 4, 40, 40, generator=torch.Generator().manual_seed(1))
         model = SimpleNamespace(vae=self.vae, residence=self.residence)
         canvas = SimpleNamespace(restore=lambda picture: picture)
-        denoising: Any = SimpleNamespace(model=model, latents=latents, canvas=canvas)
+        denoising: Any = SimpleNamespace(model=model, latents=latents, canvas=canvas, is_encoded_in_tiles=False)
         return decode(denoising)
 
     @property

@@ -17,7 +17,7 @@ from diffusers import AutoencoderKL
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from PIL import Image
 
-from sd_demo import memory_need, preflight
+from sd_demo import memory_need, preflight, random_model
 from sd_demo.architectures import ARCHITECTURES
 from sd_demo.canvas import working_size
 from sd_demo.engine import Engine
@@ -34,7 +34,7 @@ from sd_demo.requests import parse_request
 from sd_demo.residence import RUNGS, Residence
 from sd_demo.settings import Settings
 from sd_demo.speed import Estimate, Speed
-from tests.memory_factors import Living
+from tests.memory_factors import Living, factors
 
 MODEL = "random:sd-1.5:tiny"
 ASKED = {"prompt": "a house", "negative_prompt": "rain", "num_inference_steps": 3, "seed": 4, "scheduler": "euler_a"}
@@ -308,6 +308,12 @@ def test_the_scores_of_plain_attention_are_counted(model: LoadedModel) -> None:
         assert held[attention] < said < 2 * held[attention]
     unet.set_attn_processor(before)
     assert held["plain"] > 2 * held["sdpa"], "else it would prove nothing"
+
+
+def test_an_encoder_holds_less_than_what_is_counted_for_its_decoder() -> None:
+    held = factors(random_model.build("sd-1.5", "tiny"), 32)
+    assert held["encoder"] < held["vae"]
+    assert held["encoder"] < memory_need.VAE_FACTOR
 
 
 def test_a_loaded_model_counts_the_scores_of_the_attention_that_it_got() -> None:
