@@ -84,9 +84,13 @@ class MemoryNeed:
         away = 0.0 if is_whole else self.weights.get("text_encoder", 0.0)
         return everything - away + max(drawing, decoding)
 
-    def rung_for(self, shape: Shape, free_mib: float) -> Rung:
-        """The first rung on which `shape` fits into the free memory (that of the weights included); else the last."""
-        fitting = (rung for rung in RUNGS if self.peak_mib(shape, rung) <= ROOM * free_mib)
+    def rung_for(self, shape: Shape, free_mib: float, highest: Rung = RUNGS[0]) -> Rung:
+        """The first rung from `highest` down on which `shape` fits into the free memory; else the last.
+
+        free_mib: that of the weights included.
+        """
+        rungs = RUNGS[RUNGS.index(highest) :]
+        fitting = (rung for rung in rungs if self.peak_mib(shape, rung) <= ROOM * free_mib)
         return next(fitting, RUNGS[-1])
 
 

@@ -37,8 +37,9 @@ def estimate(
 
     def peak(values: dict[str, Any]) -> float:
         shape = Shape(min(_rows(values, model), settings.max_rows), values["height"], values["width"])
-        rung = "resident" if device.type == "cpu" else model.need.rung_for(shape, room)
-        return model.need.peak_mib(shape, rung)
+        if device.type == "cpu":  # networks that are away are there
+            return model.need.peak_mib(shape)
+        return model.need.peak_mib(shape, model.need.rung_for(shape, room, model.residence.rung))
 
     needed = peak(values)
     options = _smaller(asked, values) if needed > room else iter(())

@@ -435,6 +435,18 @@ def test_a_distilled_model_is_told_for_its_one_row(monkeypatch: pytest.MonkeyPat
     assert there.estimate() == distilled, "of a single file only its weights tell what suits it"
 
 
+@pytest.mark.parametrize("rung", RUNGS)
+def test_what_is_told_is_of_the_rung_that_the_model_is_on(
+    rung: Any, monkeypatch: pytest.MonkeyPatch, need: MemoryNeed
+) -> None:
+    there, usual = OnGpu(monkeypatch, need, 100_000), Shape(2, 512, 512)
+    there.model.residence.rung = rung  # as asked for, or where memory ran out before
+    assert there.estimate().peak_mib == need.peak_mib(usual, rung)
+    short = OnGpu(monkeypatch, need, 1.05 * need.peak_mib(usual, RUNGS[-1]) / memory_need.ROOM)
+    short.model.residence.rung = rung
+    assert short.estimate().peak_mib == need.peak_mib(usual, RUNGS[-1]), "where the ladder will end"
+
+
 def test_of_a_model_that_is_not_in_memory_nothing_is_claimed(resident: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     assert resident.estimate({"model": "picture-book"}).peak_mib is None
     monkeypatch.setattr(memory_need, "_available_host_mib", lambda: None)
