@@ -357,8 +357,12 @@ def test_what_a_given_picture_costs_is_told_of_the_size_that_it_is_worked_on(
         given = resident.estimate({"strength": 0.5, "image": picture})
         assert given == resident.estimate({"strength": 0.5, "width": size[0], "height": size[1]})
         assert given != resident.estimate({"strength": 0.5})
-    of = {name: resident.estimate({"scheduler": name, "num_inference_steps": 10}).seconds for name in ("heun", "euler")}
-    assert of["heun"] == pytest.approx(1.9 * (of["euler"] or 0)), "it looks twice at each step but the last"
+    heun, ten, nineteen = (
+        resident.estimate({"scheduler": name, "num_inference_steps": steps}).seconds
+        for name, steps in (("heun", 10), ("euler", 10), ("euler", 19))
+    )
+    assert heun == pytest.approx(nineteen), "it looks twice at each step but the last"
+    assert heun > 1.5 * (ten or 0)
 
 
 @pytest.mark.parametrize("max_side", [64, 160])
@@ -416,10 +420,12 @@ class OnGpu:
     def estimate(self, **values: Any) -> Estimate:
         return preflight.estimate(values, self.entry, self.speed, self.model, Settings())
 
-    def ran(self, rows: int, elapsed_s: float) -> None:
-        """One step of this model was measured, at 512x512."""
+    def ran(self, rows: int, elapsed_s: float, decode_s: float = 0.0) -> None:
+        """A step and the decoding of one picture of this model were measured, at 512x512."""
         denoising = SimpleNamespace(rows=rows, latents=torch.empty(1, 4, 64, 64), model=self.model)
-        self.speed.learn_step([SimpleNamespace(denoising=denoising)], elapsed_s)  # type: ignore[list-item]
+        running: Any = SimpleNamespace(denoising=denoising, decode_s=decode_s, total_s=9.0)
+        self.speed.learn_step([running], elapsed_s)
+        self.speed.learn_job(running)
 
 
 def test_a_distilled_model_is_told_for_its_one_row(monkeypatch: pytest.MonkeyPatch, need: MemoryNeed) -> None:
@@ -433,6 +439,23 @@ def test_a_distilled_model_is_told_for_its_one_row(monkeypatch: pytest.MonkeyPat
     assert (distilled.seconds, distilled.peak_mib) == (4 * 0.5, need.peak_mib(Shape(1, 512, 512)))
     there.model = replace(there.model, entry=there.entry.model_copy(update=what_suits(vars(there.config))))
     assert there.estimate() == distilled, "of a single file only its weights tell what suits it"
+
+
+def test_seconds_are_of_this_model_and_count_what_is_around_the_steps(
+    monkeypatch: pytest.MonkeyPatch, need: MemoryNeed
+) -> None:
+    there = OnGpu(monkeypatch, need, 100_000)
+    own = there.model
+    there.model = replace(own, entry=Registry().get("picture-book"))
+    there.ran(rows=2, elapsed_s=0.02, decode_s=0.1)
+    there.model = own
+    assert there.estimate().seconds is None, "another model's speed is not this one's"
+    there.ran(rows=2, elapsed_s=32.0, decode_s=37.0)
+    asked: dict[str, Any] = {"num_inference_steps": 2}
+    assert there.estimate(**asked).seconds == pytest.approx(64 + 37)
+    assert there.estimate(**asked, num_images_per_prompt=3).seconds == pytest.approx(3 * (64 + 37))
+    assert there.estimate(**asked, width=256, height=256).seconds == pytest.approx((64 + 37) / 4)
+    assert there.estimate(**asked, strength=1.0).seconds == pytest.approx(64 + 1.44 * 37), "its picture is encoded"
 
 
 @pytest.mark.parametrize("rung", RUNGS)
