@@ -189,7 +189,7 @@ class PipelineManager:
         while rung != "resident" and self._settings.memory == "auto" and self._models:
             self._free_oldest()  # a model that nobody uses is worth less than speed for this one
             rung = self._rung(entry, need, device)
-        residence = Residence(networks, device, rung)
+        residence = Residence(networks, device, rung, lambda: self._free_idle(entry.name))
         placement = residence.run("unet", lambda: place(components["unet"], self._settings, device, dtype))
         need = need.attending(placement.attention, components["unet"], dtype)
         is_choice = is_shared_alike and self._settings.dtype == "auto"

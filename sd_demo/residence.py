@@ -28,18 +28,30 @@ HOME: Final = torch.device("cpu")
 class Residence:
     """Of one model's networks ("unet", "vae", "text_encoder" and whatever else is given), on `device`.
 
-    Not for several threads at once: the engine's worker alone runs them.
+    They are brought there at once, on `rung` or the first one below on which they fit; where there is none, what the
+    device said is raised. Not for several threads at once: the engine's worker alone runs them.
     """
 
-    def __init__(self, networks: Mapping[str, torch.nn.Module], device: torch.device, rung: Rung = "resident") -> None:
+    def __init__(
+        self,
+        networks: Mapping[str, torch.nn.Module],
+        device: torch.device,
+        rung: Rung = "resident",
+        spare: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._networks, self._device = dict(networks), device
         self._rung: Rung = rung
         self._has_hooks = False
         self._guest: str | None = None
-        self.spare: Callable[[], bool] = lambda: False
+        self.spare = spare
         """Lets go of what is held on the device only to be faster; False where there was nothing."""
         self._can_step_down = device.type != HOME.type  # else nothing would be saved
-        self.settle()
+        while isinstance(failure := tried(self.settle), RuntimeError):
+            if not self.spared():
+                if self.step_down():
+                    return
+                raise failure
+            self.release()
 
     @property
     def rung(self) -> Rung:

@@ -248,6 +248,35 @@ def test_what_is_held_only_to_be_faster_goes_before_a_rung_does() -> None:
     assert residence.rung == "text_encoder_away"
 
 
+@pytest.mark.parametrize(
+    ("has_idle_model", "device", "expected"),
+    [(False, "cuda", "one_at_a_time"), (True, "cuda", "resident"), (False, "cpu", None)],
+)
+def test_networks_that_do_not_fit_as_they_are_loaded_take_the_next_rung(
+    has_idle_model: bool, device: str, expected: str | None
+) -> None:
+    held = ["the model before"] * has_idle_model
+
+    class Large(Network):
+        def to(self, place: torch.device) -> Network:  # type: ignore[override]
+            self.place = place.type
+            there = sum(network.place == device for network in networks.values())
+            if there == len(NETWORKS) - 1 and not has_room():
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return self
+
+    def has_room() -> bool:
+        return has_idle_model and not held
+
+    networks: dict[str, Network] = {name: Large() for name in NETWORKS}
+    if expected is None:
+        with pytest.raises(torch.OutOfMemoryError):
+            Residence(networks, torch.device(device))
+        return
+    residence = Residence(networks, torch.device(device), spare=lambda: bool(held and held.pop()))
+    assert residence.rung == expected, "speed is worth more than a model that nobody uses"
+
+
 def test_an_apple_gpu_gives_back_what_pytorch_keeps_on_each_step_down(monkeypatch: pytest.MonkeyPatch) -> None:
     emptied: list[str] = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
