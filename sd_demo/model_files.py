@@ -20,6 +20,21 @@ HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 NETWORKS: Final = ("unet", "vae", "text_encoder")
 PARTS: Final = (*NETWORKS, "tokenizer", "scheduler")
 SAFETY_CHECKER: Final = "safety_checker"
+FAMILY: Final = (  # the pipelines whose parts are those of Stable Diffusion 1 and 2
+    "StableDiffusionPipeline",
+    "StableDiffusionImg2ImgPipeline",
+    "StableDiffusionInpaintPipeline",
+    "LatentConsistencyModelPipeline",
+    "LatentConsistencyModelImg2ImgPipeline",
+    "StableDiffusionUpscalePipeline",
+    "StableDiffusionLatentUpscalePipeline",
+)
+KINDS: Final = {  # the classes of the parts, the one that loads them first
+    "unet": ("UNet2DConditionModel",),
+    "vae": ("AutoencoderKL",),
+    "text_encoder": ("CLIPTextModel",),
+    "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),  # both have the same files
+}
 _WEIGHTS: Final = re.compile(r"(?:diffusion_pytorch_model|model)(\.fp16)?(?:-\d{5}-of-\d{5})?\.safetensors")
 _SETTINGS: Final = re.compile(r"[\w.-]+\.(?:json|txt)")
 
@@ -28,6 +43,19 @@ def parts_of(index: Mapping[str, Any]) -> list[str]:
     """The parts that a model_index.json lists; one that is [null, null] is left out."""
     named = {k: v for k, v in index.items() if isinstance(v, list) and len(v) == 2}
     return [name for name, (library, _) in named.items() if library is not None and re.fullmatch(r"\w+", name)]
+
+
+def why_foreign(name: str, index: Mapping[str, Any]) -> str:
+    """Why the model called `name`, with this model_index.json, does not run here, in a sentence; "" where it does."""
+    pipeline = str(index.get("_class_name", "model of no known kind"))
+    if pipeline not in FAMILY:
+        return f"{name} is a {pipeline[:60]}; only models of Stable Diffusion 1 and 2 run here."
+    for part, kinds in KINDS.items():
+        found = index.get(part)
+        kind = found[1] if isinstance(found, list) and len(found) == 2 else None
+        if kind not in (None, *kinds):
+            return f"{name} has a {str(kind)[:60]} as its {part}; only {kinds[0]} runs here."
+    return ""
 
 
 def needed(names: Iterable[str], parts: Iterable[str]) -> tuple[list[str], list[str]]:

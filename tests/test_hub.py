@@ -611,6 +611,38 @@ def test_a_repository_that_is_no_model_is_said(downloads: Downloads, registry: R
     assert caught.value.kind == "not-a-model"
 
 
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"_class_name": "StableDiffusionXLPipeline"}, "is a StableDiffusionXLPipeline; only models of Stable Diff"),
+        ({"_class_name": 7, "vae": 7}, "is a 7; only models of Stable Diffusion 1 and 2 run here"),
+        ({"text_encoder": ["transformers", "T5EncoderModel"]}, "has a T5EncoderModel as its text_encoder; only CLIPT"),
+    ],
+)
+def test_a_model_of_another_family_is_refused_before_it_comes(
+    changed: dict[str, Any], words: str, downloads: Downloads, registry: Registry, hub: LocalHub
+) -> None:
+    index = json.loads(hub.repos[REPO]["model_index.json"])
+    hub.repos[REPO]["model_index.json"] = json.dumps(index | changed).encode()
+    with pytest.raises(DownloadFailed, match=f"^{REPO} {words}") as caught:
+        downloads.offer(registry.for_download(REPO))
+    assert caught.value.kind == "not-a-model"
+
+
+def test_of_single_networks_only_those_come_that_are_used(
+    downloads: Downloads, registry: Registry, hub: LocalHub
+) -> None:
+    weights = {"model.safetensors": b"x", "model.bin": b"y", "vocab.json": b"{}"}
+    hub.repos[REPO] = weights | {"config.json": b'{"model_type": "clip"}'}
+    offer = downloads.offer(registry.for_download(REPO))
+    assert {file.path for file in offer.listing.files} == {"model.safetensors", "vocab.json", "config.json"}
+    for config, kind in ((b'{"model_type": "qwen3"}', "qwen3"), (b'{"_class_name": "AutoencoderKL"}', "AutoencoderKL")):
+        hub.repos[REPO] = weights | {"config.json": config}
+        with pytest.raises(DownloadFailed, match=f"no whole model but a single network .{kind}.") as caught:
+            downloads.offer(registry.for_download(REPO))
+        assert is_one_sentence(str(caught.value))
+
+
 def test_names_in_a_listing_cannot_leave_the_folder(
     downloads: Downloads, registry: Registry, hub: LocalHub, tmp_path: Path
 ) -> None:

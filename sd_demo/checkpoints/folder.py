@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import diffusers
 import torch
@@ -12,16 +12,7 @@ from transformers import CLIPTokenizer
 
 from sd_demo.checkpoints.parts import CLASSES, check_keys
 from sd_demo.errors import ModelUnavailable
-from sd_demo.model_files import INDEX, NETWORKS, missing_in, weights_in
-
-FAMILY: Final = (
-    "StableDiffusionPipeline",
-    "StableDiffusionImg2ImgPipeline",
-    "StableDiffusionInpaintPipeline",
-    "LatentConsistencyModelPipeline",
-    "StableDiffusionUpscalePipeline",
-    "StableDiffusionLatentUpscalePipeline",
-)
+from sd_demo.model_files import INDEX, NETWORKS, missing_in, weights_in, why_foreign
 
 
 def read_folder(folder: Path, dtype: torch.dtype, title: str) -> dict[str, Any]:
@@ -33,7 +24,8 @@ def read_folder(folder: Path, dtype: torch.dtype, title: str) -> dict[str, Any]:
     if INDEX in missing:
         raise ModelUnavailable(f"{folder} is no diffusers folder: its {INDEX} is missing or damaged.")
     index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-    _check_family(title, index)
+    if why := why_foreign(title, index):
+        raise ModelUnavailable(why)
     if missing:
         raise ModelUnavailable(f"{title} is not complete: it lacks {', '.join(missing)}.")
     parts = {}
@@ -49,13 +41,3 @@ def read_folder(folder: Path, dtype: torch.dtype, title: str) -> dict[str, Any]:
             kind = getattr(diffusers, index[name][1])
             parts[name] = kind.from_pretrained(folder / name, local_files_only=True)
     return parts
-
-
-def _check_family(name: str, index: dict[str, Any]) -> None:
-    kind = str(index.get("_class_name", "model of no known kind"))
-    if kind not in FAMILY:
-        raise ModelUnavailable(f"{name} is a {kind[:60]}; only models of Stable Diffusion 1 and 2 run here.")
-    for part, expected in CLASSES.items():
-        found = index[part][1] if part in index else None
-        if found not in (None, expected.__name__):
-            raise ModelUnavailable(f"{name} has a {found} as its {part}; only {expected.__name__} runs here.")

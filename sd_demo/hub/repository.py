@@ -17,7 +17,7 @@ from sd_demo import __version__
 from sd_demo.errors import DownloadFailed
 from sd_demo.hub.sentences import TOKENS_URL, NotTheHub
 from sd_demo.known_models import ModelEntry
-from sd_demo.model_files import INDEX, needed, parts_of
+from sd_demo.model_files import INDEX, needed, parts_of, why_foreign
 
 SINGLE_NETWORK: Final = "config.json"  # at the root of a repository that is one network by itself
 MAX_REDIRECTS: Final = 5
@@ -118,9 +118,20 @@ class Hub:
 
     def _parts(self, repo: str, commit: str, known: dict[str, Any]) -> list[str]:
         if INDEX in known:
-            return parts_of(self._json(self.url(repo, commit, INDEX), {}))
+            index = self._json(self.url(repo, commit, INDEX), {})
+            if why := why_foreign(repo, index):
+                raise DownloadFailed(why, "not-a-model")
+            return parts_of(index)
         if SINGLE_NETWORK in known:
-            return [""]
+            config = self._json(self.url(repo, commit, SINGLE_NETWORK), {})
+            if config.get("model_type") == "clip":  # which ranks pictures
+                return [""]
+            kind = str(config.get("_class_name") or config.get("model_type") or "of no known kind")
+            raise DownloadFailed(
+                f"{repo} is no whole model but a single network ({kind[:60]}), and of those only a CLIP is used here; "
+                "name the repository of a model of Stable Diffusion 1 or 2.",
+                "not-a-model",
+            )
         raise DownloadFailed(
             f"{repo} is no diffusers model; if it holds a .safetensors checkpoint, download that and name the file.",
             "not-a-model",
