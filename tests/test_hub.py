@@ -10,9 +10,11 @@ import json
 import logging
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,10 +23,12 @@ from huggingface_hub import close_session, constants
 from sd_demo.cli import main
 from sd_demo.errors import DownloadFailed, JobCancelled, ModelUnavailable
 from sd_demo.events import Cancelled
+from sd_demo.hub import download as download_module
 from sd_demo.hub import downloads as downloads_module
 from sd_demo.hub import transfer
 from sd_demo.hub.download import Broken, Download, Fetched, Fetching
 from sd_demo.hub.downloads import Downloads
+from sd_demo.hub.repository import Hub
 from sd_demo.known_models import OPENRAIL, OPENRAIL_2, OPENRAIL_2_URL, OPENRAIL_URL
 from sd_demo.model_files import MANIFEST, PARTIAL
 from sd_demo.registry import Registry
@@ -565,6 +569,63 @@ def test_cancel_keeps_what_came_for_the_next_time(
     hub.fault = None
     assert downloads.offer(registry.for_download(REPO)).here > 0
     assert (start(downloads, registry).result() / UNET).read_bytes() == files[UNET]
+
+
+def test_a_start_right_after_a_cancel_goes_on(
+    downloads: Downloads, registry: Registry, hub: LocalHub, files: dict[str, bytes]
+) -> None:
+    hub.fault, hub.fault_path, hub.pause_s = "slow", UNET, 0.2
+    download = start(downloads, registry)
+    for event in download.events():
+        if isinstance(event, Fetching) and event.file == UNET:
+            download.cancel()
+            break
+    assert (start(downloads, registry).result() / UNET).read_bytes() == files[UNET]
+
+
+def test_a_cancel_can_be_taken_back_until_it_is_noticed(downloads: Downloads, registry: Registry) -> None:
+    download = Download(downloads.offer(registry.for_download(REPO)), Hub())
+    download.cancel()
+    assert download.go_on()
+    download._progress(1, UNET)
+    download.cancel()
+    with pytest.raises(transfer.Stopped):
+        download._progress(2, UNET)
+    assert not download.go_on()
+
+
+def test_a_cancel_while_nothing_comes_is_no_fault_of_the_hub(
+    downloads: Downloads, registry: Registry, hub: LocalHub
+) -> None:
+    hub.fault, hub.fault_path = "stalling", UNET
+    download = start(downloads, registry)
+    for event in download.events():
+        if isinstance(event, Fetching) and event.file == UNET:
+            threading.Event().wait(0.4)  # by now half of it is here, and nothing more will come
+            download.cancel()
+    assert isinstance(download.latest, Cancelled)
+
+
+def test_what_is_here_is_told_from_the_beginning_on_and_is_no_speed(
+    downloads: Downloads, registry: Registry, hub: LocalHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.fault, hub.fault_path = "cut", UNET
+    assert isinstance(list(start(downloads, registry).events())[-1], Broken)
+    hub.fault = "slow"
+    offer = downloads.offer(registry.for_download(REPO))
+    told = [e for e in downloads.start(offer, accepts_licence=True).events() if isinstance(e, Fetching)]
+    assert offer.here > 1_500_000
+    assert all(event.done >= offer.here for event in told)
+    assert all(a.done <= b.done for a, b in pairwise(told))
+
+    download = Download(dataclasses.replace(offer, is_here=False), Hub())
+    speeds = {}
+    for now, done in ((0, 500), (5, 500), (10, 500), (11, 600), (13, 800)):  # five hundred are read, the others come
+        monkeypatch.setattr(download_module, "time", SimpleNamespace(monotonic=lambda now=now: now))
+        download._progress(done, UNET)
+        assert isinstance(download.latest, Fetching)
+        speeds[now] = download.latest.speed
+    assert speeds == {0: None, 5: None, 10: None, 11: 100, 13: 100}
 
 
 def test_two_starts_are_one_download(downloads: Downloads, registry: Registry, hub: LocalHub) -> None:

@@ -22,7 +22,7 @@ from sd_demo.errors import DownloadFailed, JobCancelled
 from sd_demo.events import Cancelled
 from sd_demo.hub.repository import Hub, Listing
 from sd_demo.hub.sentences import as_download_failed
-from sd_demo.hub.transfer import Stopped, fetch
+from sd_demo.hub.transfer import Stopped, fetch, on_disk
 from sd_demo.known_models import ModelEntry
 from sd_demo.model_files import MANIFEST, PARTIAL
 
@@ -95,7 +95,7 @@ class Download:
         self._changed = threading.Condition()
         self._latest: DownloadEvent = Fetching(offer.here, offer.size, "")
         self._count = 0
-        self._stop = threading.Event()
+        self._is_cancelled, self._is_stopping = False, False
         self._speed: deque[tuple[float, int]] = deque()
 
     @property
@@ -121,7 +121,15 @@ class Download:
 
     def cancel(self) -> None:
         """Ask it to stop; harmless after its end."""
-        self._stop.set()
+        self._is_cancelled = True
+
+    def go_on(self) -> bool:
+        """Take a `cancel` back, if there was one; False where it is too late for that, as after the end."""
+        with self._changed:
+            if self._is_stopping or self.is_over:
+                return False
+            self._is_cancelled = False
+            return True
 
     def result(self) -> Path:
         """The model's folder, when all is here. Raises DownloadFailed, or JobCancelled."""
@@ -156,15 +164,16 @@ class Download:
                 return folder
             partial.mkdir(exist_ok=True)
             (partial / MANIFEST).unlink(missing_ok=True)  # it speaks of whole files, and they become parts again
-            hashes, done = {}, 0
+            hashes: dict[str, str] = {}
+            here = {file.path: on_disk(partial / file.path, file.size) for file in listing.files}
             for file in listing.files:
 
-                def on_bytes(count: int, done: int = done, path: str = file.path) -> None:
-                    self._progress(done + count, path)
+                def on_bytes(count: int, path: str = file.path) -> None:
+                    here[path] = count
+                    self._progress(sum(here.values()), path)
 
                 url = self._hub.url(listing.repo, listing.commit, file.path)
                 hashes[file.path] = fetch(self._hub, url, file, partial / file.path, on_bytes)
-                done += file.size
             manifest = {
                 "repo": listing.repo,
                 "commit": listing.commit,
@@ -178,12 +187,16 @@ class Download:
         return folder
 
     def _progress(self, done: int, path: str) -> None:
-        if self._stop.is_set():
-            raise Stopped
+        with self._changed:
+            if self._is_cancelled:
+                self._is_stopping = True
+                raise Stopped
         now = time.monotonic()
         is_same_file = isinstance(self._latest, Fetching) and self._latest.file == path
         if is_same_file and now - self._speed[-1][0] < TELL_EVERY_S:
             return
+        if self._speed and done <= self._speed[-1][1]:
+            self._speed.clear()  # what an earlier try left is read again, or a file begins anew: neither tells of speed
         self._speed.append((now, done))
         while now - self._speed[0][0] > WINDOW_S:
             self._speed.popleft()

@@ -11,7 +11,7 @@ from sd_demo.hub.download import MARGIN, Download, Offer
 from sd_demo.hub.licences import Licences, named, restrictions
 from sd_demo.hub.repository import Hub, Listing, RemoteFile
 from sd_demo.hub.sentences import as_download_failed, no_space
-from sd_demo.hub.transfer import PART
+from sd_demo.hub.transfer import on_disk
 from sd_demo.known_models import ModelEntry
 from sd_demo.model_files import PARTIAL, downloaded, in_hub_cache, manifest_in, repo_folder
 
@@ -56,7 +56,7 @@ class Downloads:
             listing=listing,
             destination=folder,
             is_here=is_here,
-            here=listing.size if is_here else sum(_size_of(partial / file.path, file.size) for file in listing.files),
+            here=listing.size if is_here else sum(on_disk(partial / file.path, file.size) for file in listing.files),
             free=_free(folder),
             licence=licence,
             licence_url=url,
@@ -65,15 +65,18 @@ class Downloads:
         )
 
     def start(self, offer: Offer, token: str | None = None, *, accepts_licence: bool = False) -> Download:
-        """Begin, or join the download of the same model that is on its way.
+        """Begin, or join the download of the same model that is on its way; one that was just cancelled goes on.
 
         accepts_licence: the person has read `offer.restrictions` and agrees; remembered from then on.
         Raises DownloadFailed where the licence is not accepted or the disk has no room.
         """
         with self._lock:
             running = self._running.get(offer.entry.name)
-            if running is not None and not running.is_over:
-                return running
+            if running is not None:
+                if running.go_on():
+                    return running
+                for _ in running.events():  # one that is stopping just now still holds the files
+                    pass
             if not offer.is_accepted and not accepts_licence:
                 raise DownloadFailed(
                     f"{offer.licence} has to be read and accepted first: {offer.licence_url}", "licence"
@@ -111,13 +114,6 @@ def _told_by_manifest(entry: ModelEntry, folder: Path | None) -> Listing | None:
         return None
     listing = Listing(entry.source, folder.name, files, entry.licence)
     return listing if files and listing.is_in(folder) else None
-
-
-def _size_of(file: Path, whole: int) -> int:
-    for candidate in (file, file.with_name(file.name + PART)):
-        if candidate.is_file():
-            return min(candidate.stat().st_size, whole)
-    return 0
 
 
 def _existing(folder: Path) -> Path:

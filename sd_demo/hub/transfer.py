@@ -23,12 +23,21 @@ class Stopped(Exception):
     """The person cancelled; what has come stays for the next time."""
 
 
+def on_disk(target: Path, size: int) -> int:
+    """Bytes of the file `target`, which will have `size`, that are here: all of it, or the part that came so far."""
+    for candidate in (target, target.with_name(target.name + PART)):
+        if candidate.is_file():
+            return min(candidate.stat().st_size, size)
+    return 0
+
+
 def fetch(hub: Hub, url: str, file: RemoteFile, target: Path, on_bytes: Callable[[int], None]) -> str:
     """Bring `file` to `target` and return its SHA-256.
 
-    on_bytes: called with the file's bytes so far, often; what it raises ends the transfer. A connection that breaks
-    is taken up again by itself as long as it brings something. Raises Damaged where length or hash are not those
-    that the hub announced (what came is thrown away), Interrupted or httpx2's errors where the connection ends.
+    on_bytes: called with the file's bytes on the disk, often, also while those of an earlier try are only read
+    again; what it raises ends the transfer. A connection that breaks is taken up again by itself as long as it brings
+    something. Raises Damaged where length or hash are not those that the hub announced (what came is thrown away),
+    Interrupted or httpx2's errors where the connection ends.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + PART)
@@ -39,7 +48,8 @@ def fetch(hub: Hub, url: str, file: RemoteFile, target: Path, on_bytes: Callable
         try:
             return _fetch_once(hub, url, file, part, target, on_bytes)
         except (httpx2.TransportError, Interrupted):
-            here = part.stat().st_size if part.is_file() else 0
+            here = on_disk(target, file.size)
+            on_bytes(here)  # whoever cancelled while nothing came is not told that the hub stopped answering
             if here - max(before, 0) < WORTH_RESUMING:
                 raise
             before = here
@@ -50,10 +60,11 @@ def _fetch_once(hub: Hub, url: str, file: RemoteFile, part: Path, target: Path, 
         part.unlink()
     hashes = _Hashes(file)
     with part.open("ab+") as stream:
+        here = stream.seek(0, os.SEEK_END)
         stream.seek(0)
         while piece := stream.read(PIECE):
             hashes.update(piece)
-            on_bytes(stream.tell())
+            on_bytes(here)
         if stream.tell() < file.size:
             _receive(hub, url, file, stream, hashes, on_bytes)
         stream.flush()
