@@ -8,9 +8,11 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
+from sd_demo.checkpoints.single_file import has_guidance
 from sd_demo.diffusers_script import diffusers_script, name_elsewhere
 from sd_demo.errors import InvalidRequest
 from sd_demo.receipt import Receipt
@@ -22,6 +24,9 @@ from sd_demo.upscale_script import upscale_script
 INPUTS: Final[Mapping[str, str]] = MappingProxyType({"image": "input.png", "mask_image": "mask.png"})
 DEVICES: Final = ("cpu", "cuda", "mps")
 DTYPES: Final = ("float32", "bfloat16", "float16")
+_UNREADABLE: Final = (
+    "# diffusers alone reads no model of latent consistency from a single file; the command and gradio_client do it.\n"
+)
 URL: Final = "http://127.0.0.1:7860/"
 
 
@@ -48,12 +53,13 @@ def recipes(restored: Restored, registry: Registry, *, files: Mapping[str, str] 
     # The receipt may be anybody's, and these two become code without quotes.
     if receipt.done.device not in DEVICES or receipt.done.dtype not in DTYPES or not _is_whole(restored):
         raise InvalidRequest("The receipt holds values that this program would not run, so there is no code for it.")
+    entry = registry.get(receipt.done.model)
+    script = upscale_script if restored.task == Upscale.task else diffusers_script
     note = "".join(f"# {files[name]}: the {name} that this was made from\n" for name in restored.pictures)
     return Recipes(
-        note
-        + (upscale_script if restored.task == Upscale.task else diffusers_script)(restored, receipt, registry, files),
+        note + (_UNREADABLE if has_guidance(Path(entry.source)) else script(restored, receipt, registry, files)),
         note + client_call(restored, files, url),
-        note + command_line(restored, receipt, files, name_elsewhere(registry.get(receipt.done.model), registry)),
+        note + command_line(restored, receipt, files, name_elsewhere(entry, registry)),
     )
 
 

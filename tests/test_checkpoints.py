@@ -19,7 +19,7 @@ from sd_demo import random_model
 from sd_demo.architectures import ARCHITECTURES
 from sd_demo.checkpoints import hash_of, read_model, weights_of
 from sd_demo.checkpoints.parts import CLASSES
-from sd_demo.checkpoints.single_file import predicts_noise
+from sd_demo.checkpoints.single_file import _lent_tokenizer, has_guidance, predicts_noise
 from sd_demo.errors import ModelUnavailable
 from sd_demo.known_models import EMBEDDED_FOLDER
 from sd_demo.model_files import KINDS, MANIFEST, NETWORKS
@@ -100,9 +100,34 @@ def test_a_file_has_the_weights_that_diffusers_reads(copy: Path, pipe: Any, tmp_
 def test_a_file_alone_needs_a_tokenizer_of_its_size(pipe: Any, tmp_path: Path, tiny: Path) -> None:
     file = tmp_path / "alone.safetensors"
     write_checkpoint(pipe, file)
-    assert "download tokenizer" in refusal_of(file)
+    assert "alone.safetensors knows 1,000 tokens, and CLIP's own tokenizer has 49,408; put" in refusal_of(file)
+    with pytest.raises(ModelUnavailable, match="python -m sd_demo download tokenizer fetches it once"):
+        _lent_tokenizer(file.name, 49_408, [tiny / "tokenizer"], {})
     with pytest.raises(ModelUnavailable, match=r"alone\.safetensors could not be loaded: .*shape.*\]\)\.$"):
         read_model(file, torch.float32, [tiny / "nothing", tiny / "tokenizer"])  # tiny shapes, full-size configs
+
+
+@pytest.mark.parametrize("name", ["time_embed", "time_embedding"])
+def test_a_file_of_latent_consistency_has_all_its_weights(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pipe: Any
+) -> None:
+    monkeypatch.setitem(ARCHITECTURES, "lcm", ARCHITECTURES["lcm"].tiny())
+    folder = random_model.save("lcm", tmp_path / "lcm")
+    made = SimpleNamespace(**random_model.build("lcm"))
+    alone, beside = tmp_path / "alone.safetensors", tmp_path / "lcm.safetensors"
+    tensors = write_checkpoint(made, alone)
+    key = "model.diffusion_model.{}.cond_proj.weight"
+    tensors[key.format(name)] = tensors.pop(key.format("time_embed"))
+    for file in (alone, beside):
+        save_file(tensors, file)
+        parts = read_model(file, torch.float32, [folder / "tokenizer"])
+        assert (parts["unet"].config.time_cond_proj_dim, type(parts["scheduler"]).__name__) == (256, "LCMScheduler")
+        ours, theirs = parts["unet"].state_dict(), made.unet.state_dict()
+        assert set(ours) == set(theirs)
+        assert all(torch.equal(ours[key], theirs[key].float()) for key in ours)
+        assert has_guidance(file)
+    write_checkpoint(pipe, alone)
+    assert not has_guidance(alone)
 
 
 def save_tokenizer(folder: Path, pad_token: str, form: str) -> Path:

@@ -174,6 +174,15 @@ def test_the_script_of_a_single_file_predicts_and_measures_as_the_program_does(
     assert psnr(Image.open("picture.png"), made.image) >= 50
 
 
+def test_a_file_that_diffusers_does_not_read_has_no_script(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    receipt = make(engine, "text_to_image", prompt="a ball", width=64, height=64).receipt
+    monkeypatch.setattr("sd_demo.recipes.has_guidance", lambda path: True)
+    told = texts_of(receipt)
+    assert told.diffusers.startswith("# diffusers alone reads no model of latent consistency from a single file;")
+    assert told.diffusers.count("\n") == 1
+    assert told.command.startswith("python -m sd_demo generate")
+
+
 @pytest.fixture
 def checked(tmp_path: Path) -> Path:
     """A tiny model whose weights are in float16 alone, and which ships a checker that flags everything."""

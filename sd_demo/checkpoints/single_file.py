@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from diffusers import StableDiffusionPipeline
-from safetensors import safe_open
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from safetensors import SafetensorError, safe_open
 from transformers import CLIPTokenizer
 
-from sd_demo.architectures import ARCHITECTURES
+from sd_demo.architectures import ARCHITECTURES, VOCABULARY
 from sd_demo.checkpoints.parts import CLASSES, check_keys
 from sd_demo.errors import ModelUnavailable
 from sd_demo.model_files import INDEX, NETWORKS, PARTS
@@ -29,6 +29,8 @@ _TOKENS: Final = (
     "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight",  # version 1
     "cond_stage_model.model.token_embedding.weight",  # version 2
 )
+# What makes a model of latent consistency one: as the original code would name it, and as diffusers' script leaves it.
+_GUIDANCE: Final = tuple(f"{_UNET_PREFIX}{name}.cond_proj.weight" for name in ("time_embed", "time_embedding"))
 _VAE_PREFIXES: Final = ("first_stage_model.", "vae.")
 _OTHER_KINDS: Final = {  # by the channels that the UNet takes
     5: " (depth to image)",
@@ -58,9 +60,11 @@ def read_file(path: Path, dtype: torch.dtype, tokenizers: Sequence[Path]) -> dic
         near = (path.with_suffix("") / "tokenizer", path.parent / "tokenizer", *tokenizers)
         tokenizer = _lent_tokenizer(path.name, tokens, near, shapes)
         try:
+            guidance = next((key for key in _GUIDANCE if key in shapes), None)
+            own = {"unet": _guided_unet(path, folder, dtype, guidance)} if guidance else {}
             pipe = StableDiffusionPipeline.from_single_file(
                 str(path), config=str(folder), local_files_only=True, dtype=dtype, tokenizer=tokenizer,
-                safety_checker=None, feature_extractor=None, image_encoder=None,
+                safety_checker=None, feature_extractor=None, image_encoder=None, **own,
             )  # fmt: skip
         except NotImplementedError as error:  # "Cannot copy out of meta tensor": nothing was read into it
             raise ModelUnavailable(f"{path.name} lacks some of its weights; fetch it again.") from error
@@ -80,6 +84,28 @@ def read_file(path: Path, dtype: torch.dtype, tokenizers: Sequence[Path]) -> dic
             path.name, found,
         )  # fmt: skip
     return parts
+
+
+def has_guidance(path: Path) -> bool:
+    """Whether `path` is a checkpoint of latent consistency, which diffusers alone reads of no single file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return not set(_GUIDANCE).isdisjoint(file.keys())
+    except (OSError, SafetensorError):  # no file, or none of that kind
+        return False
+
+
+def _guided_unet(path: Path, folder: Path, dtype: torch.dtype, key: str) -> UNet2DConditionModel:
+    """The UNet with the embedding of the guidance that lies under `key`; diffusers' conversion knows no such weight."""
+    unet = UNet2DConditionModel.from_single_file(
+        str(path), config=str(folder), subfolder="unet", local_files_only=True, dtype=dtype, time_cond_proj_dim=None
+    )
+    with safe_open(path, framework="pt") as file:
+        weight = file.get_tensor(key)
+    unet.time_embedding.cond_proj = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False, dtype=dtype)
+    unet.time_embedding.cond_proj.load_state_dict({"weight": weight})
+    unet.register_to_config(time_cond_proj_dim=weight.shape[1])
+    return unet
 
 
 def _check_checkpoint(name: str, shapes: dict[str, tuple[int, ...]]) -> None:
@@ -162,6 +188,8 @@ def _write_config(folder: Path, shapes: dict[str, tuple[int, ...]], metadata: di
     made = ARCHITECTURES["sd-1.5" if is_first else "sd-2.1"]
     if is_inpainting:
         made = ARCHITECTURES["sd-1.5-inpainting" if is_first else "sd-2-inpainting"]
+    elif is_first and not shapes.keys().isdisjoint(_GUIDANCE):
+        made = ARCHITECTURES["lcm"]
     kind, scheduler = made.schedulers[0][1]
     unet = made.unet or {}
     if (said := _said_prediction(metadata)) is not None:
@@ -189,6 +217,11 @@ def _lent_tokenizer(name: str, tokens: int, folders: Iterable[Path], shapes: dic
             found = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
             if len(found) == tokens:
                 return found if found.pad_token == pad else _padded_with(pad, found)
+    if tokens != VOCABULARY:
+        raise ModelUnavailable(
+            f"{name} knows {tokens:,} tokens, and CLIP's own tokenizer has {VOCABULARY:,}; put the folder tokenizer "
+            "that belongs to it beside the file."
+        )
     raise ModelUnavailable(
         f"{name} holds no tokenizer (single files never do) and none for it is here yet: python -m sd_demo download "
         "tokenizer fetches it once (2 MB), or put a folder tokenizer beside the file."
