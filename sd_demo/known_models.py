@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import Any, Final, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from sd_demo.architectures import ARCHITECTURES
+from sd_demo.errors import ModelUnavailable
 from sd_demo.requests import DrawingTask, Inpaint, SchedulerName, SuperResolution, TaskName
 
 EMBEDDED: Final = "picture-book"
@@ -15,6 +17,7 @@ EMBEDDED_FOLDER: Final = Path(__file__).parent / "embedded" / "weights"
 BEST: Final = "sd-1.5"  # what a machine with a GPU starts with, once its weights are there
 TOKENIZER: Final = "tokenizer"  # may be downloaded by itself
 RANDOM: Final = "random:"  # random:sd-1.5 or random:sd-1.5:tiny, made in memory
+Scale = Literal["full", "tiny"]
 OPENRAIL: Final = "CreativeML OpenRAIL-M"
 OPENRAIL_URL: Final = "https://huggingface.co/spaces/CompVis/stable-diffusion-license"
 OPENRAIL_2: Final = "CreativeML Open RAIL++-M"
@@ -145,6 +148,15 @@ TOKENIZER_ENTRY: Final = ENTRIES[1].model_copy(
         "parts": ("tokenizer",),
     }
 )
+
+
+def read_random(name: str) -> tuple[str, Scale]:
+    """The architecture and scale that `name`, which begins with RANDOM, asks for. Raises ModelUnavailable for none."""
+    like, _, scale = name.removeprefix(RANDOM).partition(":")
+    # A network that stands alone, such as the safety checker, draws nothing.
+    if like not in ARCHITECTURES or not ARCHITECTURES[like].pipeline or scale not in ("", "full", "tiny"):
+        raise ModelUnavailable(f"There is no random model {name[:80]!r}; try {RANDOM}{BEST} or {RANDOM}{BEST}:tiny.")
+    return like, "tiny" if scale == "tiny" else "full"
 
 
 def what_suits(unet: Mapping[str, Any]) -> dict[str, Any]:

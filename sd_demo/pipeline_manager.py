@@ -18,7 +18,7 @@ from sd_demo.checkpoints import assemble, hash_of, read_model, weights_of
 from sd_demo.compiled_calls import CompiledBehind, Ordinary, keep_compiled_in, pays
 from sd_demo.errors import ModelUnavailable, OutOfMemory, PlaygroundError
 from sd_demo.host_memory import give_back
-from sd_demo.known_models import RANDOM, what_suits
+from sd_demo.known_models import RANDOM, read_random, what_suits
 from sd_demo.lean_decoder import make_lean
 from sd_demo.loaded_model import LoadedModel
 from sd_demo.lora import take_off
@@ -167,8 +167,7 @@ class PipelineManager:
 
     def _load(self, entry: ModelEntry, path: Path | None, device: torch.device, dtype: torch.dtype) -> LoadedModel:
         if path is None:
-            like, _, scale = entry.source.removeprefix(RANDOM).partition(":")
-            parts = random_model.build(like, "tiny" if scale == "tiny" else "full", dtype=dtype)
+            parts = random_model.build(*read_random(entry.source), dtype=dtype)
             components, model_hash = assemble(parts, entry.name), entry.source
         else:
             model_hash = hash_of(path, has_checker=self._settings.safety_checker)

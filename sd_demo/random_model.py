@@ -14,21 +14,22 @@ from collections.abc import Iterator
 from itertools import islice, product
 from pathlib import Path
 from string import ascii_lowercase
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import diffusers
 import torch
 from accelerate import init_empty_weights
 from accelerate.utils import set_module_tensor_to_device
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+from safetensors import SafetensorError
 from tokenizers import pre_tokenizers
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
 from sd_demo.architectures import ARCHITECTURES, MAX_TOKENS, Architecture
 from sd_demo.errors import InvalidRequest, OutputFailed
+from sd_demo.known_models import Scale
 
-Scale = Literal["full", "tiny"]
 _ONE_AT_A_TIME: Final = threading.Lock()
 IMAGE_PROCESSOR: Final = {  # CLIP's own preprocessing; its mean and deviation of RGB over its training pictures
     "image_processor_type": "CLIPImageProcessor",
@@ -92,9 +93,10 @@ def outline(made: Architecture) -> dict[str, torch.nn.Module]:
         return parts
 
 
-def save(like: str, folder: Path, scale: Scale = "full", seed: int = 0) -> Path:
+def save(like: str, folder: Path, scale: Scale = "full", seed: int = 0, *, told_by: str = "--output") -> Path:
     """Write the model as a folder that diffusers loads (or transformers, for a network that stands alone).
 
+    told_by: the flag or variable that the folder comes from, for sentences.
     Raises OutputFailed where the folder cannot be written, or holds something already.
     """
     made = architecture(like, scale)
@@ -102,7 +104,7 @@ def save(like: str, folder: Path, scale: Scale = "full", seed: int = 0) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
-            raise OutputFailed(f"--output {folder} is not empty; choose another folder.")
+            raise OutputFailed(f"{told_by} {folder} is not empty; choose another folder.")
         parts = build(like, scale, seed)
         if made.pipeline:
             _save_pipeline(made, parts, folder)
@@ -113,8 +115,9 @@ def save(like: str, folder: Path, scale: Scale = "full", seed: int = 0) -> Path:
                 _save_tokenizer(parts["tokenizer"], folder)
         for file in folder.rglob("*.safetensors"):
             file.chmod(0o644)  # safetensors makes them private
-    except OSError as error:
-        raise OutputFailed(f"--output {folder} cannot be written ({error.strerror}); choose another folder.") from error
+    except (OSError, SafetensorError) as error:  # a full disk is the second one
+        why = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+        raise OutputFailed(f"{told_by} {folder} cannot be written ({why}); choose another folder.") from error
     return folder
 
 

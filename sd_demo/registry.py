@@ -20,6 +20,7 @@ from sd_demo.known_models import (
     TOKENIZER,
     TOKENIZER_ENTRY,
     ModelEntry,
+    read_random,
     what_suits,
 )
 from sd_demo.model_files import HUB_ID, INDEX, MANIFEST, downloaded, in_hub_cache, missing_in, repo_folder
@@ -203,9 +204,7 @@ def _entry(name: str, title: str, summary: str, **fields: Any) -> ModelEntry:
 
 
 def _random_entry(name: str) -> ModelEntry:
-    like, _, scale = name.removeprefix(RANDOM).partition(":")
-    if like not in ARCHITECTURES or scale not in ("", "full", "tiny"):
-        raise ModelUnavailable(f"There is no random model {name[:80]!r}; try {RANDOM}{BEST} or {RANDOM}{BEST}:tiny.")
+    like, scale = read_random(name)
     made = ARCHITECTURES[like].tiny() if scale == "tiny" else ARCHITECTURES[like]
     return _entry(name, name, "Random weights, to measure with; it draws nothing.", **what_suits(made.unet or {}))
 

@@ -288,6 +288,41 @@ def test_weights_that_were_downloaded_are_measured(tmp_path: Path, monkeypatch: 
     assert asked == [(folder, tmp_path)]
 
 
+@pytest.mark.parametrize(
+    ("name", "like", "scale", "size"),
+    [("sd-1.5", "sd-1.5", "full", 512), ("sd-2.1", "sd-2.1", "full", 768), ("sd-1.5:tiny", "sd-1.5", "tiny", 128)],
+)
+def test_a_random_model_goes_by_the_name_that_it_has_everywhere_and_has_its_own_size(
+    name: str, like: str, scale: str, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr("sd_demo.random_model.save", lambda *given, **_: asked.append(given) or given[1])
+
+    def stop(folder: Path, *, size: int, steps: int, **_: Any) -> None:
+        asked.append((folder, size, steps))
+        raise DeviceFailure("enough")
+
+    monkeypatch.setattr(bench_module, "Bench", stop)
+    assert main(["bench", "--model", f"random:{name}"]) == 1
+    folder = asked[0][1]
+    assert asked == [(like, folder, scale), (folder, size, 50)]
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ("random:safety-checker", "There is no random model 'random:safety-checker'; try random:sd-1.5 or"),
+        ("random:x4-upscaler", "random:x4-upscaler only makes pictures larger; choose another model"),
+    ],
+)
+def test_what_draws_nothing_is_refused_before_its_weights_are_made(
+    model: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sd_demo.random_model.save", None)
+    assert main(["bench", "--model", model]) == 2
+    assert capsys.readouterr().err.startswith(said)
+
+
 def test_ours_is_measured_after_everything_was_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[int] = []
     monkeypatch.setattr(Bench, "_together", lambda self, engine, count: drawn.append(count))

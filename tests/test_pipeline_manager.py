@@ -456,7 +456,7 @@ def test_random_weights_are_made_in_memory(manager: PipelineManager, root: Path)
     folder = json.loads((root / "one" / "unet" / "config.json").read_text())
     assert model.unet.config.block_out_channels == folder["block_out_channels"]
     assert model.model_hash == "random:sd-1.5:tiny"
-    for wrong in ("random:sd-9", "random:sd-1.5:huge", "random:"):
+    for wrong in ("random:sd-9", "random:sd-1.5:huge", "random:", "random:safety-checker:tiny"):
         with pytest.raises(ModelUnavailable, match="no random model"):
             manager.get(wrong)
     assert manager.get("random:x4-upscaler:tiny").components["low_res_scheduler"] is not None

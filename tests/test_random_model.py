@@ -10,11 +10,12 @@ import diffusers
 import pytest
 import torch
 from accelerate import init_empty_weights
+from safetensors import SafetensorError
 from transformers import CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from sd_demo.architectures import ARCHITECTURES, MAX_TOKENS, VOCABULARY
 from sd_demo.cli import main
-from sd_demo.errors import InvalidRequest
+from sd_demo.errors import InvalidRequest, OutputFailed
 from sd_demo.random_model import IMAGE_PROCESSOR, build, save, tokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # diffusers and transformers warn about their own futures
@@ -122,6 +123,21 @@ def test_the_seed_decides_and_the_precision_does_not() -> None:
 def test_an_unknown_architecture_is_refused() -> None:
     with pytest.raises(InvalidRequest, match=r"choose one of sd-1\.5, .*lcm"):
         build("sd-9")
+
+
+def test_a_disk_that_fills_up_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    full = "Error while serializing: I/O error: No space left on device (os error 28)"
+
+    def fill(*_: object) -> None:
+        raise SafetensorError(full)
+
+    monkeypatch.setattr("sd_demo.random_model._save_pipeline", fill)
+    assert main(["random-model", "--like", "lcm", "--scale", "tiny", "--output", str(tmp_path)]) == 1
+    assert capsys.readouterr().err == f"--output {tmp_path} cannot be written ({full}); choose another folder.\n"
+    with pytest.raises(OutputFailed, match=f"^TMPDIR {tmp_path} cannot be written"):
+        save("lcm", tmp_path, "tiny", told_by="TMPDIR")
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,13 +13,13 @@ from typing import Any
 from sd_demo.cli.generate import known
 from sd_demo.cli.parser import Parser
 from sd_demo.errors import InvalidRequest, ModelUnavailable, OutputFailed
-from sd_demo.registry import EMBEDDED, Registry
-from sd_demo.requests import MAX_SIDE, MIN_SIDE
+from sd_demo.known_models import RANDOM, read_random
+from sd_demo.registry import EMBEDDED, Registry, check_task
+from sd_demo.requests import MAX_SIDE, MIN_SIDE, TextToImage
 from sd_demo.settings import Settings
 from sd_demo.writable import check_writable
 
 SIDE_STEP = 8  # pixels of a latent
-RANDOM = "random:"  # --model random:sd-1.5 is measured with random weights of that architecture
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -64,19 +64,22 @@ def _measure(options: Any, scratch: Path) -> dict[str, Any]:
     from sd_demo.bench import LONGEST_S, Bench
 
     end, settings = time.monotonic() + LONGEST_S, Settings.read([])
+    entry = known(options.model, settings)
+    check_task(entry, TextToImage.task)
+    steps = entry.num_inference_steps
     if options.model.startswith(RANDOM):
         from sd_demo.random_model import save
 
-        folder, native, steps = save(options.model.removeprefix(RANDOM), scratch / "model"), 512, 50
+        like, scale = read_random(options.model)
+        folder, steps = save(like, scratch / "model", scale, told_by="TMPDIR"), 50
     else:
-        entry = known(options.model, settings)
         weights = Registry.of(settings).weights(entry)
         if weights is None:
             raise ModelUnavailable(f"{entry.title} is not here; fetch it with python -m sd_demo download {entry.name}.")
-        folder, native, steps = weights, entry.native_size, entry.num_inference_steps
+        folder = weights
     bench = Bench(
         folder,
-        size=options.size or native,
+        size=options.size or entry.native_size,
         steps=options.steps or steps,
         repeats=options.repeats,
         device=options.device,
@@ -84,7 +87,7 @@ def _measure(options: Any, scratch: Path) -> dict[str, Any]:
         data_dir=settings.data_dir,
     )
     report = {"model": options.model} | bench.run()
-    return report | {"second_size": bench.second_size(native, report, end - time.monotonic())}
+    return report | {"second_size": bench.second_size(entry.native_size, report, end - time.monotonic())}
 
 
 def _in_words(report: dict[str, Any]) -> str:
