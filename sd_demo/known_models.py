@@ -16,6 +16,7 @@ EMBEDDED: Final = "picture-book"
 EMBEDDED_FOLDER: Final = Path(__file__).parent / "embedded" / "weights"
 BEST: Final = "sd-1.5"  # what a machine with a GPU starts with, once its weights are there
 TOKENIZER: Final = "tokenizer"  # may be downloaded by itself
+GENERAL_CLIP: Final = "openai/clip-vit-base-patch32"  # ranks the pictures of all models but the embedded one
 RANDOM: Final = "random:"  # random:sd-1.5 or random:sd-1.5:tiny, made in memory
 Scale = Literal["full", "tiny"]
 OPENRAIL: Final = "CreativeML OpenRAIL-M"
@@ -148,6 +149,19 @@ TOKENIZER_ENTRY: Final = ENTRIES[1].model_copy(
         "parts": ("tokenizer",),
     }
 )
+CLIP_ENTRY: Final = ENTRIES[1].model_copy(
+    update={
+        "name": GENERAL_CLIP,
+        "title": "CLIP ViT-B/32",
+        "summary": "What keep_best ranks pictures with.",
+        "source": GENERAL_CLIP,
+        "revision": "c237dc49a33fc61debc9276459120b7eac67e7ef",  # its main branch has no safetensors
+        "download_mib": 581,
+        "licence": "see the model's own page",
+        "licence_url": "",
+    }
+)
+BESIDES: Final = {entry.name: entry for entry in (TOKENIZER_ENTRY, CLIP_ENTRY)}  # are downloaded, and draw nothing
 
 
 def read_random(name: str) -> tuple[str, Scale]:

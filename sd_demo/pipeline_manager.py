@@ -109,7 +109,7 @@ class PipelineManager:
         source = self._settings.clip or clip_for(entry)
         if self._ranker is None or self._ranker.source != source:
             self._ranker = None  # two need not be in memory
-            self._ranker = load_ranker(source)
+            self._ranker = load_ranker(source, self._registry.models_dir)
         return self._ranker
 
     def free(self) -> None:

@@ -16,10 +16,10 @@ from safetensors import SafetensorError
 from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
 from sd_demo.errors import ModelUnavailable
-from sd_demo.known_models import EMBEDDED_FOLDER, ModelEntry
+from sd_demo.known_models import EMBEDDED_FOLDER, GENERAL_CLIP, ModelEntry
+from sd_demo.model_files import HUB_ID, downloaded
 
 PICTURE_BOOK_CLIP: Final = EMBEDDED_FOLDER.parent / "companions" / "clip"
-GENERAL_CLIP: Final = "openai/clip-vit-base-patch32"
 _ROWS: Final = 16
 
 
@@ -67,30 +67,33 @@ def clip_for(entry: ModelEntry) -> str:
     return str(PICTURE_BOOK_CLIP) if entry.is_embedded else GENERAL_CLIP
 
 
-def load_ranker(source: str | Path = PICTURE_BOOK_CLIP) -> Ranker:
-    """The ranker of a CLIPModel folder, or of a hub id that has been downloaded before.
+def load_ranker(source: str | Path = PICTURE_BOOK_CLIP, models_dir: Path | None = None) -> Ranker:
+    """The ranker of a CLIPModel folder, or of a hub id that was downloaded to `models_dir` or to the hub's own cache.
 
     Nothing is fetched. Raises ModelUnavailable with one sentence where the CLIP is not there or cannot be read.
     """
+    is_hub_id = HUB_ID.fullmatch(str(source)) is not None and not Path(source).exists()
+    place = (downloaded(models_dir, str(source), None) if models_dir and is_hub_id else None) or source
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # transformers' own, about its own defaults
             model = CLIPModel.from_pretrained(
-                source, dtype=torch.float32, use_safetensors=True, local_files_only=True
+                place, dtype=torch.float32, use_safetensors=True, local_files_only=True
             )  # fmt: skip
-            processor = CLIPImageProcessorPil.from_pretrained(source, local_files_only=True)
-            tokenizer = CLIPTokenizer.from_pretrained(source, local_files_only=True)
+            processor = CLIPImageProcessorPil.from_pretrained(place, local_files_only=True)
+            tokenizer = CLIPTokenizer.from_pretrained(place, local_files_only=True)
     except (OSError, ValueError, RuntimeError, TypeError, SafetensorError) as error:
         if str(source) == str(PICTURE_BOOK_CLIP) and not PICTURE_BOOK_CLIP.is_dir():
             raise ModelUnavailable(
-                "The picture-book model has no CLIP yet; make one with python -m sd_demo.embedded.clip, or leave the "
-                "pictures in the order of their seeds."
+                "The picture-book model has no CLIP yet; make one with python -m sd_demo.embedded.clip --work DIR, "
+                "or leave the pictures in the order of their seeds."
             ) from error
-        if Path(source).is_dir():
+        if Path(place).is_dir():
             why = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-            raise ModelUnavailable(f"The CLIP in {source} cannot be read ({why}); name another folder.") from error
+            raise ModelUnavailable(f"The CLIP in {place} cannot be read ({why}); name another folder.") from error
+        get_it = f"get it with python -m sd_demo download {source}" if is_hub_id else "look at its path"
         raise ModelUnavailable(
-            f"Ranking needs the CLIP {source}, which is not on this machine; get it with `hf download {source}`, "
-            "or leave the pictures in the order of their seeds."
+            f"Ranking needs the CLIP {source}, which is not on this machine; {get_it}, or leave the pictures in the "
+            "order of their seeds."
         ) from error
     return Ranker(model, processor, tokenizer, str(source))

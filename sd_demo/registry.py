@@ -11,13 +11,13 @@ from typing import Any, Final
 from sd_demo.architectures import ARCHITECTURES
 from sd_demo.errors import InvalidRequest, ModelUnavailable
 from sd_demo.known_models import (
+    BESIDES,
     BEST,
     EMBEDDED,
     EMBEDDED_FOLDER,
     ENTRIES,
     RANDOM,
     STABLE_DIFFUSION,
-    TOKENIZER,
     TOKENIZER_ENTRY,
     ModelEntry,
     read_random,
@@ -138,7 +138,7 @@ class Registry:
 
         Raises ModelUnavailable for a model that is never downloaded, and for a name that is no hub id.
         """
-        entry = TOKENIZER_ENTRY if name == TOKENIZER else self._entries.get(name)
+        entry = BESIDES.get(name) or self._entries.get(name)
         if entry is not None and not HUB_ID.fullmatch(entry.source):
             raise ModelUnavailable(f"{entry.title} is part of the program; there is nothing to download.")
         if entry is None and not HUB_ID.fullmatch(name):

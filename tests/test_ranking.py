@@ -3,6 +3,7 @@ is one sentence."""
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -17,8 +18,10 @@ from sd_demo.embedded.near_misses import mirrored, with_one_thing_wrong
 from sd_demo.embedded.sampling import sample
 from sd_demo.engine import Engine
 from sd_demo.errors import InvalidRequest, ModelUnavailable
-from sd_demo.known_models import EMBEDDED, EMBEDDED_FOLDER
-from sd_demo.ranking import GENERAL_CLIP, PICTURE_BOOK_CLIP, Ranker, clip_for, load_ranker
+from sd_demo.known_models import EMBEDDED, EMBEDDED_FOLDER, GENERAL_CLIP
+from sd_demo.model_files import MANIFEST, repo_folder
+from sd_demo.pipeline_manager import PipelineManager
+from sd_demo.ranking import PICTURE_BOOK_CLIP, Ranker, clip_for, load_ranker
 from sd_demo.registry import Registry
 from sd_demo.requests import AnyRequest, parse_request
 from sd_demo.restore import from_receipt
@@ -115,6 +118,24 @@ def test_which_clip_a_model_is_served_by() -> None:
     assert clip_for(embedded.model_copy(update={"is_embedded": False})) == GENERAL_CLIP
 
 
+def test_a_clip_that_this_program_downloaded_is_found(folder: Path, tmp_path: Path) -> None:
+    entry = Registry(models_dir=tmp_path).for_download(GENERAL_CLIP)
+    assert re.fullmatch(r"[0-9a-f]{40}", entry.revision or "")
+    place = shutil.copytree(folder, tmp_path / repo_folder(entry.source, entry.parts) / str(entry.revision))
+    with pytest.raises(ModelUnavailable, match=f"get it with python -m sd_demo download {GENERAL_CLIP}, or leave"):
+        load_ranker(GENERAL_CLIP, tmp_path)  # it has not come whole yet
+    (place / MANIFEST).write_text("{}")
+    manager = PipelineManager(Settings(device="cpu"), Registry(models_dir=tmp_path))
+    ranker = manager.ranker(Registry().get("sd-1.5"))
+    assert ranker.source == GENERAL_CLIP
+    assert len(ranker.score(IMAGES[:2], "a red car")) == 2
+    (place / "model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(ModelUnavailable, match=f"The CLIP in {place} cannot be read"):
+        load_ranker(GENERAL_CLIP, tmp_path)
+    with pytest.raises(ModelUnavailable, match="which is not on this machine; look at its path, or leave"):
+        load_ranker(tmp_path / "nothing")
+
+
 def test_a_clip_that_is_not_there_is_one_sentence(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelUnavailable, match="which is not on this machine; get it with") as caught:
         load_ranker(GENERAL_CLIP)
@@ -123,6 +144,14 @@ def test_a_clip_that_is_not_there_is_one_sentence(folder: Path, tmp_path: Path) 
     (tmp_path / "broken" / "model.safetensors").write_bytes(b"no weights")
     with pytest.raises(ModelUnavailable, match="cannot be read"):
         load_ranker(tmp_path / "broken")
+
+
+def test_a_picture_book_clip_that_was_never_made_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sd_demo.ranking.PICTURE_BOOK_CLIP", tmp_path / "none")
+    with pytest.raises(ModelUnavailable, match=r"make one with python -m sd_demo\.embedded\.clip --work DIR, or leave"):
+        load_ranker(tmp_path / "none")
 
 
 def test_a_wrong_neighbour_is_wrong_in_one_thing() -> None:

@@ -121,7 +121,8 @@ def load_judge(file: Path = JUDGE_FILE) -> Judge:
         judge.load_state_dict(weights | _counters(judge))
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise ModelUnavailable(
-            f"The judge's weights at {file} cannot be read; make them with python -m sd_demo.embedded.judge_training."
+            f"The judge's weights at {file} cannot be read; make them with python -m sd_demo.embedded.judge_training "
+            "--work DIR."
         ) from error
     return judge.eval()
 

@@ -1,6 +1,6 @@
 """Train the judge on pictures of the renderer alone, and measure it on others.
 
-    python -m sd_demo.embedded.judge_training --minutes 30
+    python -m sd_demo.embedded.judge_training --work DIR --minutes 30
 
 It sees every picture softened, noisy, moved or enlarged a little, each time otherwise, so that it is fair to a model's
 pictures, which are less crisp than the renderer's and may put a thing where the renderer never would.

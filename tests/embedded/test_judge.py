@@ -94,7 +94,8 @@ def test_pictures_of_any_size_and_kind_are_judged(judge: Judge) -> None:
 
 
 def test_weights_that_are_not_there_or_not_its_own_are_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(ModelUnavailable, match="cannot be read"):
+    command = "cannot be read; make them with python -m sd_demo.embedded.judge_training --work DIR."
+    with pytest.raises(ModelUnavailable, match=command):
         load_judge(tmp_path / "nothing.safetensors")
     (tmp_path / "broken.safetensors").write_bytes(b"no weights")
     with pytest.raises(ModelUnavailable, match="cannot be read"):
