@@ -140,7 +140,7 @@ class FakeEngine:
         return self.metrics.text({"queued_jobs": self._queue.qsize()})
 
     def defaults(self, model: str | None = None) -> ModelEntry:
-        return self.registry.get(model or EMBEDDED)
+        return self.registry.get(model or self.settings.model or EMBEDDED)
 
     def token_report(self, prompt: str) -> TokenReport:
         words = prompt.split()

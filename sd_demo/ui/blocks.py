@@ -129,7 +129,7 @@ def build(
         arrivals = []
         if fetching is not None:
             downloads = downloads or Downloads(engine.settings.data_dir)
-            arrivals.append(download_panel.listen(engine, top, fetching, downloads).then)
+            arrivals.append(download_panel.listen(engine, page, top, fetching, downloads).then)
         restorable: dict[str, Tab | upscale.UpscaleTab] = {**tabs, upscale.NAME: upscaling}
         followers = {
             name: model_choice.Follower(name, tab.controls, tab.results.intro) for name, tab in restorable.items()

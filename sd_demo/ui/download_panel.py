@@ -62,8 +62,11 @@ def build() -> Panel:
     return Panel(place, offer, accepts, token, start, cancel, status, gr.State(""))
 
 
-def listen(engine: Engine, top: Header, panel: Panel, downloads: Downloads) -> Any:
-    """Wire the panel to the chooser. The answer's `.then` follows a download that was asked for here."""
+def listen(engine: Engine, page: gr.Blocks, top: Header, panel: Panel, downloads: Downloads) -> Any:
+    """Wire the panel to the chooser, also to what it shows as the page opens.
+
+    The answer's `.then` follows a download that was asked for here.
+    """
     parts = [panel.place, panel.offer, panel.accepts, panel.token, panel.start, panel.cancel, panel.status]
     shown = [*parts, panel.watched, top.model]
 
@@ -113,7 +116,9 @@ def listen(engine: Engine, top: Header, panel: Panel, downloads: Downloads) -> A
         if download is not None:
             download.cancel()
 
-    top.model.change(look, [top.model], shown, preprocess=False, **_PRIVATE)
+    # One listener, which looks again for what was chosen meanwhile: of two the later answer of the hub would stay.
+    looks: dict[str, Any] = {"preprocess": False, "trigger_mode": "always_last", **_PRIVATE}
+    gr.on([page.load, top.model.change], look, [top.model], shown, **looks)
     panel.cancel.click(stop, [panel.watched], preprocess=False, queue=False, **_PRIVATE)
     return panel.start.click(fetch, [top.model, panel.accepts, panel.token], shown, preprocess=False, **_PRIVATE)
 

@@ -40,8 +40,10 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[LocalHub]:
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Iterator[FakeEngine]:
-    settings = Settings(data_dir=tmp_path / "data", lora_dir=tmp_path / "loras")
+def engine(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[FakeEngine]:
+    """A parameter names the model that it was started with."""
+    named = getattr(request, "param", None)
+    settings = Settings(data_dir=tmp_path / "data", lora_dir=tmp_path / "loras", model=named)
     engine = FakeEngine(Outputs(tmp_path / "outputs"), step_s=0.01, settings=settings)
     engine.start()
     yield engine
@@ -77,6 +79,18 @@ def test_a_model_is_offered_accepted_fetched_and_then_chosen_like_any_other(page
     choose_model(page, "Picture-book (embedded)")
     page.locator("#model input").click()
     expect(page.get_by_role("option", name="Stable Diffusion 1.5", exact=True)).to_be_visible()
+
+
+@pytest.mark.parametrize("engine", ["sd-1.5"], indirect=True)
+def test_a_model_that_was_named_at_the_start_is_offered_as_the_page_opens(page: Page, engine: FakeEngine) -> None:
+    expect(page.locator("#get-model-offer")).to_contain_text("2.9 MiB in 9 files")
+    choose_model(page, "Picture-book (embedded)")
+    expect(page.locator("#get-model")).to_be_hidden()
+    choose_model(page, "Stable Diffusion 1.5 (not here yet)")
+    page.locator("#get-model-accepts input").check()
+    page.locator("#get-model-start").click()
+    expect(page.locator("#get-model")).to_be_hidden()
+    assert engine.registry.weights(engine.registry.get("sd-1.5")) is not None
 
 
 def test_a_hub_id_can_be_typed_and_a_gated_one_asks_for_a_token(page: Page, engine: FakeEngine, hub: LocalHub) -> None:
