@@ -164,6 +164,14 @@ CLIP_ENTRY: Final = ENTRIES[1].model_copy(
 BESIDES: Final = {entry.name: entry for entry in (TOKENIZER_ENTRY, CLIP_ENTRY)}  # are downloaded, and draw nothing
 
 
+def not_here(entry: ModelEntry) -> str:
+    """The sentence for a model whose weights are not on this machine."""
+    return (
+        f"The weights of {entry.title} are not here: python -m sd_demo download {entry.name} fetches them; or choose "
+        "another model."
+    )
+
+
 def read_random(name: str) -> tuple[str, Scale]:
     """The architecture and scale that `name`, which begins with RANDOM, asks for. Raises ModelUnavailable for none."""
     like, _, scale = name.removeprefix(RANDOM).partition(":")

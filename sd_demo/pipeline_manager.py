@@ -18,7 +18,7 @@ from sd_demo.checkpoints import assemble, hash_of, read_model, weights_of
 from sd_demo.compiled_calls import CompiledBehind, Ordinary, keep_compiled_in, pays
 from sd_demo.errors import ModelUnavailable, OutOfMemory, PlaygroundError
 from sd_demo.host_memory import give_back
-from sd_demo.known_models import RANDOM, read_random, what_suits
+from sd_demo.known_models import RANDOM, not_here, read_random, what_suits
 from sd_demo.lean_decoder import make_lean
 from sd_demo.loaded_model import LoadedModel
 from sd_demo.lora import take_off
@@ -92,10 +92,7 @@ class PipelineManager:
             entry = self._registry.get(name)
             path = None if entry.source.startswith(RANDOM) else self._registry.weights(entry)
             if path is None and not entry.source.startswith(RANDOM):
-                raise ModelUnavailable(
-                    f"The weights of {entry.title} are not here: python -m sd_demo download {entry.name} fetches them; "
-                    "or choose another model."
-                )
+                raise ModelUnavailable(not_here(entry))
             on_load()
             device = choose_device(self._settings.device)
             dtype = choose_dtype(self._settings.dtype, device)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from typing import TYPE_CHECKING, Any, Final
 
 import gradio as gr
 
 from sd_demo.errors import PlaygroundError
+from sd_demo.known_models import not_here
 
 if TYPE_CHECKING:
     from sd_demo.engine import Engine
@@ -68,8 +69,13 @@ def listen(engine: Engine, page: gr.Blocks, header: Header, *others: Any) -> Non
 
 def state_line(engine: Engine) -> str:
     """The model's state in a few words."""
-    status = engine.status()
-    words = {"loading": "loading …", "ready": "ready", "failed": "not usable"}.get(status.state, status.state)
+    status, usual = engine.status(), None
+    with suppress(PlaygroundError):  # its files may be gone from their place
+        usual = engine.defaults(None)
+    if usual and status.message == not_here(usual) and engine.registry.weights(usual):  # they came since the start
+        status = replace(status, state="waiting", message="the next picture loads it")
+    known = {"loading": "loading …", "ready": "ready", "failed": "not usable", "waiting": "not loaded yet"}
+    words = known.get(status.state, status.state)
     parts = [f"<b>{escape(words)}</b>"]
     if status.state == "ready":
         parts.append(escape(f"{DEVICES.get(status.device, status.device)} {status.dtype}"))

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from huggingface_hub import constants
 from playwright.sync_api import BrowserContext, Page, expect
 
 from sd_demo.hub.downloads import Downloads
+from sd_demo.known_models import not_here
 from sd_demo.limits import PROFILES
+from sd_demo.model_files import MANIFEST, repo_folder
 from sd_demo.outputs import Outputs
 from sd_demo.registry import Registry
 from sd_demo.settings import Settings
-from tests.fake_engine import FakeEngine
+from tests.fake_engine import FakeEngine, Status
 from tests.hub_server import TOKEN, LocalHub, serve
 from tests.test_hub import REPO, write_model
 from tests.ui.actions import choose_model
@@ -158,6 +162,24 @@ def test_a_hub_that_cannot_be_reached_is_said(page: Page, hub: LocalHub) -> None
     choose_model(page, REPO)
     expect(page.locator("#get-model-status")).to_contain_text("The hub is in trouble (500); try again in some minutes.")
     expect(page.locator("#get-model-start")).to_be_enabled()
+
+
+def test_a_model_that_came_since_the_start_is_no_longer_said_to_be_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sd_demo.ui.header import state_line
+
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))  # whatever lies on this machine
+    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
+    registry = Registry(models_dir=tmp_path)
+    entry = registry.get("sd-1.5")
+    status = Status(entry.name, entry.title, "failed", not_here(entry))
+    engine: Any = SimpleNamespace(status=lambda: status, defaults=lambda _: entry, registry=registry)
+    assert "<b>not usable</b> · The weights of Stable Diffusion 1.5 are not here" in state_line(engine)
+    folder = tmp_path / repo_folder(entry.source) / str(entry.revision)
+    folder.mkdir(parents=True)
+    (folder / MANIFEST).write_text("{}")
+    assert "<b>not loaded yet</b> · the next picture loads it" in state_line(engine)
 
 
 def test_strangers_have_no_panel(tmp_path: Path) -> None:
