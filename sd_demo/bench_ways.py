@@ -41,7 +41,14 @@ class Ways:
         self._model = model
         # By its name, not as any folder: only so it is placed as the page places it.
         name = EMBEDDED if model == EMBEDDED_FOLDER else str(model)
-        self._settings = Settings(device=device, model=name, data_dir=data_dir, compile=compile, safety_checker=False)
+        self._settings = Settings(
+            device=device,
+            model=name,
+            data_dir=data_dir,
+            compile=compile,
+            safety_checker=False,
+            profile="local",  # eight together are more than one visitor of a Space may ask for
+        )
         self._scheduler = ""  # known once C's model is loaded
 
     @contextmanager

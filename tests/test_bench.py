@@ -85,7 +85,8 @@ def ways_for(model: Path, steps: int) -> Ways:
 def test_bench_prints_its_report(tmp_path: Path) -> None:
     page = tmp_path / "BENCHMARKS.md"
     command = [sys.executable, "-m", "sd_demo", "bench", *SHORT, "--write", str(page)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    in_a_space = {**os.environ, "SPACE_ID": "me/x"}  # whose limits are a visitor's, not those of who measures
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=in_a_space)
     report = json.loads(done.stdout)
     seconds, ratios = report["s_per_image"], report["ratios"]
     assert set(seconds) == {"a", "b", "c"}
