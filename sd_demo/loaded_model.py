@@ -58,6 +58,13 @@ class LoadedModel:
     in_pairs: bool = False  # rows are called for in pairs
     max_rows: int | None = None  # of one UNet call; None: any
     pace: Pace = field(default_factory=Pace)
+    is_distilled: bool = field(init=False)
+    """The UNet takes the guidance scale as an input, in place of a second row; the x2 upscaler's is another one."""
+
+    def __post_init__(self) -> None:
+        # A value of its own, as the page asks for it while the worker may be letting the components go.
+        guidance = self.components["unet"].config.time_cond_proj_dim
+        object.__setattr__(self, "is_distilled", guidance is not None and self.entry.upscale_factor == 1)
 
     @property
     def unet(self) -> Any:
@@ -76,11 +83,6 @@ class LoadedModel:
     def latent_pixels(self) -> int:
         """Pixels of a side that one latent stands for (8 for Stable Diffusion)."""
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
-
-    @property
-    def is_distilled(self) -> bool:
-        """The UNet takes the guidance scale as an input, in place of a second row; the x2 upscaler's is another one."""
-        return self.unet.config.time_cond_proj_dim is not None and self.entry.upscale_factor == 1
 
     def is_guided(self, guidance_scale: float) -> bool:
         """Whether each image brings a second row, of the negative prompt; where not, that prompt is not read at all."""

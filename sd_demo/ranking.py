@@ -83,7 +83,7 @@ def load_ranker(source: str | Path = PICTURE_BOOK_CLIP, models_dir: Path | None 
             processor = CLIPImageProcessorPil.from_pretrained(place, local_files_only=True)
             tokenizer = CLIPTokenizer.from_pretrained(place, local_files_only=True)
     except (OSError, ValueError, RuntimeError, TypeError, SafetensorError) as error:
-        if str(source) == str(PICTURE_BOOK_CLIP) and not PICTURE_BOOK_CLIP.is_dir():
+        if str(source) == str(PICTURE_BOOK_CLIP) and not (PICTURE_BOOK_CLIP / "config.json").is_file():
             raise ModelUnavailable(
                 "The picture-book model has no CLIP yet; make one with python -m sd_demo.embedded.clip --work DIR, "
                 "or leave the pictures in the order of their seeds."

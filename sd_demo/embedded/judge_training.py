@@ -224,7 +224,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--start", type=Path, help="weights to begin with, such as the project's own (none)")
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args(arguments)
-    check_settings(chosen.minutes, chosen.seed, work=chosen.work, output=chosen.output.parent)
+    check_settings(chosen.minutes, chosen.seed, file=chosen.output, work=chosen.work)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     judge = load_judge(chosen.start) if chosen.start else Judge()
     judge.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

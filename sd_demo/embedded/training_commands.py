@@ -13,18 +13,21 @@ from pathlib import Path
 
 from sd_demo.errors import InvalidRequest, PlaygroundError
 from sd_demo.requests import SEED_LIMIT
-from sd_demo.writable import check_folder
+from sd_demo.writable import check_folder, check_writable
 
 LOGGER = logging.getLogger(__name__)
 
 
-def check_settings(minutes: float, seed: int, **folders: Path) -> None:
-    """Raises InvalidRequest where minutes are below 0 or without end, the seed is not below SEED_LIMIT or negative, or
-    no file can be made in one of `folders`, by the flags that name them; they are made if need be."""
+def check_settings(minutes: float, seed: int, *, file: Path | None = None, **folders: Path) -> None:
+    """Raises InvalidRequest where minutes are below 0 or without end, the seed is not below SEED_LIMIT or negative,
+    `file` (--output) cannot be written, or no file can be made in one of `folders`, by the flags that name them; they
+    are made if need be."""
     if not 0 <= minutes < math.inf:
         raise InvalidRequest(f"minutes: {minutes} is out of range; choose a number of 0 or more.", "minutes")
     if not 0 <= seed < SEED_LIMIT:
         raise InvalidRequest(f"seed: {seed} is out of range; choose a whole number from 0 to {SEED_LIMIT - 1}.", "seed")
+    if file is not None:
+        check_writable(file, "output")
     for name, folder in folders.items():
         check_folder(folder, name)
 

@@ -73,13 +73,15 @@ def listen(engine: Engine, page: gr.Blocks, top: Header, panel: Panel, downloads
     def look(model: Any) -> Iterator[dict[Any, Any]]:
         entry = _absent(engine, model)
         if entry is None:
-            yield {panel.place: gr.update(visible=False)}
+            yield {panel.place: gr.update(visible=False), panel.watched: ""}
             return
         running = downloads.running(entry.name)
         if running is not None and not running.is_over:
-            yield from _watch(engine, panel, top, running)
+            busy = _now(panel, offer_html(running.offer), status_line.running(ASKING), is_busy=True, can_stop=True)
+            yield busy | {panel.watched: entry.name}
             return
-        yield _anew(panel, _now(panel, _title(entry), status_line.running(ASKING), is_busy=True))
+        asking = _anew(panel, _now(panel, _title(entry), status_line.running(ASKING), is_busy=True))
+        yield asking | {panel.watched: ""}
         try:
             offer = downloads.offer(entry)
         except DownloadFailed as error:
@@ -91,6 +93,14 @@ def listen(engine: Engine, page: gr.Blocks, top: Header, panel: Panel, downloads
             if not offer.fits:
                 room = status_line.failed("There is not enough room on the disk for it.")
             yield _anew(panel, _now(panel, offer_html(offer), room, asks=_asks(offer), start=start))
+
+    def follow(name: str) -> Iterator[dict[Any, Any]]:
+        """The download that the look before found on its way; by itself, as looks wait for one another."""
+        download = downloads.running(name) if name else None
+        if download is None:
+            yield {panel.watched: name}
+        else:
+            yield from _watch(engine, panel, top, download)
 
     def fetch(model: Any, accepts: Any, token: Any) -> Iterator[dict[Any, Any]]:
         entry = _absent(engine, model)
@@ -118,7 +128,8 @@ def listen(engine: Engine, page: gr.Blocks, top: Header, panel: Panel, downloads
 
     # One listener, which looks again for what was chosen meanwhile: of two the later answer of the hub would stay.
     looks: dict[str, Any] = {"preprocess": False, "trigger_mode": "always_last", **_PRIVATE}
-    gr.on([page.load, top.model.change], look, [top.model], shown, **looks)
+    looked = gr.on([page.load, top.model.change], look, [top.model], shown, **looks)
+    looked.then(follow, [panel.watched], shown, preprocess=False, **_PRIVATE)
     panel.cancel.click(stop, [panel.watched], preprocess=False, queue=False, **_PRIVATE)
     return panel.start.click(fetch, [top.model, panel.accepts, panel.token], shown, preprocess=False, **_PRIVATE)
 
