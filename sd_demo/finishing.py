@@ -198,10 +198,10 @@ def asked(request: AnyRequest) -> dict[str, Any]:
 def _unknown_words(running: Running) -> list[str]:
     """The words of both prompts that neither the world nor a LoRA knows; of the negative one only where it acts.
 
-    "no", "not" and "without" are how people write a negative prompt, and go unnamed there.
+    "not" is how people write a negative prompt, and goes unnamed there.
     """
     request, denoising = running.job.request, running.denoising
-    taught = ["no not without", *(worn.trigger_words for worn in denoising.model.loras)]
+    taught = ["not", *(worn.trigger_words for worn in denoising.model.loras)]
     named = unknown_words(request.prompt, taught[1:])
     if denoising.has_two_rows:
         named += unknown_words(request.negative_prompt, [*taught, *named])

@@ -87,7 +87,7 @@ ENTRIES: Final = (
         licence_url="https://www.apache.org/licenses/LICENSE-2.0",
         native_size=256,
         num_inference_steps=20,
-        guidance_scale=2.5,
+        guidance_scale=3.5,
         scheduler="dpmpp_2m",
         is_embedded=True,
     ),

@@ -30,7 +30,7 @@ def caption(picture: Picture, rng: Generator, *, is_complete: bool = False, is_p
     relation itself is not, where the caption is keywords between commas.
     is_placed: False says nothing of where in the picture things are, only how they are to each other.
     """
-    speaker = _Speaker(rng, is_complete, is_placed)
+    speaker = Speaker(rng, is_complete, is_placed)
     if not picture.things:
         return speaker.empty(picture)
     if speaker.chance(0.14):
@@ -39,7 +39,7 @@ def caption(picture: Picture, rng: Generator, *, is_complete: bool = False, is_p
 
 
 @dataclass(frozen=True)
-class _Speaker:
+class Speaker:
     """Chooses words. says() is for what may be left out, chance() for how it is put."""
 
     rng: Generator
@@ -68,12 +68,12 @@ class _Speaker:
         scene = self.pick(words.SCENE_PHRASES[picture.scene])
         if form < 0.14 and not prefix:  # the scene first
             verb = _there_is(things) if self.chance(0.3) else ""
-            return _join([_join([scene, *around]) + ",", verb, things], suffix)
+            return join([join([scene, *around]) + ",", verb, things], suffix)
         if form < 0.26:
             noun = self.pick(words.SCENE_NOUNS[picture.scene])
-            return _join([prefix, noun, *around, "with", things], suffix)
+            return join([prefix, noun, *around, "with", things], suffix)
         verb = _there_is(things) if not prefix and self.chance(0.05) else ""
-        return _join([prefix, verb, things, scene if form < 1.0 else "", *around], suffix)
+        return join([prefix, verb, things, scene if form < 1.0 else "", *around], suffix)
 
     def time_and_weather(self, picture: Picture) -> list[str]:
         """What is not the default is always said."""
@@ -100,11 +100,11 @@ class _Speaker:
         if article in ("a", "an") and self.chance(0.15):
             noun = f"an empty {rest}"
         prefix, suffix = self.style(picture)
-        return _join([prefix, noun, *self.either_order(self.time_and_weather(picture))], suffix)
+        return join([prefix, noun, *self.either_order(self.time_and_weather(picture))], suffix)
 
     def tags(self, picture: Picture) -> list[str]:
         """Keywords between commas, as many people write prompts."""
-        tags = [_join([self.noun(group, has_article=False), self.where(group)]) for group in self.groups(picture)]
+        tags = [join([self.noun(group, has_article=False), self.where(group)]) for group in self.groups(picture)]
         if self.says(0.93):
             phrase = self.pick(words.SCENE_PHRASES[picture.scene])
             tags.append(picture.scene if self.chance(0.5) else phrase)
@@ -134,7 +134,7 @@ class _Speaker:
             if side:
                 return self.related(first, self.pick(words.SIDE_PHRASES["left" if side < 0 else "right"]), second)
         has_article = self.chance(0.88)
-        said = [_join([self.noun(group, has_article), self.where(group)]) for group in groups]
+        said = [join([self.noun(group, has_article), self.where(group)]) for group in groups]
         if len(said) == 1:
             return said[0]
         return ", ".join(said[:-1]) + (", " if self.chance(0.25) else " and ") + said[-1]
@@ -150,7 +150,7 @@ class _Speaker:
                 places[1] = self.pick(words.POSITION_PHRASES[first.position])
         elif self.is_complete:
             places = [self.pick(words.POSITION_PHRASES[thing.position]) for thing in (first, second)]
-        return _join([self.noun([first], has_article), places[0], phrase, self.noun([second], has_article), places[1]])
+        return join([self.noun([first], has_article), places[0], phrase, self.noun([second], has_article), places[1]])
 
     def groups(self, picture: Picture) -> list[list[Thing]]:
         """Things that are alike in all but their place are said together: "two blue balloons"."""
@@ -171,11 +171,11 @@ class _Speaker:
         if thing.colour not in KINDS[thing.object].usual or self.says(0.8):
             parts.append(self.pick(words.COLOUR_WORDS[thing.colour]))
         if len(group) > 1:
-            return _join([words.NUMBER_WORDS[len(group)], *parts, form[1]])
+            return join([words.NUMBER_WORDS[len(group)], *parts, form[1]])
         parts.append(form[0])
         if has_article:
             parts.insert(0, self.article(thing, parts[0]))
-        return _join(parts)
+        return join(parts)
 
     def article(self, thing: Thing, next_word: str) -> str:
         if self.chance(0.5 if thing.object in ("sun", "moon") else 0.08):
@@ -189,16 +189,16 @@ class _Speaker:
         if self.chance(0.08):
             parts.append(self.pick(words.DOINGS[thing.object]))
         if not self.is_placed:
-            return _join(parts)
+            return join(parts)
         if len(group) == 1 and self.says(0.62):
             parts.append(self.pick(words.POSITION_PHRASES[thing.position]))
         is_far_said = self.is_complete and thing.depth == "far"
         if is_far_said or self.chance({"near": 0.15, "far": 0.6, "sky": 0.3}[thing.depth]):
             parts.append(self.pick(words.DEPTH_PHRASES[thing.depth]))
-        return _join(parts)
+        return join(parts)
 
 
-def _join(parts: Sequence[str], suffix: str = "") -> str:
+def join(parts: Sequence[str], suffix: str = "") -> str:
     text = " ".join(part for part in parts if part)
     return f"{text}, {suffix}" if suffix else text
 

@@ -18,11 +18,12 @@ from diffusers import AutoencoderKL
 from PIL import Image
 
 from sd_demo.embedded import evaluation_prompts as prompts
+from sd_demo.embedded import language_figures as language
 from sd_demo.embedded import world
 from sd_demo.embedded.architecture import NATIVE_SIZE
-from sd_demo.embedded.evaluation_prompts import Asked
+from sd_demo.embedded.evaluation_prompts import Asked, Denied
 from sd_demo.embedded.figures import Figure, figure, share
-from sd_demo.embedded.judge import Judge
+from sd_demo.embedded.judge import Judge, Judgement
 from sd_demo.embedded.marking import ABOUT_THINGS, ABOUT_WHOLE, Mark, mark
 from sd_demo.embedded.near_misses import with_one_thing_wrong
 from sd_demo.embedded.train_vae import reconstruction_psnr
@@ -77,7 +78,7 @@ class Evaluator:
             *self.prompts_followed(count),
             self.reconstruction(min(64, some)),
             *self.retrieval(max(1, count // 40)),
-            self.denied(some),
+            *self.language(some),
             self.recoloured(some),
             self.added(some),
             self.diversity(min(3, max(1, count // 40)), min(20, max(5, few))),
@@ -157,19 +158,22 @@ class Evaluator:
             share(f"clip_right_among_{AMONG}_nearly_right", right_hard),
         ]
 
-    def denied(self, count: int) -> Figure:
-        """A negative prompt that denies one of two things asked for: that one is gone, and the other is there."""
-        self.tell(f"{count} pictures with a negative prompt")
-        asked = prompts.deny(count, self.seed)
-        requests = [
-            TextToImage(prompt=a.prompt, negative_prompt=a.negative_prompt, seed=a.seed, **self.options) for a in asked
-        ]
-        right = []
-        for a, seen in zip(asked, self.judge.judge(made.image for made in self.draw(requests)), strict=True):
-            kept, gone = a.picture.things
-            found = [(thing.object, thing.colour) for thing in seen.things]
-            right.append((kept.object, kept.colour) in found and all(name != gone.object for name, _ in found))
-        return share("negative_prompt_removes", right)
+    def language(self, count: int) -> list[Figure]:
+        """What people type beside plain prompts: free phrasings, plurals, negative prompts, nothing."""
+        self.tell(f"{4 * count} pictures of other words, twins, negative prompts and no prompt")
+
+        def judged(asked: Sequence[Asked]) -> list[Judgement]:
+            told = [(a, a.negative_prompt if isinstance(a, Denied) else "") for a in asked]
+            requests = [
+                TextToImage(prompt=a.prompt, negative_prompt=negative, seed=a.seed, **self.options)
+                for a, negative in told
+            ]
+            return self.judge.judge(made.image for made in self.draw(requests))
+
+        def own(asked: Sequence[Asked]) -> list[Judgement]:
+            return self.judge.judge(world.draw(a.picture, NATIVE_SIZE) for a in asked)
+
+        return language.figures(judged, own, count, self.seed)
 
     def recoloured(self, count: int) -> Figure:
         """Image to image with another colour in the prompt."""

@@ -10,10 +10,11 @@ from PIL import Image
 
 from sd_demo.embedded import world
 from sd_demo.embedded.drawing import COLOURS
-from sd_demo.embedded.layout import layout
+from sd_demo.embedded.layout import is_clear, layout
 from sd_demo.embedded.objects import HELD_OUT
+from sd_demo.embedded.other_words import other_words
 from sd_demo.embedded.picture import POSITIONS, Picture, Thing
-from sd_demo.embedded.vocabulary import SCENE_PHRASES
+from sd_demo.embedded.vocabulary import COLOUR_WORDS, SCENE_PHRASES
 from sd_demo.requests import SEED_LIMIT
 
 MASK_MARGIN = 0.05  # of the side, around the box of the thing that is to come; its shadow is wider than itself
@@ -69,6 +70,37 @@ def ask(count: int, things: int, seed: int, *, held_out: bool = False) -> list[A
         picture = _sample(rng, things, held_out)
         asked.append(Asked(picture, _prompt(picture, rng), _seed(rng)))
     return asked
+
+
+def ask_freely(count: int, seed: int) -> list[Asked]:
+    """Prompts for one thing and for two by turns, each as other_words.py puts them."""
+    asked = []
+    for k in range(count):
+        rng = stream(seed, "freely", k)
+        picture = _sample(rng, 1 + k % 2, False)
+        asked.append(Asked(picture, other_words(picture, rng, is_complete=True), _seed(rng)))
+    return asked
+
+
+def ask_twice(count: int, seed: int) -> list[Asked]:
+    """Prompts for two things that are alike in all but their place, which stays open: "two red balloons in space"."""
+    asked = []
+    for k in range(count):
+        rng = stream(seed, "twice", k)
+        twins = _twins(rng)
+        while not is_clear(twins):
+            twins = _twins(rng)
+        prompt = world.caption(twins, rng, is_placed=False)
+        while not any(word in prompt for word in COLOUR_WORDS[twins.things[0].colour]):  # the usual one goes unsaid
+            prompt = world.caption(twins, rng, is_placed=False)
+        asked.append(Asked(twins, prompt, _seed(rng)))
+    return asked
+
+
+def ask_nothing(count: int, seed: int) -> list[Asked]:
+    """No prompt, and for each a picture of the world."""
+    streams = [stream(seed, "nothing", k) for k in range(count)]
+    return [Asked(world.sample(rng), "", _seed(rng)) for rng in streams]
 
 
 def deny(count: int, seed: int) -> list[Denied]:
@@ -143,6 +175,13 @@ def meant_by_open_prompt(picture: Picture, rng: Generator) -> Picture:
     position = str(rng.choice(list(POSITIONS)))
     moved = Thing(thing.object, thing.colour, thing.size, position, depth)
     return replace(picture, things=(moved,), seed=int(rng.integers(2**31)))
+
+
+def _twins(rng: Generator) -> Picture:
+    picture = _sample(rng, 1, False)
+    thing = picture.things[0]
+    elsewhere = str(rng.choice([position for position in POSITIONS if position != thing.position]))
+    return replace(picture, things=(thing, replace(thing, position=elsewhere)))
 
 
 def _sample(rng: Generator, things: int, held_out: bool) -> Picture:

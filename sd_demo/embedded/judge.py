@@ -36,7 +36,10 @@ _NAMES = {"object": tuple(KINDS), "colour": tuple(COLOURS)}
 
 @dataclass(frozen=True)
 class Found:
-    """One thing that the judge sees. x, y, width, height: of its box, in parts of the picture's side; y downwards."""
+    """One thing that the judge sees. x, y, width, height: of its box, in parts of the picture's side; y downwards.
+
+    confidence: that a thing is there, 0 to 1; likeness: that it is this object, 0 to 1.
+    """
 
     object: str
     colour: str
@@ -45,6 +48,7 @@ class Found:
     width: float
     height: float
     confidence: float
+    likeness: float = 1.0
 
     @property
     def size(self) -> str:
@@ -157,16 +161,18 @@ def _things(cells: torch.Tensor) -> tuple[Found, ...]:
     found = []
     for row, column in (confidence > SURE).nonzero().tolist():
         dx, dy, log_width, log_height = boxes[row, column].tolist()
+        likenesses = objects[row, column].softmax(dim=0)
         width, height = MEAN_EXTENT * np.exp(np.clip((log_width, log_height), -3, 1.2))
         found.append(
             Found(
-                object=_NAMES["object"][int(objects[row, column].argmax())],
+                object=_NAMES["object"][int(likenesses.argmax())],
                 colour=_NAMES["colour"][int(colours[row, column].argmax())],
                 x=(column + dx) / CELLS,
                 y=(row + dy) / CELLS,
                 width=float(width),
                 height=float(height),
                 confidence=float(confidence[row, column]),
+                likeness=float(likenesses.max()),
             )
         )
     kept: list[Found] = []

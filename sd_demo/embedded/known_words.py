@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
+from sd_demo.embedded import free_vocabulary
 from sd_demo.embedded.drawing import COLOURS
 from sd_demo.embedded.objects import HELD_OUT, KINDS
 from sd_demo.embedded.picture import DEPTHS, POSITIONS, RELATIONS, SCENES, SIZES, STYLES, TIMES, WEATHERS
@@ -56,15 +57,21 @@ _TABLES: tuple[Any, ...] = (
     NUMBER_WORDS,
     DOINGS,
     JOINTS,
+    free_vocabulary.TABLES,
 )
 # Words that by themselves mean something which the world does not have; in these phrases they are known.
 _ONLY_IN_PHRASES = (
     "air",
     "book",
     "camping",
+    "children",
+    "coloured",
+    "corn",
     "engine",
     "engines",
     "falling",
+    "hand",
+    "heavy",
     "hot",
     "party",
     "pot",
@@ -72,15 +79,20 @@ _ONLY_IN_PHRASES = (
     "rubber",
     "steam",
     "tea",
+    "very",
 )
 _COLOURS = frozenset(word for forms in COLOUR_WORDS.values() for word in forms)
 # What people write as one: "8k", "8-bit", "it's", "2", "0.5", and every run of letters.
 _WORD = re.compile(r"\d+(?:\.\d+)?(?:-?[^\W\d_]+)?|[^\W\d_]+(?:['’][^\W\d_]+)?")
 
 
+def _as_read(word: str) -> str:
+    return re.sub("['’]s$", "", word.lower())
+
+
 def _phrases(value: Any) -> Iterator[tuple[str, ...]]:
     if isinstance(value, str):
-        yield tuple(_WORD.findall(value))
+        yield tuple(_as_read(word) for word in _WORD.findall(value))
     else:
         for item in value.values() if isinstance(value, Mapping) else value:
             yield from _phrases(item)
@@ -136,8 +148,9 @@ def unknown_words(prompt: str, taught: Sequence[str] = ()) -> list[str]:
     besides = {word.lower() for text in taught for word in _WORD.findall(text)}
     unknown: dict[str, str] = {}
     for section in parse_prompt(re.sub(r"<lora:[^<>]*>", " ", prompt)):
-        written = _WORD.findall("".join(text for text, _ in section))
-        read = [re.sub("['’]s$", "", word.lower()) for word in written]
+        whole = "".join(text for text, _ in section)
+        written = _WORD.findall(re.sub(r"(?i)\bdark(?=\s*[,.;:!])", "night", whole))  # where it ends, it is no shade
+        read = [_as_read(word) for word in written]
         for k, word in enumerate(written):
             if not _is_known(read, k) and word.lower() not in besides:
                 unknown.setdefault(word.lower(), word)

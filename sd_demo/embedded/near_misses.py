@@ -3,15 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+import numpy as np
+import torch
 from numpy.random import Generator
+from torch.nn import functional
 
 from sd_demo.embedded.drawing import COLOURS
 from sd_demo.embedded.objects import HELD_OUT, KINDS
 from sd_demo.embedded.picture import MOST_THINGS, POSITIONS, SCENES, SIZES, TIMES, Picture, Thing
 
+MISSED_SHARE = 0.5  # of the rows of whole pictures that have a near miss
+PATCHY_SHARE = 0.5  # of those begin at the one in some places and at the other in others
+PATCHES = 4  # along each side
 _MIRRORED = {"left": "right", "middle": "middle", "right": "left"}
+
+
+@dataclass(frozen=True)
+class NearMisses:
+    """Of the first N training pictures what a near miss would be, and a caption that tells them apart.
+
+    latents: [N, 4, h, w], of pictures that are wrong in one thing; token_ids: [N, 77], of captions of the right ones.
+
+    What is drawn from noise can pass through states that no training picture has under noise, half one thing and half
+    another. Rows that begin between a picture and its near miss show how to come out of them.
+    """
+
+    latents: np.ndarray
+    token_ids: np.ndarray
+
+    def drawn(self, rows: np.ndarray, rng: Generator) -> np.ndarray:
+        """For pictures [B] their numbers, where they begin between the two this time, and elsewhere -1: [B]."""
+        return np.where((rows < len(self.latents)) & (rng.random(len(rows)) < MISSED_SHARE), rows, -1)
+
+    def mixed(
+        self, clean: torch.Tensor, numbers: np.ndarray, is_unsaid: np.ndarray, rng: Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Latents [B, 4, h, w] between pictures and their near misses, numbered [B], and those at which they come out.
+
+        They come out at `clean`, the pictures that their captions tell of; is_unsaid: [B], those without a caption, at
+        whichever they show more of, so that what is drawn from no prompt is one thing and not a bit of each.
+        """
+        wrong = torch.from_numpy(self.latents[numbers]).to(clean.device).float()
+        count = len(numbers)
+        uneven = rng.random((count, 1, PATCHES, PATCHES), dtype=np.float32) - 0.5
+        uneven *= 2.0 * (rng.random((count, 1, 1, 1)) < PATCHY_SHARE)
+        part = torch.from_numpy(rng.random((count, 1, 1, 1), dtype=np.float32) + uneven).to(clean.device)
+        part = functional.interpolate(part, clean.shape[-2:], mode="bilinear").clamp(0.0, 1.0)
+        begun = torch.lerp(wrong, clean, part)
+        differ = (clean - wrong).abs()
+        is_wrong = (differ * (part - 0.5)).sum(dim=(1, 2, 3)) < 0.0
+        is_wrong &= torch.from_numpy(is_unsaid).to(clean.device)
+        return begun, torch.where(is_wrong[:, None, None, None], wrong, clean)
 
 
 def kept_from_held_out(draw: Callable[[], Picture]) -> Picture:

@@ -2,7 +2,7 @@
 
 Guidance draws what the prompt predicts, and takes away what the negative prompt predicts: g * prompt + (1 - g) *
 negative (arXiv 2207.12598). Where both show the same sun, one sun is left whatever g is. So what is denied is learned
-at `1 + EXAGGERATION` times its strength, and at the guidance of the page's defaults nothing is left of it.
+at `1 + EXAGGERATION` times its strength, and from GUIDANCE on nothing is left of it.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ from numpy.random import Generator
 from sd_demo.embedded import vocabulary as words
 from sd_demo.embedded.objects import KINDS
 from sd_demo.embedded.picture import Picture
-from sd_demo.known_models import ENTRIES
 
-GUIDANCE = next(entry for entry in ENTRIES if entry.is_embedded).guidance_scale  # at which nothing is left of it
+GUIDANCE = 2.5  # from which on nothing is left of what is denied; the page's default is above it
 EXAGGERATION = 1.0 / (GUIDANCE - 1.0)
 DENIED_SHARE = 1.0  # of the rows of pictures that have a denial and do not begin at a near miss
 SETTLED_BELOW = 300  # timesteps at which a picture shows whether a thing is in it

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from transformers import CLIPTextModel
 
 from sd_demo.embedded.architecture import build_scheduler
 from sd_demo.embedded.close_ups import CloseUps
+from sd_demo.embedded.near_misses import NearMisses
 from sd_demo.embedded.negatives import Denials
 from sd_demo.embedded.training_state import Stage
 
@@ -25,34 +25,8 @@ FINE_BELOW = 250  # timesteps where a picture's last details are drawn
 FINE_SHARE = 0.5  # of the rows of pixel art
 COARSE_FROM = 600  # timesteps where it is settled which thing goes where, and how large
 COARSE_SHARE = 0.5  # of the rows of whole pictures
-MISSED_SHARE = 0.5  # of the rows of whole pictures that have a near miss
 MISSED_FROM = 300  # timesteps where a thing can still become another
-
-
-@dataclass(frozen=True)
-class NearMisses:
-    """Of the first N training pictures what a near miss would be (near_misses.py), and a caption that tells them apart.
-
-    latents: [N, 4, h, w], of pictures that are wrong in one thing; token_ids: [N, 77], of captions of the right ones.
-
-    What is drawn from noise can pass through states that no training picture has under noise, half one thing and half
-    another. Rows that begin between a picture and its near miss show how to come out of them right.
-    """
-
-    latents: np.ndarray
-    token_ids: np.ndarray
-
-    def drawn(self, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """For pictures [B] their numbers, where they begin between the two this time, and elsewhere -1: [B]."""
-        return np.where((rows < len(self.latents)) & (rng.random(len(rows)) < MISSED_SHARE), rows, -1)
-
-    def mixed(self, clean: torch.Tensor, numbers: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
-        """Latents [B, 4, h, w] with some part of the near miss in each that has a number [B] of 0 or more."""
-        missed = np.flatnonzero(numbers >= 0)
-        wrong = torch.from_numpy(self.latents[numbers[missed]]).to(clean.device).float()
-        part = torch.from_numpy(rng.random((len(missed), 1, 1, 1), dtype=np.float32)).to(clean.device)
-        where = torch.from_numpy(missed).to(clean.device)
-        return clean.index_copy(0, where, torch.lerp(wrong, clean[where], part))
+UNSAID_SHARE = 0.3  # of the rows that begin at a near miss have no caption
 
 
 class TextToLatents(nn.Module):
@@ -183,8 +157,11 @@ def train_unet(
         clean = torch.from_numpy(clean_rows).to(device).float()
         begun = clean
         if near_misses is not None and missed is not None:
-            ids[is_missed] = near_misses.token_ids[missed[is_missed]]
-            begun = near_misses.mixed(clean, missed, rng)
+            numbers, is_unsaid = missed[is_missed], rng.random(is_missed.sum()) < UNSAID_SHARE
+            ids[is_missed] = np.where(is_unsaid[:, None], empty_ids, near_misses.token_ids[numbers])
+            where = torch.from_numpy(np.flatnonzero(is_missed)).to(device)
+            between, meant = near_misses.mixed(clean[where], numbers, is_unsaid, rng)
+            begun, clean = begun.index_copy(0, where, between), clean.index_copy(0, where, meant)
         noise = torch.from_numpy(rng.standard_normal(clean.shape, dtype=np.float32)).to(device)
         # One timestep from each of as many equal parts as there are rows: the loss of a batch then varies less.
         parts = (np.arange(count) + rng.random(count)) / count

@@ -20,9 +20,11 @@ from sd_demo.embedded import world
 from sd_demo.embedded.architecture import NATIVE_SIZE, build_text_encoder, build_unet, build_vae
 from sd_demo.embedded.dataset import Pictures, pictured, render_pictures, tokenise
 from sd_demo.embedded.export import export
+from sd_demo.embedded.near_misses import NearMisses
 from sd_demo.embedded.negatives import Denials, also_denied
+from sd_demo.embedded.other_words import put_otherwise
 from sd_demo.embedded.tokenizer import train_tokenizer
-from sd_demo.embedded.train_unet import NearMisses, TextToLatents
+from sd_demo.embedded.train_unet import TextToLatents
 from sd_demo.embedded.train_vae import encode_pictures, normalise_latents, pixel_art_mark
 from sd_demo.embedded.training_state import load_averaged
 from sd_demo.errors import InvalidRequest
@@ -30,6 +32,7 @@ from sd_demo.errors import InvalidRequest
 LOGGER = logging.getLogger(__name__)
 START = "start.pt"  # UNet and text encoder of the weights that a training goes on from
 NEAR_MISSES = 0.6  # of the pictures have one
+FREELY_PUT = 0.35  # of the captions are not captions.py's
 DENIALS = 0.2  # have a negative prompt
 NORMALISED_ON = 512  # pictures whose latents give the mean and deviation that are folded into the autoencoder
 
@@ -67,11 +70,11 @@ class Settings:
         return np.array([any(thing.size == "small" for thing in picture.things) for picture in drawn])
 
     def captions_of(self, pictures: Pictures) -> list[list[str]]:
-        """Captions of the rendered pictures, seldom with words of what they do not show ("no sun")."""
+        """Captions of the rendered pictures, many in freer words, a few with words of what is not there ("no sun")."""
         rng = np.random.default_rng((self.seed, 4))
         shown = (pictured(self.seed, k) for k in range(len(pictures.captions)))
         return [
-            [also_denied(text, picture, rng) for text in each]
+            [also_denied(put_otherwise(text, picture, rng, FREELY_PUT), picture, rng) for text in each]
             for each, picture in zip(pictures.captions, shown, strict=True)
         ]
 
@@ -117,6 +120,8 @@ def start_from(folder: Path, settings: Settings) -> None:
             (vae, AutoencoderKL, "vae"),
         ):
             network.load_state_dict(kind.from_pretrained(folder / part, local_files_only=True).float().state_dict())
+    except MemoryError:
+        raise
     except Exception as error:  # whatever a library says of a folder that is incomplete, damaged or of another kind
         raise InvalidRequest(
             f"start: the weights at {folder} are incomplete or of another kind; name a folder of this training.",
@@ -176,7 +181,9 @@ def frozen_vae(settings: Settings) -> AutoencoderKL:
     some = encode_pictures(vae, settings.rendered(NATIVE_SIZE).images[:NORMALISED_ON], settings.device)
     mean, deviation = normalise_latents(vae, some)
     LOGGER.info("latents had mean %s and deviation %s", mean.round(3), deviation.round(3))
-    torch.save(vae.to("cpu").state_dict(), file)
+    fresh = file.with_suffix(".new")
+    torch.save(vae.to("cpu").state_dict(), fresh)
+    fresh.replace(file)
     return vae
 
 
@@ -185,7 +192,12 @@ def near_misses_of(vae: AutoencoderKL, tokenizer: CLIPTokenizer, settings: Setti
     count = max(1, round(NEAR_MISSES * settings.pictures))
     pictures = render_pictures(settings.work, count, NATIVE_SIZE, settings.seed, kind="near-miss")
     latents = latents_of(vae, pictures, NATIVE_SIZE, settings, "near-misses")
-    return NearMisses(latents, tokenise(tokenizer, pictures.captions, settings.seed)[:, 0])
+    rng = np.random.default_rng((settings.seed, 5))
+    captions = [
+        [put_otherwise(text, pictured(settings.seed, k), rng, FREELY_PUT, is_complete=True) for text in each]
+        for k, each in enumerate(pictures.captions)
+    ]
+    return NearMisses(latents, tokenise(tokenizer, captions, settings.seed)[:, 0])
 
 
 def denials_of(vae: AutoencoderKL, tokenizer: CLIPTokenizer, settings: Settings) -> Denials:

@@ -14,6 +14,7 @@ from PIL import Image
 from sd_demo.cli import evaluate as door
 from sd_demo.cli.embedded import run
 from sd_demo.embedded import evaluation_prompts as prompts
+from sd_demo.embedded import language_figures as language
 from sd_demo.embedded import world
 from sd_demo.embedded.evaluate import Draw, Evaluator, Made, mean_distance
 from sd_demo.embedded.figures import BARS, Figure, as_json, as_lines, share
@@ -116,7 +117,10 @@ def drawer(seed: int, count: int, draw: Callable[[Picture], Image.Image]) -> Dra
     known |= {asked.prompt: asked.picture for asked in prompts.ask(count, 1, seed, held_out=True)}
     known |= {asked.prompt: asked.picture for asked in prompts.recolour(count, seed, 16)}
     known |= {asked.prompt: asked.picture for asked in prompts.add(count, seed, 16)}
+    known |= {asked.prompt: asked.picture for asked in prompts.ask_freely(count, seed)}
+    known |= {asked.prompt: asked.picture for asked in prompts.ask_twice(count, seed)}
     denied = {asked.prompt: asked.picture for asked in prompts.deny(count, seed)}
+    unprompted = {asked.seed: asked.picture for asked in prompts.ask_nothing(count, seed)}
     opened = dict(prompts.open_prompt(seed, k) for k in range(3))
 
     def drawn(requests: Sequence[AnyRequest]) -> list[Made]:
@@ -125,6 +129,8 @@ def drawer(seed: int, count: int, draw: Callable[[Picture], Image.Image]) -> Dra
             if request.prompt in opened:
                 rng = np.random.default_rng(request.seed)
                 picture = prompts.meant_by_open_prompt(opened[request.prompt], rng)
+            elif not request.prompt:
+                picture = unprompted[request.seed]
             else:
                 picture = known.get(request.prompt) or denied[request.prompt]
                 if request.negative_prompt:
@@ -151,6 +157,8 @@ def test_a_perfect_drawer_is_right_and_a_careless_one_is_not() -> None:
     assert right["image_to_image_recoloured"].value >= 50  # of four
     assert right["inpaint_added"].value >= 50
     assert right["negative_prompt_removes"].value >= 75  # of four
+    for name in ("other_words", "two_alike", "unmistakable_without_prompt"):
+        assert right[name].value == right[name].world >= 50  # of four
     assert 60 <= right["diversity"].value <= 160
     assert right["clip_right_among_20"].value == 100
     assert right["picture_s"].value == 1.0
@@ -164,6 +172,9 @@ def test_a_perfect_drawer_is_right_and_a_careless_one_is_not() -> None:
         "image_to_image_recoloured",
         "inpaint_added",
         "negative_prompt_removes",
+        "other_words",
+        "two_alike",
+        "unmistakable_without_prompt",
         "diversity",
     ):
         assert wrong[name].value == 0
@@ -172,13 +183,36 @@ def test_a_perfect_drawer_is_right_and_a_careless_one_is_not() -> None:
 
 
 def test_a_denied_thing_that_is_still_there_is_not_removed() -> None:
-    known = {asked.prompt: asked.picture for asked in prompts.deny(4, 5)}
+    shown = [True]
 
     def draw(requests: Sequence[AnyRequest]) -> list[Made]:
-        assert all(r.negative_prompt == f"no {known[r.prompt].things[1].object}" for r in requests)
-        return [Made(world.draw(known[request.prompt], 256), 1.0, 0.1) for request in requests]
+        asked = prompts.deny(4, 5)
+        if [request.prompt for request in requests] == [a.prompt for a in asked]:
+            assert [r.negative_prompt for r in requests] == [f"no {a.picture.things[1].object}" for a in asked]
+            shown.append(True)
+            return [Made(world.draw(a.picture, 256), 1.0, 0.1) for a in asked]
+        return [Made(Image.new("RGB", (256, 256)), 1.0, 0.1) for _ in requests]
 
-    assert evaluator(draw).denied(4).value == 0
+    figures = {f.name: f.value for f in evaluator(draw).language(4)}
+    assert len(shown) == 2
+    assert figures["negative_prompt_removes"] == 0
+
+
+def test_a_mixture_of_two_things_is_not_unmistakable_and_one_thing_is() -> None:
+    cat = Picture("meadow", "day", "clear", "picture book", (replace(CAT, size="large"),), None, 4)
+    tent = replace(cat, things=(replace(cat.things[0], object="tent"),))
+    pictures = {name: world.draw(picture, 256) for name, picture in (("cat", cat), ("tent", tent))}
+    pictures["both"] = Image.blend(pictures["cat"], pictures["tent"], 0.5)
+    judge = load_judge()
+
+    def unmistakable(name: str) -> float:
+        def judged(asked: Sequence[prompts.Asked]) -> list[Judgement]:
+            return judge.judge([pictures[name]] * len(asked))
+
+        return {f.name: f.value for f in language.figures(judged, judged, 2, 5)}["unmistakable_without_prompt"]
+
+    assert (unmistakable("cat"), unmistakable("tent")) == (100, 100)
+    assert unmistakable("both") < 100
 
 
 def test_the_old_thing_left_beside_the_new_one_is_no_change_of_colour() -> None:
@@ -226,7 +260,7 @@ def test_seconds_have_a_bar_only_where_it_was_set(monkeypatch: pytest.MonkeyPatc
     assert is_met(cores=8) == is_met(is_on_cpu=False) == is_met(is_as_usual=False) == [None, None]
 
 
-@pytest.mark.parametrize(("options", "is_as_usual"), [({}, True), ({"guidance_scale": 2.5}, True),
+@pytest.mark.parametrize(("options", "is_as_usual"), [({}, True), ({"guidance_scale": 3.5}, True),
                                                       ({"num_inference_steps": 5}, False)])  # fmt: skip
 def test_the_command_knows_where_and_how_it_draws(
     monkeypatch: pytest.MonkeyPatch, options: dict[str, object], is_as_usual: bool

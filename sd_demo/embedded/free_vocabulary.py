@@ -1,0 +1,83 @@
+"""Words and phrases beside vocabulary.py's that strangers type: what other_words.py puts captions into."""
+
+from __future__ import annotations
+
+POSITIONS: dict[str, tuple[str, ...]] = {
+    "left": ("left", "on the left side of the picture", "on the left hand side"),
+    "middle": ("centered", "in the middle of the picture", "in the center of the picture"),
+    "right": ("right", "on the right side of the picture", "on the right hand side"),
+}
+SIDES = {"left": ("on the left of", "on the left side of"), "right": ("on the right of", "on the right side of")}
+OBJECTS: dict[str, tuple[tuple[str, str], ...]] = {
+    "dog": (("pup", "pups"),),
+    "rabbit": (("bunny rabbit", "bunny rabbits"),),
+    "fish": (("goldfish", "goldfish"),),
+    "flower": (("tulip", "tulips"), ("rose", "roses")),
+    "boat": (("yacht", "yachts"), ("sailing ship", "sailing ships")),
+    "rocket": (("spacecraft", "spacecraft"), ("rocketship", "rocketships")),
+    "house": (("cabin", "cabins"), ("hut", "huts")),
+    "airplane": (("aircraft", "aircraft"),),
+    "ball": (("beach ball", "beach balls"),),
+}
+COLOURS = {"yellow": ("gold",), "purple": ("lavender",), "red": ("ruby",), "orange": ("orange coloured",)}
+SIZES = {
+    "small": ("mini", "teeny", "very small"),
+    "medium": ("medium sized", "middle-sized"),
+    "large": ("enormous", "gigantic"),
+}
+SCENES: dict[str, tuple[str, ...]] = {
+    "meadow": ("on grass", "on green grass", "in a field of grass", "in the garden"),
+    "beach": ("on sand", "on the coast", "at the sea", "on the sand"),
+    "snow": ("in snow", "on snow", "in a snowy field"),
+    "desert": ("in desert sand", "on desert sand"),
+    "forest": ("in woods", "in a dense forest"),
+    "mountains": ("in mountains", "on a mountain", "in the hills"),
+    "sea": ("at sea", "in the water", "on water", "on a lake"),
+    "city": ("in town", "in the street", "in the streets", "in a village"),
+    "farm": ("in the fields", "in a corn field", "on farmland"),
+    "space": ("in the cosmos", "among the planets"),
+}
+# A scene with the weather or the light as its adjective.
+PLACES: dict[str, tuple[str, str]] = {
+    "meadow": ("in a", "meadow"),
+    "beach": ("on a", "beach"),
+    "snow": ("in a", "winter landscape"),
+    "desert": ("in a", "desert"),
+    "forest": ("in a", "forest"),
+    "mountains": ("in", "mountains"),
+    "sea": ("on a", "sea"),
+    "city": ("in a", "city"),
+    "farm": ("on a", "farm"),
+}
+WEATHERS = {"rain": ("rainy", "wet"), "fog": ("foggy", "misty"), "snowfall": ("snowy",), "clear": ("sunny",)}
+LIGHTS = {"day": ("day",), "sunset": ("evening",), "night": ("night",)}
+TIMES: dict[str, tuple[str, ...]] = {
+    "day": ("during daytime", "in the morning", "in the afternoon", "at midday"),
+    "sunset": ("during sunset", "at dawn", "at sunrise", "in twilight"),
+    "night": ("during the night", "in the night", "at nighttime"),
+}
+FALLING: dict[str, tuple[str, ...]] = {
+    "clear": ("in clear weather", "in good weather"),
+    "rain": ("in rain", "it is raining", "in heavy rain", "with rain"),
+    "snowfall": ("it is snowing", "with snow falling", "with falling snow"),
+    "fog": ("in fog", "in mist", "with fog", "it is foggy"),
+}
+STYLES: dict[str, tuple[str, ...]] = {
+    "picture book": ("storybook illustration", "children's book illustration", "illustration"),
+    "pencil drawing": ("pencil drawing", "pencil sketch", "sketch"),
+    "pixel art": ("pixel art", "pixel-art"),
+}
+STYLES_AFTER = {
+    "picture book": ("in the style of a picture book",),
+    "pencil drawing": ("in pencil", "in the style of a pencil drawing", "pencil style"),
+    "pixel art": ("in pixel art", "in the style of pixel art", "pixel style"),
+}
+SOME = ("", "some")
+VERBS = {"sitting": "sits", "standing": "stands", "waiting": "waits", "flying": "flies", "floating": "floats"} | {
+    "driving": "drives", "shining": "shines", "growing": "grows", "swimming": "swims", "sailing": "sails"
+}  # fmt: skip
+LINKS = ("it is", "are", "one", "that is", "each other", "side by side", "and on", "no", "without")
+TABLES = (
+    OBJECTS, COLOURS, POSITIONS, SIDES, SIZES, SCENES, PLACES, WEATHERS, LIGHTS, TIMES, FALLING, STYLES,
+    STYLES_AFTER, SOME, VERBS, LINKS,
+)  # fmt: skip
