@@ -235,8 +235,11 @@ def test_image_to_image_runs_one_step_where_the_part_is_rounded_down(model: Load
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 def test_the_last_clean_estimate_is_near_the_result(model: LoadedModel, scheduler: str) -> None:
-    """At the end of the schedule there is hardly any noise left, so x0 and the latents must agree."""
-    plan = {"seeds": (3,), "num_inference_steps": 30, "guidance_scale": 3.0, "scheduler": scheduler}
+    """At the end of the schedule there is hardly any noise left, so x0 and the latents must agree.
+
+    80 steps, as LMS by itself leaves more at fewer: by edition 13 0.28 of the latents at 30, 0.16 at 50, 0.06 at 80.
+    """
+    plan = {"seeds": (3,), "num_inference_steps": 80, "guidance_scale": 3.0, "scheduler": scheduler}
     denoising = begin(model, "text_to_image", {"width": SIZE[0], "height": SIZE[1]}, **plan)
     final = run([denoising])[0]
     assert (denoising.clean_estimate() - final).abs().mean() < 0.2 * final.abs().mean()
