@@ -86,6 +86,7 @@ class Bench:
                 "dtype": status.dtype,
                 "attention": status.attention,
                 "is_settled": status.is_settled,
+                "b_not_compiled": self.ways.not_compiled,
             }
 
     def second_size(self, native: int, report: dict[str, Any], left_s: float) -> dict[str, Any]:
@@ -102,19 +103,21 @@ class Bench:
             why = "without a CUDA GPU it takes too long"
         elif not report["is_settled"] or 2 * report["start_up_s"] + growth * alone_s > left_s:
             why = "there was no time left for it"
-        return {"size": size, "not_measured": why} if why else self._brief(size=size).in_brief(left_s)
+        if not why:
+            try:
+                return self._brief(size=size).in_brief(left_s)
+            except Exception as error:  # the figures of the first size must not be lost for it
+                why = str(error).partition("\n")[0] or type(error).__name__
+        return {"size": size, "not_measured": why}
 
     def in_brief(self, left_s: float) -> dict[str, Any]:
-        """C beside A alone: seconds an image, C's peak (on a CPU the process's so far), requests together.
+        """C beside A alone: seconds an image, C's peak (on a CPU the process's so far), requests together if in time.
 
-        left_s: seconds that there are; of numbers of requests those are left out that would take longer.
-        """
+        left_s: seconds that there are."""
         end = time.monotonic() + left_s
         gc.collect()  # an engine that was before, and its model, know each other
-        before_mib = 0.0
-        if self._is_cuda:
-            torch.cuda.empty_cache()
-            before_mib = torch.cuda.memory_allocated() / 2**20
+        torch.cuda.empty_cache()  # nothing is done, and 0 told, without CUDA
+        before_mib = torch.cuda.memory_allocated() / 2**20
         with self.ways.engine() as engine:
             self.ways.start(engine)
             self.ways.ours(engine, 1)
@@ -161,8 +164,7 @@ class Bench:
         stages = {key: getattr(done, key) for key in ("encode_s", "denoise_s", "decode_s")}
         if self._is_cuda:
             return stages, (torch.cuda.max_memory_allocated() / 2**20, torch.cuda.max_memory_reserved() / 2**20)
-        resident = peak_bytes() / 2**20
-        return stages, (resident, resident)
+        return stages, (peak_bytes() / 2**20,) * 2
 
     def _report(self, seconds: dict[str, list[float]], together: dict[int, dict[str, float]]) -> dict[str, Any]:
         figures = _figures(seconds, together)

@@ -50,6 +50,7 @@ class Ways:
             profile="local",  # eight together are more than one visitor of a Space may ask for
         )
         self._scheduler = ""  # known once C's model is loaded
+        self.not_compiled = ""  # why B is not, where it should be
 
     @contextmanager
     def engine(self) -> Iterator[Engine]:
@@ -108,9 +109,19 @@ class Ways:
         if self.device.type == "cuda":
             pipe.vae.to(memory_format=torch.channels_last)
             pipe.fuse_qkv_projections()
-            pipe.unet = torch.compile(pipe.unet, mode="max-autotune", fullgraph=True)
-            pipe.vae.decode = torch.compile(pipe.vae.decode, mode="max-autotune", fullgraph=True)
+            self._compile(pipe)
         return pipe
+
+    def _compile(self, pipe: Any) -> None:
+        """Compile it and draw once; where no compiler is here it stays as it is, and `not_compiled` says why."""
+        unet, decode = pipe.unet, pipe.vae.decode
+        pipe.unet = torch.compile(unet, mode="max-autotune", fullgraph=True)
+        pipe.vae.decode = torch.compile(decode, mode="max-autotune", fullgraph=True)
+        try:
+            self.theirs(pipe, 1)
+        except Exception as error:  # Triton or a C compiler is missing
+            pipe.unet, pipe.vae.decode = unet, decode
+            self.not_compiled = str(error).partition("\n")[0] or type(error).__name__
 
     def theirs(self, pipe: Any, seed: int, output_type: str = "pil") -> Any:
         """A's or B's picture (RGB), or with output_type "latent" its last latents [4, h, w].

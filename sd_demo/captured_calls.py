@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 SIZES: Final = (1, 2, 4, 6, 8, 12, 16)  # rows; more keep a GPU busy by themselves
 MOST: Final = 8  # recordings kept, those used last
+IN_USE: Final = 100  # calls of any shape within which one must have been replayed to be kept before a new one
 FROM_CALL: Final = 2  # of a shape: what comes once is not worth a recording
 WARM_UPS: Final = 3
 SAME: Final = 0.01  # difference to the ordinary answer, in parts of its norm, that rounding in half precision explains
@@ -129,6 +130,8 @@ class CapturedCalls:
         self.was_compiled = False  # the last call
         self._recordings: OrderedDict[tuple[Any, ...], Recording] = OrderedDict()
         self._calls: Counter[tuple[Any, ...]] = Counter()
+        self._used: Counter[tuple[Any, ...]] = Counter()  # at which of all calls each was replayed last
+        self._count = 0  # of all calls
         self._never: set[tuple[Any, ...]] = set()  # shapes for whose recordings the memory is too small
         self._has_failed = False
 
@@ -142,12 +145,19 @@ class CapturedCalls:
         """Whether all recordings are what they will be; any thread may ask."""
         return all(recording.is_settled for recording in list(self._recordings.values()))
 
+    @property
+    def _has_place(self) -> bool:
+        """Whether a new one may come: in a round of more shapes than are kept each would be made anew each time."""
+        oldest = next(iter(self._recordings), None)
+        return oldest is None or len(self._recordings) < MOST or self._count - self._used[oldest] > IN_USE
+
     def forget(self) -> bool:
         """Let go of all recordings, and of their memory; False where there was none."""
         recordings = list(self._recordings.values())
         _let_go(*recordings)
         self._recordings.clear()
         self._calls.clear()
+        self._used.clear()
         return bool(recordings)
 
     def __call__(
@@ -167,14 +177,16 @@ class CapturedCalls:
         filled = [_filled(value, size) for value in inputs]
         key = (names, *((value.shape, value.dtype) for value in filled))
         recording = self._recordings.get(key)
+        self._count += 1
         if recording is not None:
             self._recordings.move_to_end(key)
+            self._used[key] = self._count
             answer = recording.replay(filled)[: len(rows)]
             self.was_compiled = recording.is_compiled
             return answer
         answer = call(*filled)[: len(rows)]  # filled too: libraries choose an algorithm anew for each shape
         self._calls[key] += 1
-        if self._calls[key] >= FROM_CALL and key not in self._never:
+        if self._calls[key] >= FROM_CALL and key not in self._never and self._has_place:
             self._keep(key, call, filled, answer)
         return answer
 
@@ -187,6 +199,7 @@ class CapturedCalls:
             recording = self._record(call, filled)
             check_same(recording.replay(filled)[: len(answer)], answer, "replayed")
             self._recordings[key] = recording
+            self._used[key] = self._count
         except NotNow:
             return
         except Exception as error:  # whatever a driver raises, ordinary calls go on

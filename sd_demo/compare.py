@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import re
 import secrets
+from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final
@@ -98,8 +99,7 @@ def plan_comparison(task: str, values: dict[str, Any], x: str, y: str = "") -> C
     if values.get("grid") not in (None, ""):
         raise InvalidRequest("compare lays its pictures out as x and y say; leave grid out.", "grid")
     base = {**values, "seed": secrets.randbelow(SEED_LIMIT) if values.get("seed") is None else values["seed"]}
-    rows: list[dict[str, Any]] = [base] if down is None else [_varied(task, base, down, v, "y") for v in down.values]
-    requests = [parse_request(task, _varied(task, row, across, value, "x")) for row in rows for value in across.values]
+    requests = [parse_request(task, cell) for cell in _cells(task, base, across, down)]
     named = f"{across.name} across" + (f", {down.name} down" if down else "")
     return Comparison(
         tuple(requests),
@@ -110,12 +110,25 @@ def plan_comparison(task: str, values: dict[str, Any], x: str, y: str = "") -> C
     )
 
 
+def _cells(task: str, base: dict[str, Any], across: Axis, down: Axis | None) -> Iterator[dict[str, Any]]:
+    """The fields of each request, row by row."""
+    for row in down.values if down else (None,):
+        for column in across.values:
+            axes = [(down, row, "y"), (across, column, "x")]
+            cell = base
+            for axis, value, field in sorted(axes, key=lambda one: one[0] is not None and one[0].name == "words"):
+                cell = cell if axis is None or value is None else _varied(task, cell, axis, value, field)
+            yield cell
+
+
 def _check_pair(across: Axis, down: Axis | None) -> None:
     if down is None:
         return
     sizes = {"size", "width", "height"}
     is_clash = across.name == down.name and (across.name != "words" or across.values[0] == down.values[0])
-    is_clash = is_clash and not (across.name == "lora_weight" and across.lora != down.lora)
+    is_clash = is_clash and not (
+        across.name == "lora_weight" and across.lora != down.lora and across.lora and down.lora
+    )
     if is_clash or ("size" in (across.name, down.name) and {across.name, down.name} <= sizes):
         raise InvalidRequest(f"x and y both vary {down.name}; let them vary two different things.", "y")
 

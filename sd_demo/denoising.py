@@ -235,13 +235,15 @@ def _cut(inputs: tuple[Any, ...], part: slice) -> tuple[Any, ...]:
 
 def _predict(model: LoadedModel, *inputs: Any) -> list[torch.Tensor]:
     """The UNet's answers for rows [B, c, h, w], times and conditions, in as few parts as the memory allows."""
-    answer = tried(lambda: model.predict(*inputs))
-    if not isinstance(answer, RuntimeError):
-        return [answer]
     rows = len(inputs[0])
-    if rows == 1:
-        raise answer
-    empty_cache()
+    if rows == 1 or not model.is_too_much(inputs[0]):
+        answer = tried(lambda: model.predict(*inputs))
+        if not isinstance(answer, RuntimeError):
+            return [answer]
+        if rows == 1:
+            raise answer
+        model.was_too_much(inputs[0])
+        empty_cache()
     halves = slice(rows // 2), slice(rows // 2, None)
     first, second = (_predict(model, *_cut(inputs, part)) for part in halves)
     return first + second

@@ -189,7 +189,7 @@ def _model(registry: Registry, name: str) -> dict[str, Any]:
 
 
 def _folder(path: Path) -> dict[str, Any]:
-    existing = next(parent for parent in (path.resolve(), *path.resolve().parents) if parent.exists())
+    existing = next(parent for parent in (path.resolve(), *path.resolve().parents) if os.path.exists(parent))
     is_writable = os.access(existing, os.W_OK)
     return {"path": str(path), "is_writable": is_writable, "free_mib": shutil.disk_usage(existing).free >> 20}
 

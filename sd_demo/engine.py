@@ -252,12 +252,7 @@ class Engine:
             start = time.perf_counter()
             asked = self._gate.lowered(job.request, model.entry)
             plan = make_plan(asked, model.entry)
-            is_read = model.is_guided(plan.guidance_scale)  # a long negative prompt pads the other
-            embeds = model.prompts.encode(
-                job.request.prompt, job.request.negative_prompt if is_read else "",
-                device=model.placement.device, dtype=model.placement.dtype,
-                key=tuple((worn.sha256, worn.choice.weight) for worn in model.loras),
-            )  # fmt: skip
+            embeds = model.read(plan, job.request)
             running = Running(job, begin(model, plan, asked, embeds), embeds, ranker, time.perf_counter() - start)
             self._charge(job, "encode", running.encode_s)
             with self._wake:

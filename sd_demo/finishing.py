@@ -15,34 +15,37 @@ from PIL import Image
 from sd_demo.contact_sheet import sheet_of
 from sd_demo.decoding import decode
 from sd_demo.denoising import Denoising
-from sd_demo.embedded.known_words import unknown_words
+from sd_demo.embedded.readings import denial, own_prompt
 from sd_demo.errors import JobCancelled, PictureWithheld
 from sd_demo.events import Decoding, Done, ResultImage
 from sd_demo.gate import lowered_size
 from sd_demo.images import fingerprint
 from sd_demo.job import Job
+from sd_demo.notes import notes_of, unknown_words_of
 from sd_demo.outputs import Outputs
 from sd_demo.plan import Plan
-from sd_demo.prompt_grammar import plain_text, taken_as_words
+from sd_demo.prompt_grammar import plain_text
 from sd_demo.receipt import Done as ReceiptDone
-from sd_demo.receipt import Lora as ReceiptLora
-from sd_demo.receipt import Receipt
+from sd_demo.receipt import Lora, Receipt
 from sd_demo.registry import ModelEntry
-from sd_demo.requests import SEED_LIMIT, AnyRequest, Inpaint
+from sd_demo.requests import SEED_LIMIT, AnyRequest, TextToImage
 from sd_demo.running import Running
 
 
 def make_plan(request: AnyRequest, entry: ModelEntry) -> Plan:
     """Every choice that the request left open, made: the model's defaults and a random seed."""
-    first = request.seed if request.seed is not None else secrets.randbelow(SEED_LIMIT)
+    seeds = tuple(request.seeds(secrets.randbelow(SEED_LIMIT) if request.seed is None else request.seed))
+    is_up_to_model = entry.is_embedded and request.task == TextToImage.task and not request.prompt.strip()
     return Plan(
         task=request.task,
-        seeds=tuple(request.seeds(first)),
+        seeds=seeds,
         num_inference_steps=request.num_inference_steps or entry.num_inference_steps,
         guidance_scale=request.guidance_scale or entry.guidance_scale,
         scheduler=request.scheduler or entry.scheduler,
         strength=getattr(request, "strength", None),
         noise_level=getattr(request, "noise_level", None),
+        own_prompts=tuple(own_prompt(seed, request.negative_prompt) for seed in seeds) if is_up_to_model else (),
+        denial=denial(request.negative_prompt) if entry.is_embedded else None,
     )
 
 
@@ -63,7 +66,7 @@ def finish(running: Running, outputs: Outputs) -> Done:
     start = time.perf_counter()
     try:
         decoded = decode(running.denoising, go_on)
-        retries = [*_with_less(running.denoising), *decoded.retries]
+        with_less = _with_less(running.denoising)
         flags = _flags(running, decoded.images)
         chosen = _chosen(running, {k: image for k, image in enumerate(decoded.images) if not flags[k]})
     finally:  # what was cancelled meanwhile took the device's time, too
@@ -73,6 +76,7 @@ def finish(running: Running, outputs: Outputs) -> Done:
         for rank, (index, score) in enumerate(chosen.items(), start=1):
             go_on()
             image = decoded.images[index]
+            retries = [*with_less, *decoded.retries[index]]
             receipt = make_receipt(running, index, image, retries, values, withheld=sum(flags), rank=rank, score=score)
             path = outputs.save(image, receipt, visitor=job.visitor) if job.is_kept else Path()
             saved += [path] if job.is_kept else []
@@ -139,14 +143,15 @@ def make_receipt(
 ) -> Receipt:
     """Asked and done, side by side, for image `index` of the job.
 
-    values: the request as `asked` has it; withheld: how many pictures of the job nobody will see; rank, score: its
-    place among the others by CLIP.
+    values: as `asked` has them; withheld: pictures of the job that nobody will see; rank, score: its place by CLIP.
     """
     denoising, request = running.denoising, running.job.request
     model, plan = denoising.model, denoising.plan
     done = ReceiptDone(
         model=model.entry.name,
         model_hash=model.model_hash,
+        own_prompt=plan.own_prompts[index] if plan.own_prompts else None,
+        denial=plan.denial if denoising.has_two_rows else None,
         seed=plan.seeds[index],
         index=index,
         num_inference_steps=plan.num_inference_steps,
@@ -170,10 +175,10 @@ def make_receipt(
         prompt_chunks=running.embeds.prompt_embeds.shape[1] // (model.prompts.limit + 2),
         dropped_words=list(running.embeds.dropped_words),
         loras=[
-            ReceiptLora(name=w.choice.name, weight=w.choice.weight, sha256=w.sha256, matched=w.matched, total=w.total)
+            Lora(name=w.choice.name, weight=w.choice.weight, sha256=w.sha256, matched=w.matched, total=w.total)
             for w in model.loras
         ],
-        unknown_words=_unknown_words(running) if model.entry.is_embedded else [],
+        unknown_words=unknown_words_of(running) if model.entry.is_embedded else [],
         retries=retries,
         clip=Path(running.ranker.source).name if running.ranker else None,
         clip_score=None if score is None else round(score, 4),
@@ -183,7 +188,7 @@ def make_receipt(
         denoise_s=round(running.denoise_s, 4),
         decode_s=round(running.decode_s, 4),
     )
-    return Receipt(task=request.task, asked=values, done=done, notes=_notes(running, done, withheld, rank))
+    return Receipt(task=request.task, asked=values, done=done, notes=notes_of(running, done, withheld, rank))
 
 
 def asked(request: AnyRequest) -> dict[str, Any]:
@@ -193,57 +198,3 @@ def asked(request: AnyRequest) -> dict[str, Any]:
         if isinstance(value, Image.Image):
             values[name] = {"sha256": fingerprint(value), "width": value.width, "height": value.height}
     return {**values, "loras": list(values["loras"])}
-
-
-def _unknown_words(running: Running) -> list[str]:
-    """The words of both prompts that neither the world nor a LoRA knows; of the negative one only where it acts.
-
-    "not" is how people write a negative prompt, and goes unnamed there.
-    """
-    request, denoising = running.job.request, running.denoising
-    taught = ["not", *(worn.trigger_words for worn in denoising.model.loras)]
-    named = unknown_words(request.prompt, taught[1:])
-    if denoising.has_two_rows:
-        named += unknown_words(request.negative_prompt, [*taught, *named])
-    return named
-
-
-def _notes(running: Running, done: ReceiptDone, withheld: int, rank: int) -> list[str]:
-    request, plan = running.job.request, running.denoising.plan
-    notes, own_steps = list(running.denoising.canvas.notes), running.denoising.model.entry.num_inference_steps
-    if done.work_size and request.task == Inpaint.task:  # the canvas has told the size
-        notes.append("This server allows no larger size.")
-    elif done.work_size:
-        notes.append(
-            "The picture was worked on at {width}x{height}, as this server allows no more.".format(**done.work_size)
-        )
-    steps = plan.num_inference_steps
-    if request.num_inference_steps is None and steps < own_steps:
-        most = int(steps * (plan.strength or 1.0))
-        words = f", so that at most {most} run" if most < steps else ""
-        notes.append(f"This server allows fewer than the model's own {own_steps} steps; {steps} were set{words}.")
-    if not request.prompt.strip():
-        follows_picture = request.task in ("image_to_image", "super_resolution")
-        chosen = "only the picture was followed" if follows_picture else "the model chose what to show"
-        notes.append(f"The prompt is empty, so {chosen}.")
-    notes += taken_as_words(request.prompt, request.negative_prompt if done.is_guided else "")
-    if plan.effective_strength != plan.strength:
-        ran = "one step" if running.denoising.total == 1 else f"{running.denoising.total} steps"
-        notes.append(f"Strength {plan.strength:g} of {plan.num_inference_steps} steps is less than one; {ran} ran.")
-    if done.unknown_words:
-        notes.append("The picture-book model does not know: " + ", ".join(done.unknown_words) + ".")
-    for lora in done.loras:
-        if lora.matched < lora.total:
-            notes.append(f"Of the LoRA {lora.name} {lora.matched} of {lora.total} tensors fit the model and were used.")
-    if done.dropped_words:
-        notes.append("Past the limit of the text encoder and not used: " + " ".join(done.dropped_words) + ".")
-    if request.negative_prompt.strip() and not running.denoising.has_two_rows:
-        cause = "this model is distilled and reads none" if running.denoising.is_distilled else "guidance_scale is 1"
-        notes.append(f"The negative prompt had no effect, because {cause}.")
-    if done.clip_score is not None:
-        made = request.num_images_per_prompt - withheld
-        notes.append(f"Number {rank} of {made} pictures by CLIP score, {done.clip_score:.3f}.")
-    if withheld:
-        count = request.num_images_per_prompt
-        notes.append(f"The safety checker withheld {withheld} of {count} pictures; try another seed or other words.")
-    return notes + done.retries

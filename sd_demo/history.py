@@ -177,7 +177,7 @@ def _told(path: Path) -> tuple[Any, ...]:
         receipt = read_receipt_file(path)
     except InvalidImage:
         return (None,) * 7
-    prompt, negative = (str(receipt.asked.get(name) or "") for name in ("prompt", "negative_prompt"))
+    prompt, negative = receipt.prompt, str(receipt.asked.get("negative_prompt") or "")
     done = receipt.done
     numbers = done.seed, done.width, done.height
     if not all(-(2**63) <= number < 2**63 for number in numbers):  # SQLite holds no others, and we make none

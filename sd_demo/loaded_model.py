@@ -6,8 +6,9 @@ shares every weight; only the scheduler is new each time.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final
 
@@ -26,14 +27,16 @@ from sd_demo.memory_errors import tried
 from sd_demo.memory_need import MemoryNeed
 from sd_demo.pace import Pace
 from sd_demo.placement import Placement
-from sd_demo.prompts import PromptEncoder
+from sd_demo.plan import Plan
+from sd_demo.prompts import PromptEmbeds, PromptEncoder
 from sd_demo.registry import ModelEntry
-from sd_demo.requests import SuperResolution
+from sd_demo.requests import AnyRequest, SuperResolution
 from sd_demo.residence import Residence
 from sd_demo.row_independence import in_pairs
 from sd_demo.safety import SafetyChecker
 from sd_demo.worn_loras import WornLora
 
+TOO_MUCH_S: Final = 60.0  # memory may have come back after it
 _PIPELINES: Final = {
     "text_to_image": StableDiffusionPipeline,
     "image_to_image": StableDiffusionImg2ImgPipeline,
@@ -58,6 +61,7 @@ class LoadedModel:
     in_pairs: bool = False  # rows are called for in pairs
     max_rows: int | None = None  # of one UNet call; None: any
     pace: Pace = field(default_factory=Pace)
+    _too_much: dict[tuple[str, torch.Size], tuple[int, float]] = field(default_factory=dict, init=False)
     is_distilled: bool = field(init=False)
     """The UNet takes the guidance scale as an input, in place of a second row; the x2 upscaler's is another one."""
 
@@ -110,6 +114,29 @@ class LoadedModel:
         if self.safety is None:
             return [False] * len(images)
         return self.residence.run("safety_checker", partial(self.safety.flags, images))
+
+    def read(self, plan: Plan, request: AnyRequest) -> PromptEmbeds:
+        """What the UNet gets of a request's prompts, or of those that the model made up, one row for each image."""
+        # A long negative prompt pads the other, so one that is not read must not be there.
+        negative_prompt = (plan.denial or request.negative_prompt) if self.is_guided(plan.guidance_scale) else ""
+        encode = partial(
+            self.prompts.encode, negative_prompt=negative_prompt,
+            device=self.placement.device, dtype=self.placement.dtype,
+            key=tuple((worn.sha256, worn.choice.weight) for worn in self.loras),
+        )  # fmt: skip
+        if not plan.own_prompts:
+            return encode(request.prompt)
+        each = [encode(prompt) for prompt in plan.own_prompts]
+        return replace(each[0], prompt_embeds=torch.cat([one.prompt_embeds for one in each]))
+
+    def is_too_much(self, rows: torch.Tensor) -> bool:
+        """Whether the memory was too small for so many rows [B, c, h, w] of that size a moment ago."""
+        least, until = self._too_much.get((self.residence.rung, rows.shape[1:]), (0, 0.0))
+        return len(rows) >= least and time.monotonic() < until
+
+    def was_too_much(self, rows: torch.Tensor) -> None:
+        """Do not try as many for a while: each try fails late, and takes the recordings of what fits along."""
+        self._too_much[self.residence.rung, rows.shape[1:]] = len(rows), time.monotonic() + TOO_MUCH_S
 
     def predict(self, rows: torch.Tensor, times: torch.Tensor, conditions: dict[str, torch.Tensor]) -> torch.Tensor:
         """The UNet's answer [B, 4, h, w] for rows [B, c, h, w], times [B] and conditions [B, …]; it must be there."""

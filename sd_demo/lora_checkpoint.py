@@ -72,11 +72,15 @@ def save_state(trainer: LoraTrainer, steps: int) -> None:
 
 
 def saved_state(request: LoraTrainingRequest) -> dict[str, Any]:
-    """The state beside the output, with its "steps" done, for `LoraTrainer.restore`.
+    """The state beside the output, with its "steps" done, for `LoraTrainer.restore`; none of a training from the start.
 
-    Raises InvalidRequest where there is none, or one of other options.
+    One that begins anew removes what another left there, which is not its own to go on from. Raises InvalidRequest
+    where there is none to resume, or one of other options.
     """
     path = state_path(request.output)
+    if not request.resume:
+        remove_state(request.output)
+        return {"steps": 0}
     if not path.is_file():
         raise InvalidRequest(f"resume: there is no {path.name} to go on from; start without it.", "resume")
     try:
@@ -93,7 +97,7 @@ def saved_state(request: LoraTrainingRequest) -> dict[str, Any]:
 
 
 def remove_state(output: Path) -> None:
-    """The training is done: nothing to go on from."""
+    """Nothing is left to go on from: the training is done, or begins anew."""
     with suppress(OSError):
         state_path(output).unlink(missing_ok=True)
 

@@ -20,7 +20,7 @@ from sd_demo.errors import DeviceFailure, InvalidRequest
 from sd_demo.loaded_model import LoadedModel
 from sd_demo.schedulers import make_scheduler
 from sd_demo.training_events import Preparing
-from sd_demo.training_pictures import TrainingPicture
+from sd_demo.training_pictures import TrainingPicture, without_trigger
 from sd_demo.training_request import LoraTrainingRequest
 from sd_demo.training_views import pixels_of, views_of
 
@@ -217,7 +217,7 @@ class LoraTrainer:
     def _prepare_prior(self, side: int) -> Iterator[Preparing]:
         """Latents that the model draws by itself, https://arxiv.org/abs/2208.12242 (they need not be decoded)."""
         count = _PRIOR_SHARE * len(self.pictures)
-        given = [self.request.class_prompt or _without(p.caption, self.request.trigger) for p in self.pictures]
+        given = [self.request.class_prompt or without_trigger(p.caption, self.request.trigger) for p in self.pictures]
         prompts = [given[k % len(given)] for k in range(count)]
         latents = []
         for start in range(0, count, 4):
@@ -237,7 +237,3 @@ class LoraTrainer:
             guidance_scale=entry.guidance_scale, output_type=output,
             generator=[torch.Generator().manual_seed(seed + k) for k in range(len(prompts))],
         ).images  # fmt: skip
-
-
-def _without(caption: str, trigger: str) -> str:
-    return " ".join(caption.replace(trigger, " ").split()).strip(" ,") if trigger else caption

@@ -163,7 +163,7 @@ class LoraTraining:
         self._tell(Preparing("model", 0, 1))
         with self._turns:
             trainer = LoraTrainer(self._manager.get(self._entry.name), self.request, self._pictures)
-        state = saved_state(self.request) if self.request.resume else {"steps": 0}
+        state = saved_state(self.request)
         self._steps = state["steps"]
         preparing = trainer.prepare()
         while True:

@@ -12,12 +12,15 @@ from typing import Final, TypeVar
 Answer = TypeVar("Answer")
 
 # cuDNN's search for the fastest algorithm reports that none had memory enough, and cuBLAS its own allocation, under
-# other names than PyTorch's torch.OutOfMemoryError (aten/src/ATen/native/cudnn/Conv_v8.cpp, CUDAException.h). The last
-# two are PyTorch's for the host's memory, on Windows in words of its own (c10/core/impl/alloc_cpu.cpp).
+# other names than PyTorch's torch.OutOfMemoryError (aten/src/ATen/native/cudnn/Conv_v8.cpp, CUDAException.h); on a full
+# card they cannot even begin (EleutherAI/lm-evaluation-harness#1689). The last two are PyTorch's for the host's memory,
+# on Windows in words of its own (c10/core/impl/alloc_cpu.cpp).
 WORDS: Final = (
     "out of memory",
     "find was unable to find an engine",
     "status_alloc_failed",
+    "cublas_status_not_initialized",
+    "cudnn_status_not_initialized",
     "can't allocate memory",
     "not enough memory",
 )

@@ -117,13 +117,24 @@ def repo_folder(repo: str, parts: Iterable[str] = ()) -> str:
     return "--".join([repo.replace("/", "--"), *parts])
 
 
+def manifests_in(models_dir: Path) -> list[Path]:
+    """The manifests of all downloads, also of those that are on their way."""
+    try:
+        return sorted(models_dir.glob(f"*/*/{MANIFEST}"))
+    except OSError:  # a folder that nobody may look into
+        return []
+
+
 def downloaded(models_dir: Path, repo: str, revision: str | None) -> Path | None:
     """The finished download of `repo`, the newest one where no revision is pinned; None where there is none."""
-    # One that ended between its manifest and its last rename has a manifest, and its files move when it goes on.
-    whole = [f for f in models_dir.glob(f"{repo_folder(repo)}/*") if f.is_dir() and not f.name.endswith(PARTIAL)]
-    folders = [f for f in whole if (f / MANIFEST).is_file()]
-    pinned = [f for f in folders if revision in (None, f.name, manifest_in(f).get("revision"))]
-    return max(pinned, key=lambda f: (f / MANIFEST).stat().st_mtime, default=None)
+    try:
+        # One that ended between its manifest and its last rename has a manifest, and its files move when it goes on.
+        whole = [f for f in models_dir.glob(f"{repo_folder(repo)}/*") if f.is_dir() and not f.name.endswith(PARTIAL)]
+        folders = [f for f in whole if (f / MANIFEST).is_file()]
+        pinned = [f for f in folders if revision in (None, f.name, manifest_in(f).get("revision"))]
+        return max(pinned, key=lambda f: (f / MANIFEST).stat().st_mtime, default=None)
+    except OSError:  # a folder that nobody may look into
+        return None
 
 
 def in_hub_cache(repo: str, revision: str | None) -> Path | None:

@@ -44,7 +44,7 @@ class Outputs:
 
         Raises OutputFailed where the disk is full or the folder cannot be written; no partial file stays.
         """
-        name = f"{receipt.done.seed} {receipt.asked.get('prompt', '')}"
+        name = f"{receipt.done.seed} {receipt.prompt}"
         return self._write(image, receipt.png_info(), name, visitor)
 
     def save_sheet(self, sheet: Image.Image, receipts: Sequence[Receipt], *, visitor: str) -> Path:

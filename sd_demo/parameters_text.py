@@ -72,6 +72,8 @@ def find_parameters(image: Image.Image) -> str | None:
     text = image.info.get(TEXT_KEY)
     if isinstance(text, str):
         return text
+    if image.format == "PNG" and "exif" not in image.info:  # Pillow would decode all of it to look behind the pixels
+        return None
     comment = image.getexif().get_ifd(ExifTags.IFD.Exif).get(_USER_COMMENT)
     if isinstance(comment, str):
         comment = comment.encode("latin-1", "replace")

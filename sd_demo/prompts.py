@@ -39,7 +39,7 @@ class TokenReport:
 class PromptEmbeds:
     """Both prompts as the UNet reads them, of L tokens a chunk (77 for CLIP), k chunks, D channels."""
 
-    prompt_embeds: torch.Tensor  # [1, L*k, D]
+    prompt_embeds: torch.Tensor  # [1, L*k, D], or as many as there are images
     negative_prompt_embeds: torch.Tensor  # [1, L*k, D], padded with empty chunks, or padding the other
     dropped_words: tuple[str, ...]  # past the limit where chunking is off: the prompt's, then the negative prompt's
     token_count: int  # tokens of the prompt, without begin, end and padding

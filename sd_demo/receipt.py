@@ -58,6 +58,8 @@ class Done(BaseModel):
 
     model: str
     model_hash: str = Field(description="SHA-256 over the hashes of the weight files, or the hub revision")
+    own_prompt: str | None = Field(default=None, description="what the model made up, as no prompt was given")
+    denial: str | None = Field(default=None, description="the negative prompt as the model read it, if otherwise")
     seed: int
     index: int = Field(description="which image of its request, from 0")
     num_inference_steps: int = Field(description="steps of the schedule")
@@ -105,6 +107,11 @@ class Receipt(BaseModel):
     done: Done
     notes: list[str] = []
 
+    @property
+    def prompt(self) -> str:
+        """The words that the picture was made from: what was asked for or, where nothing was, the model's own."""
+        return self.done.own_prompt or str(self.asked.get("prompt") or "")
+
     def png_info(self) -> PngInfo:
         """The PNG text chunks that carry this receipt."""
         info = PngInfo()
@@ -119,9 +126,9 @@ class Receipt(BaseModel):
         worn = "".join(f" <lora:{name}:{lora.weight:g}>" for name, lora in zip(names, done.loras, strict=True))
         hashes = ", ".join(f"{name}: {lora.sha256[:12]}" for name, lora in zip(names, done.loras, strict=True))
         # A tag that was typed into the prompt was text here: other programs would take it for a LoRA that ran.
-        lines = [LORA_TAG.sub("", str(self.asked.get("prompt", ""))) + worn]
-        if self.asked.get("negative_prompt"):
-            lines.append(f"Negative prompt: {self.asked['negative_prompt']}")
+        lines = [LORA_TAG.sub("", self.prompt) + worn]
+        if negative_prompt := done.denial or self.asked.get("negative_prompt"):
+            lines.append(f"Negative prompt: {negative_prompt}")
         settings = {
             "Steps": done.num_inference_steps,
             "Sampler": SAMPLER_NAMES.get(done.scheduler, done.scheduler),

@@ -23,7 +23,7 @@ from sd_demo.known_models import (
     read_random,
     what_suits,
 )
-from sd_demo.model_files import HUB_ID, INDEX, MANIFEST, downloaded, in_hub_cache, missing_in, repo_folder
+from sd_demo.model_files import HUB_ID, INDEX, downloaded, in_hub_cache, manifests_in, missing_in, repo_folder
 from sd_demo.requests import AnyRequest, Inpaint, SuperResolution, TaskName
 from sd_demo.settings import Settings
 
@@ -73,7 +73,7 @@ class Registry:
         """The built-in entries, then whatever else was downloaded."""
         yield from self._entries.values()
         known = {entry.source for entry in self._entries.values()}
-        repos = {f.parents[1].name.replace("--", "/", 1) for f in sorted(self.models_dir.glob(f"*/*/{MANIFEST}"))}
+        repos = {file.parents[1].name.replace("--", "/", 1) for file in manifests_in(self.models_dir)}
         for repo in sorted(repos - known):
             folder = downloaded(self.models_dir, repo, None)
             if folder is not None and not missing_in(folder):

@@ -307,7 +307,8 @@ def describe_bounds(kind: type[BaseModel], name: str) -> str:
     strict_low = any(getattr(m, "gt", None) is not None for m in field.metadata)
     if strict_low:
         return f"a number above {low:g} and at most {high:g}"
-    return f"a {'whole ' if whole else ''}number from {low:.15g} to {high:.15g}"
+    multiple = next((f", a multiple of {m.multiple_of}" for m in field.metadata if hasattr(m, "multiple_of")), "")
+    return f"a {'whole ' if whole else ''}number from {low:.15g} to {high:.15g}{multiple}"
 
 
 def bounds(kind: type[BaseModel], name: str) -> tuple[float | None, float | None]:

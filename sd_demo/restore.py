@@ -70,6 +70,8 @@ def from_receipt(
         # An upscaling adds a part of the changes by what was asked, also where that was less than one step.
         "strength": receipt.asked.get("strength", done.strength) if kind is Upscale else done.strength,
         "seed": done.seed,
+        **({"prompt": done.own_prompt} if done.own_prompt else {}),
+        **({"negative_prompt": done.denial} if done.denial else {}),
         **(done.work_size or {}),
         "num_images_per_prompt": 1,
         "keep_best": None,

@@ -17,6 +17,7 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from sd_demo.errors import InvalidRequest
+from sd_demo.flags import Parser, flag
 from sd_demo.limits import Limits, ProfileName, limits_of, suitable_profile
 
 PREFIX: Final = "SD_DEMO_"
@@ -181,23 +182,20 @@ class Settings(BaseModel):
             name = str(first["loc"][0])
             value = "this" if name == "auth" else repr(first["input"])  # a password is not for the log
             why = first["msg"].removeprefix("Value error, ")
-            raise InvalidRequest(
-                f"{PREFIX}{name.upper()} or --{name.replace('_', '-')} cannot be {value}: {why}.", name
-            ) from None
+            raise InvalidRequest(f"{PREFIX}{name.upper()} or {flag(name)} cannot be {value}: {why}.", name) from None
 
     @classmethod
-    def parser(cls) -> argparse.ArgumentParser:
+    def parser(cls) -> Parser:
         """The flags: one for each field, with its help and default."""
-        parser = argparse.ArgumentParser(
+        parser = Parser(
             prog="app.py", description="Stable Diffusion playground", epilog="Each flag also has an SD_DEMO_* variable."
         )
         for name, field in cls.model_fields.items():
-            flag = f"--{name.replace('_', '-')}"
             text = f"{field.description} [{field.default}]"
             if field.annotation is bool:
-                parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
+                parser.add_argument(flag(name), action=argparse.BooleanOptionalAction, default=None, help=text)
             else:
-                parser.add_argument(flag, default=None, metavar=name.split("_")[-1].upper(), help=text)
+                parser.add_argument(flag(name), default=None, metavar=name.split("_")[-1].upper(), help=text)
         return parser
 
 

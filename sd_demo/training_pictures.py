@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -75,10 +76,11 @@ def keep_pictures(files: Sequence[tuple[Path, str]], captions: str, folder: Path
     """
     pictures = [(path, name) for path, name in files if Path(name).suffix.lower() in PICTURE_SUFFIXES]
     texts: dict[str, Path] = {}
-    for path, name in files:
+    for path, given in files:
+        name = str(Path(given).with_suffix(Path(given).suffix.lower()))
         if name in texts:
-            raise InvalidRequest(f"captions: two files are called {name}; give each a name of its own.", "captions")
-        if (path, name) not in pictures:
+            raise InvalidRequest(f"captions: two files are called {given}; give each a name of its own.", "captions")
+        if (path, given) not in pictures:
             texts[name] = path
     listed = _listed_captions(texts[METADATA]) if METADATA in texts else {}
     lines = _typed_captions(captions, len(pictures))
@@ -124,14 +126,24 @@ def _with_trigger(text: str, trigger: str, path: Path) -> str:
             f"captions: {path.name} has none; write one into {path.stem}.txt, or give a trigger word for all.",
             "captions",
         )
-    if not text or trigger.casefold() in text.casefold():
+    if not text or not trigger or _as_word(trigger).search(text):
         return text or trigger
     return f"{trigger}, {text}"
 
 
+def without_trigger(caption: str, trigger: str) -> str:
+    """The caption without the trigger word, in capitals or not, and without what it leaves bare."""
+    return " ".join(_as_word(trigger).sub(" ", caption).split()).strip(" ,") if trigger.strip() else caption
+
+
+def _as_word(trigger: str) -> re.Pattern[str]:
+    """It, but not as a part of another word."""
+    return re.compile(rf"(?<!\w){re.escape(trigger.strip())}(?!\w)", re.IGNORECASE)
+
+
 def _beside(path: Path) -> str:
-    file = path.with_suffix(".txt")
-    return _read_text(file) if file.is_file() else ""
+    named = (file for file in path.parent.glob("*.[tT][xX][tT]") if file.stem == path.stem and file.is_file())
+    return next(map(_read_text, sorted(named, reverse=True)), "")  # 1.txt before 1.TXT
 
 
 def _listed_captions(file: Path) -> dict[str, str]:
@@ -144,7 +156,7 @@ def _listed_captions(file: Path) -> dict[str, str]:
         try:
             entry: Any = json.loads(line)
             name = entry["file_name"]
-            found[Path(name).name] = next(str(entry[key]) for key in _TEXT_KEYS if key in entry)
+            found[Path(name).name] = next(entry[key] for key in _TEXT_KEYS if isinstance(entry.get(key), str))
         except (ValueError, TypeError, KeyError, StopIteration, RecursionError):
             raise InvalidRequest(
                 f'captions: line {number} of {file.name} is not as {{"file_name": "1.png", "text": "…"}}.', "captions"

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -22,9 +23,15 @@ PICTURE_SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".t
 def _pictures(value: Any) -> tuple[Path, ...]:
     if isinstance(value, str | Path):
         folder = Path(value)
-        if not folder.is_dir():
+        if not os.path.isdir(folder):  # no OSError for a name too long
             raise InvalidRequest(f"images: there is no folder named {folder.name}; give one with pictures.", "images")
-        seen = (f for f in folder.iterdir() if not f.name.startswith("."))  # a Mac leaves ._1.png beside 1.png
+        try:
+            seen = [f for f in folder.iterdir() if not f.name.startswith(".")]  # a Mac leaves ._1.png beside 1.png
+        except OSError as error:
+            why = error.strerror or "disk error"
+            raise InvalidRequest(
+                f"images: {folder.name} cannot be read ({why}); choose another folder.", "images"
+            ) from None
         files = sorted(f for f in seen if f.suffix.lower() in PICTURE_SUFFIXES)
     elif isinstance(value, list | tuple) and all(isinstance(one, str | Path) for one in value):
         files = [Path(one) for one in value]
@@ -80,8 +87,9 @@ class LoraTrainingRequest(BaseModel):
     )
     batch_size: Annotated[int | None, Number] = Field(default=None, ge=1, le=64, description="Pictures in one step.")
     resolution: Annotated[int | None, Number] = Field(
-        default=None, ge=64, le=MAX_SIDE, description="Side of the squares that the pictures are cut to, in pixels."
-    )
+        default=None, ge=64, le=MAX_SIDE, multiple_of=8,
+        description="Side of the squares that the pictures are cut to, in pixels; a multiple of 8.",
+    )  # fmt: skip
     train_text_encoder: bool | None = Field(
         default=None, description="Train the text encoder too, so that the word itself is learned."
     )

@@ -202,6 +202,34 @@ def test_a_gpu_measures_a_second_size_where_the_model_draws_it_and_time_is_left(
     assert "GPU" in second(512, 512, is_cuda=False)["not_measured"]
     assert "256x256" in second(256, 256)["not_measured"]
 
+    def fails(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory.\nand much more")
+
+    monkeypatch.setattr(Bench, "in_brief", fails)
+    assert second(512, 512) == {"size": 768, "not_measured": "CUDA out of memory."}
+
+
+def test_a_compiler_that_is_not_here_leaves_b_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Uncompiled:
+        def __init__(self, given: Any, **_: Any) -> None:
+            self.given = given
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.given, name)
+
+        def __call__(self, *_: Any, **__: Any) -> Any:
+            raise RuntimeError("Failed to find C compiler.\nand much more")
+
+    ways = ways_for(EMBEDDED_FOLDER, 1)
+    with ways.engine() as engine:
+        ways.start(engine)
+    pipe = ways.documented()
+    before, unet = ways.theirs(pipe, 3), pipe.unet
+    monkeypatch.setattr(torch, "compile", Uncompiled)
+    ways._compile(pipe)
+    assert (ways.not_compiled, pipe.unet) == ("Failed to find C compiler.", unet)
+    assert psnr(ways.theirs(pipe, 3), before) > 50
+
 
 def test_theirs_are_gone_before_the_exact_run(monkeypatch: pytest.MonkeyPatch) -> None:
     plain, made, living = Ways.plain, [], []
@@ -233,8 +261,8 @@ def test_a_model_that_is_not_here_is_said(
         (["--size", "100"], "--size must be a multiple of 8 from 64 to 1024."),
         (["--size", "0"], "--size must be a multiple of 8 from 64 to 1024."),
         (["--size", "2048"], "--size must be a multiple of 8 from 64 to 1024."),
-        (["--steps", "0"], "--steps must be a whole number from 1."),
-        (["--steps", "-3"], "--steps must be a whole number from 1."),
+        (["--steps", "0"], "--steps must be a whole number from 1 to 150."),
+        (["--steps", "200"], "--steps must be a whole number from 1 to 150."),
         (["--repeats", "0"], "--repeats must be a whole number from 1."),
         (["--write", "file/page.md"], "write: file/page.md cannot be written (File exists); choose another place."),
         (["--write", "."], "write: . cannot be written (it is a folder); choose another place."),

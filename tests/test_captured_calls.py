@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from sd_demo import pipeline_manager
+from sd_demo import captured_calls, pipeline_manager
 from sd_demo.captured_calls import MOST, CapturedCalls, NotNow, Recording, RecordOnCuda
 from sd_demo.engine import Engine
 from sd_demo.outputs import Outputs
@@ -71,7 +71,23 @@ def test_calls_of_a_shape_are_recorded_and_answer_as_before() -> None:
     assert unet.calls[-6:-1] == [1, 2, 4, 6, 16], "the last ones filled up"
 
 
-def test_the_recordings_used_last_are_kept() -> None:
+def test_more_shapes_in_turn_than_are_kept_are_not_made_anew_each_time() -> None:
+    made: list[InPlace] = []
+
+    def record(call: Callable[..., torch.Tensor], inputs: Sequence[torch.Tensor]) -> InPlace:
+        made.append(InPlace(call, inputs))
+        return made[-1]
+
+    unet, captured = Unet(), CapturedCalls(record)
+    for seed in range(5):
+        for side in range(1, MOST + 2):
+            captured(unet, *inputs_of(2, seed, side))
+    assert len(made) == MOST
+    assert [one.replays for one in made] == [1 + 3] * MOST, "once to compare, then in each round"
+
+
+def test_the_recordings_used_last_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(captured_calls, "IN_USE", 10)
     made: list[InPlace] = []
 
     def record(call: Callable[..., torch.Tensor], inputs: Sequence[torch.Tensor]) -> InPlace:

@@ -18,11 +18,10 @@ from safetensors.torch import load_file, save_file
 from sd_demo import random_model
 from sd_demo.architectures import ARCHITECTURES
 from sd_demo.checkpoints import hash_of, read_model, weights_of
-from sd_demo.checkpoints.parts import CLASSES
 from sd_demo.checkpoints.single_file import _lent_tokenizer, has_guidance, predicts_noise
 from sd_demo.errors import ModelUnavailable
 from sd_demo.known_models import EMBEDDED_FOLDER
-from sd_demo.model_files import KINDS, MANIFEST, NETWORKS
+from sd_demo.model_files import MANIFEST, NETWORKS
 from tests.ldm_checkpoint import write_checkpoint
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -315,7 +314,6 @@ def test_the_family_goes_by_other_names_too(copy: Path) -> None:
     index["tokenizer"][1], index["_class_name"] = "CLIPTokenizerFast", "LatentConsistencyModelImg2ImgPipeline"
     (copy / "model_index.json").write_text(json.dumps(index))
     assert len(read_model(copy, torch.float32)["tokenizer"]) == 1000
-    assert {part: kinds[0] for part, kinds in KINDS.items()} == {p: kind.__name__ for p, kind in CLASSES.items()}
 
 
 def test_files_that_are_no_whole_checkpoint_are_refused(pipe: Any, copy: Path, tmp_path: Path) -> None:

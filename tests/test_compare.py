@@ -71,6 +71,13 @@ def test_words_size_and_strength() -> None:
     assert [r.prompt for r in words.requests] == [
         "a red ball, red", "a dark blue ball, dark blue", "a red tree, red", "a dark blue tree, dark blue",
     ]  # fmt: skip
+    for axes in (
+        ("prompt: a red ball, a red tree", "words: red, blue"),
+        ("words: red, blue", "prompt: a red ball, a red tree"),
+    ):
+        both = plan_comparison("text_to_image", {"prompt": "nothing"}, *axes)
+        assert {r.prompt for r in both.requests} == {"a red ball", "a red tree", "a blue ball", "a blue tree"}
+        assert both.requests[0].prompt == "a red ball"
     sizes = plan_comparison("text_to_image", {}, "size: 64x128, 128×64")
     assert [(r.width, r.height) for r in sizes.requests] == [(64, 128), (128, 64)]
     strengths = plan_comparison("image_to_image", {"image": PHOTO, "seed": 7}, "strength: 0.5, 1")
@@ -94,6 +101,7 @@ def test_the_weight_of_a_lora() -> None:
         ({}, "seed: 1..7", "num_inference_steps: 1..6"),
         ({}, "seed: 1", "seed: 2"),
         ({}, "size: 64x64", "width: 64"),
+        ({"loras": ["pencil"]}, "lora_weight: 0, 1", "lora_weight pencil: 0, 1"),
         ({}, "size: big", ""),
         ({}, "strength: 0.5", ""),
         ({}, "words: red, blue", ""),

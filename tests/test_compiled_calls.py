@@ -120,6 +120,22 @@ def test_a_compiler_that_fails_or_answers_otherwise_changes_nothing(
     assert compiler.began.is_set() == (fault == "has no memory"), "what fails is not tried for each shape"
 
 
+def test_an_answer_that_is_not_finite_puts_the_compiled_call_off() -> None:
+    compiler, unet = Compiler(), Unet()
+    captured = CapturedCalls(CompiledBehind(Ordinary, compiler))
+    for seed in range(3):
+        captured(unet, *inputs_of(2, seed))
+    compiler.go.set()
+    while not captured.is_settled:
+        time.sleep(0.01)
+    rows, times, words = inputs_of(2, 3)
+    captured(unet, rows * torch.nan, times, words)
+    assert not captured.was_compiled
+    settled(captured, unet)
+    assert answers_as_ever(captured)
+    assert captured.was_compiled
+
+
 def test_what_is_not_faster_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiled_calls, "fastest", lambda calls, turns: dict(zip(calls, (2.0, 1.9), strict=True)))
     compiler, unet, made = Compiler(), Unet(), []

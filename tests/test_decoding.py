@@ -13,6 +13,7 @@ import torch
 from diffusers import AutoencoderKL
 from PIL import Image
 
+from sd_demo import decoding as decoding_module
 from sd_demo.decoding import Decoded, decode
 from sd_demo.denoising import Denoising
 from sd_demo.engine import Engine
@@ -98,9 +99,9 @@ def test_a_given_picture_too_large_for_the_memory_is_encoded_in_tiles(
     difference = (tiled.latents - whole.latents).std() / whole.latents.std()
     assert 0 < difference < 0.1, "the same picture, but for seams"
     assert decode(tiled).retries == [
-        "the given picture was encoded in tiles, because the memory was too small for the whole"
+        ["the given picture was encoded in tiles, because the memory was too small for the whole"]
     ]
-    assert decode(whole).retries == []
+    assert decode(whole).retries == [[]]
 
 
 class HalfPrecision:
@@ -137,10 +138,10 @@ class HalfPrecision:
 def test_the_float32_picture_is_decoded_in_tiles_too_before_a_rung_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     half = HalfPrecision(monkeypatch)
     whole = half.decoded()
-    assert [text.partition(",")[0] for text in whole.retries] == ["decoded again in float32"]
+    assert [text.partition(",")[0] for text in whole.retries[0]] == ["decoded again in float32"]
     half.is_short_of_whole = True
     tiled = half.decoded()
-    assert [text.partition(",")[0] for text in tiled.retries] == ["decoded in tiles", "decoded again in float32"]
+    assert [text.partition(",")[0] for text in tiled.retries[0]] == ["decoded in tiles", "decoded again in float32"]
     assert half.residence.rung == "resident"
     assert tiled.images[0].size == whole.images[0].size == (80, 80)
     assert half.dtypes == {torch.bfloat16}
@@ -251,10 +252,11 @@ def test_rows_that_do_not_fit_together_run_in_parts(engine: Engine, monkeypatch:
     request = parse_request("text_to_image", values | {"num_images_per_prompt": 3})
     whole = engine.submit(request).result(120).images
     model = model_of(engine)
-    forward = model.unet.forward
+    forward, failures = model.unet.forward, []
 
     def small_memory(rows: torch.Tensor, *arguments: Any, **options: Any) -> Any:
         if len(rows) > 2:
+            failures.append(len(rows))
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return forward(rows, *arguments, **options)
 
@@ -266,6 +268,19 @@ def test_rows_that_do_not_fit_together_run_in_parts(engine: Engine, monkeypatch:
             "the UNet ran in 4 parts, because the memory was too small for all rows at once"
         ]
         assert other.receipt.done.retries == []
+    assert failures == [6, 3], "what was too much is not tried again at each step"
+    monkeypatch.undo()
+    model._too_much.clear()  # as a minute later
+    assert engine.submit(request).result(120).images[0].receipt.done.retries == []
+
+
+def test_only_the_picture_that_was_decoded_again_says_so(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded = iter([[], ["decoded again"], []])
+    real = decoding_module._decoded
+    monkeypatch.setattr(decoding_module, "_decoded", lambda *given: (real(*given)[0], next(decoded)))
+    values = {"prompt": "a red house", "num_inference_steps": 1, "width": 64, "height": 64, "num_images_per_prompt": 3}
+    made = engine.submit(parse_request("text_to_image", values)).result(120).images
+    assert [one.receipt.done.retries for one in made] == [[], ["decoded again"], []]
 
 
 def test_a_server_that_limits_the_rows_of_a_call_does_so_for_one_request(tmp_path: Path) -> None:

@@ -277,6 +277,8 @@ def test_of_several_calls_a_step_the_one_that_differs_is_told(
         seen.append(len(rows))
         if len(seen) == 1:
             raise torch.OutOfMemoryError("out of memory")
+        if len(seen) == 3:  # memory has come back, as a while later
+            denoising.model._too_much.clear()
         return forward(rows, *others, **options)
 
     monkeypatch.setattr(model.unet, "forward", scarce)

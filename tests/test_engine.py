@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from sd_demo import engine as engine_module
 from sd_demo import finishing as finishing_module
 from sd_demo.engine import Engine
 from sd_demo.errors import DeviceFailure, JobCancelled, ModelUnavailable, NonFiniteImage, OutOfMemory, QueueFull
-from sd_demo.events import Cancelled, Decoding, Done, Encoding, Queued, Step
+from sd_demo.events import Cancelled, Decoding, Done, Encoding, Queued, ResultImage, Step
 from sd_demo.fair_queue import FairQueue
 from sd_demo.job import Job
 from sd_demo.model_files import MANIFEST, repo_folder
@@ -430,9 +431,53 @@ def test_odd_sizes_come_back_exactly(engine: Engine) -> None:
 
 def test_an_empty_prompt_makes_a_picture_and_says_so(engine: Engine) -> None:
     result = engine.submit(request(prompt=" ")).result(WAIT_S).images[0]
-    assert "The prompt is empty, so the model chose what to show." in result.receipt.notes
+    own = result.receipt.done.own_prompt
+    assert own
+    assert f"The prompt is empty, so the model chose what to show: {own}." in result.receipt.notes
+    assert result.receipt.asked["prompt"] == " "
+    assert result.receipt.parameters().splitlines()[0] == own
     changed = engine.submit(request("image_to_image", prompt="", image=result.image)).result(WAIT_S).images[0]
     assert "The prompt is empty, so only the picture was followed." in changed.receipt.notes
+    assert changed.receipt.done.own_prompt is None
+
+
+def test_each_picture_without_a_prompt_is_one_of_its_own_words_which_make_it_again(
+    engine: Engine, tmp_path: Path
+) -> None:
+    several = engine.submit(request(prompt="", num_images_per_prompt=3, seed=4, grid="1x3")).result(WAIT_S)
+    owns = [one.receipt.done.own_prompt for one in several.images]
+    assert len(set(owns)) == 3
+    third = several.images[2]
+    alone = engine.submit(request(prompt="", seed=6)).result(WAIT_S).images[0]
+    told = engine.submit(request(prompt=owns[2], seed=6)).result(WAIT_S).images[0]
+    back = from_receipt(third.receipt, registry=engine.registry, lora_dir=tmp_path)
+    assert back.values["prompt"] == owns[2]
+    again = engine.submit(back.request()).result(WAIT_S).images[0]
+    for one in (alone, told, again):
+        assert np.array_equal(np.asarray(one.image), np.asarray(third.image))
+    assert alone.receipt.done.own_prompt == owns[2]
+    assert told.receipt.done.own_prompt is None
+    unguided = engine.submit(request(prompt="", negative_prompt="tree", guidance_scale=1.0)).result(WAIT_S).images[0]
+    heeded = "The negative prompt was heeded only in what the model chose, because guidance_scale is 1."
+    assert heeded in unguided.receipt.notes
+    assert re.findall("[a-z]+", owns[2] or "")[1] in alone.path.stem
+
+
+def test_a_negative_prompt_is_read_with_the_no_that_it_lacks(engine: Engine, tmp_path: Path) -> None:
+    def made(negative_prompt: str, **values: Any) -> ResultImage:
+        asked = request(prompt="a house and a sun", negative_prompt=negative_prompt, **values)
+        return engine.submit(asked).result(WAIT_S).images[0]
+
+    plain, denied, unguided = made("sun"), made("no sun"), made("sun", guidance_scale=1.0)
+    assert np.array_equal(np.asarray(plain.image), np.asarray(denied.image))
+    assert not np.array_equal(np.asarray(plain.image), np.asarray(made("").image))
+    assert "The negative prompt was read as: no sun." in plain.receipt.notes
+    assert (plain.receipt.asked["negative_prompt"], plain.receipt.done.denial) == ("sun", "no sun")
+    assert "\nNegative prompt: no sun\n" in plain.receipt.parameters()
+    assert denied.receipt.done.denial is unguided.receipt.done.denial is None
+    assert (
+        from_receipt(plain.receipt, registry=engine.registry, lora_dir=tmp_path).values["negative_prompt"] == "no sun"
+    )
 
 
 def test_what_acts_in_other_programs_and_is_text_here_is_said(engine: Engine) -> None:

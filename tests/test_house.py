@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = {
     0: (
         "errors",
+        "flags",
         "writable",
         "host_memory",
         "memory_errors",
@@ -101,6 +102,7 @@ FLOORS = {
         "fair_queue",
         "running",
         "finishing",
+        "notes",
         "together",
         "comparing",
         "upscaling",

@@ -335,6 +335,18 @@ def test_a_proxy_that_refuses_and_an_address_that_is_none_are_said(
         close_session()
     assert caught.value.kind == "offline"
     monkeypatch.delenv("HTTPS_PROXY")
+    unusable = {"ALL_PROXY": ("socks5://127.0.0.1:9", "let it begin with http://")}
+    unusable["SSL_CERT_FILE"] = (str(tmp_path / "gone.pem"), "the file of certificates that SSL_CERT_FILE names")
+    for name, (value, words) in unusable.items():
+        with monkeypatch.context() as only:
+            only.setenv(name, value)
+            close_session()
+            try:
+                with pytest.raises(DownloadFailed, match=f"(?i){words}") as caught:
+                    Downloads(tmp_path / "data", "https://hub.invalid").offer(registry.for_download(REPO))
+            finally:
+                close_session()
+        assert caught.value.kind == "offline"
     for endpoint in ("hub.invalid", "https://hub.invalid:port"):
         with pytest.raises(DownloadFailed, match="let HF_ENDPOINT begin with https://") as caught:
             Downloads(tmp_path / "data", endpoint).offer(registry.for_download(REPO))
@@ -496,7 +508,7 @@ def test_what_is_here_is_not_fetched_again(
 
 
 def test_what_the_hubs_own_cache_has_whole_is_not_fetched(
-    downloads: Downloads, registry: Registry, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    downloads: Downloads, registry: Registry, hub: LocalHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
     cached = tmp_path / "cache" / f"models--{REPO.replace('/', '--')}"
@@ -506,6 +518,10 @@ def test_what_the_hubs_own_cache_has_whole_is_not_fetched(
     offer = downloads.offer(registry.for_download(REPO))
     assert (offer.is_here, offer.destination) == (True, snapshot)
     assert downloads.start(offer).result() == snapshot
+    hub.fault = "broken"
+    pinned = downloads.offer(registry.for_download(REPO).model_copy(update={"revision": COMMIT}))
+    assert (pinned.is_here, pinned.destination, pinned.listing.commit) == (True, snapshot, COMMIT)
+    hub.fault = None
     (snapshot / UNET).unlink()  # another precision is left: it runs, but it is not what a download brings
     assert not downloads.offer(registry.for_download(REPO)).is_here
 

@@ -15,6 +15,7 @@ from sd_demo.decoding import decode
 from sd_demo.denoising import Denoising, advance
 from sd_demo.embedded import world
 from sd_demo.errors import InvalidRequest
+from sd_demo.images import read_picture
 from sd_demo.learn import scripts
 from sd_demo.learn.attention import Watch, heat_picture, word_maps
 from sd_demo.learn.classroom import Classroom, square
@@ -78,6 +79,11 @@ def saved(path: Path) -> np.ndarray:
         return np.asarray(image.convert("RGB")).astype(int)
 
 
+def test_noise_that_does_not_come_from_the_generator_has_its_seed_in_the_script() -> None:
+    assert f"noise_sampler_seed=[{plan().seeds[0]}])" in scripts.steps_script(plan("dpmpp_sde"), PROMPT, "")
+    assert "noise_sampler_seed" not in scripts.steps_script(plan("euler_a"), PROMPT, "")
+
+
 @pytest.mark.parametrize("scheduler", ["ddim", "euler_a", "dpmpp_2m_karras"])
 def test_the_steps_are_those_of_the_engines_loop_and_of_the_script(
     classroom: Classroom, model: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheduler: str
@@ -139,8 +145,7 @@ def test_noise_is_added_by_the_formula_and_the_script(
     noised = add_noise(classroom, picture, 250, 3)
     assert noised.signal**2 + noised.noise**2 == pytest.approx(1.0)
     assert noised.alpha_bar == kept[250]
-    picture.save(tmp_path / "picture.png")
-    run_script(scripts.noise_script(250, 3), tmp_path, monkeypatch)
+    run_script(scripts.noise_script(250, 3), tmp_path, monkeypatch)  # the lesson's own page, as none was given
     assert np.abs(np.asarray(noised.decoded) - saved(tmp_path / "noisy.png")).max() <= 1
     first = add_noise(classroom, picture, 0, 3)
     assert np.abs(np.asarray(first.decoded).astype(float) - np.asarray(picture)).mean() < 12
@@ -154,7 +159,10 @@ def test_the_round_trip_tells_what_is_lost(
     error = np.mean((np.asarray(trip.decoded).astype(float) - np.asarray(picture)) ** 2)
     assert trip.psnr == pytest.approx(10 * np.log10(255**2 / error))
     assert trip.psnr > 25
-    picture.save(tmp_path / "picture.png")
+    given = Image.new("RGBA", (300, 200), (0, 90, 200, 0))  # its hidden colours are nobody's
+    given.paste(picture.resize((120, 120)), (90, 40))
+    given.save(tmp_path / "picture.png")
+    trip = round_trip(classroom, square(read_picture(tmp_path / "picture.png")))
     run_script(scripts.round_trip_script(), tmp_path, monkeypatch)
     assert np.abs(np.asarray(trip.decoded) - saved(tmp_path / "decoded.png")).max() <= 1
 

@@ -40,7 +40,7 @@ from sd_demo.training_events import (
     TrainingCancelled,
     TrainingStep,
 )
-from sd_demo.training_pictures import TrainingPicture, keep_pictures, kept_files, read_pictures
+from sd_demo.training_pictures import TrainingPicture, keep_pictures, kept_files, read_pictures, without_trigger
 from sd_demo.training_request import LoraTrainingRequest, parse_training
 from sd_demo.training_views import CROPS, views_of
 from sd_demo.turns import Turns
@@ -243,6 +243,7 @@ def test_gone_on_with_it_learns_from_the_models_own_pictures_as_they_were(
 
 
 def test_stopped_before_its_first_step_it_cannot_go_on(folder: Path) -> None:
+    (folder.parent / "snowman.training").write_bytes(b"what another training left")
     training = LoraTraining(request(folder), SETTINGS)
     told = []
     training.start()
@@ -384,6 +385,25 @@ def test_captions_are_typed_or_beside_or_listed_or_the_word(folder: Path) -> Non
     assert [p.caption for p in found] == ["a snowman number 0", "snowman, in a list", "snowman", "typed, a Snowman"]
 
 
+def test_the_trigger_is_a_word_of_its_own_in_capitals_or_not(folder: Path) -> None:
+    (folder / "0.txt").write_text("Snowman in a garden, snowmen")
+    (folder / "1.txt").write_text("two snowmen")
+    (folder / "2.txt").unlink()
+    (folder / "2.TXT").write_text("in capitals")
+    (folder / "metadata.jsonl").write_text('{"file_name": "3.png", "text": null, "caption": "listed"}\n')
+    (folder / "3.txt").unlink()
+    found = [picture.caption for picture in read_pictures(request(folder))]
+    assert found == [
+        "Snowman in a garden, snowmen",
+        "snowman, two snowmen",
+        "snowman, in capitals",
+        "snowman, listed",
+    ]
+    bare = [without_trigger(caption, "snowman") for caption in found]
+    assert bare == ["in a garden, snowmen", "two snowmen", "in capitals", "listed"]
+    assert without_trigger("a cat", "") == "a cat"
+
+
 @pytest.mark.parametrize(
     ("values", "spoil", "words"),
     [
@@ -408,6 +428,7 @@ def test_pictures_and_captions_that_cannot_be_used(
     [
         ({"images": "no-such-folder"}, "there is no folder named no-such-folder"),
         ({"images": 5}, "images must be a folder or a list of picture files"),
+        ({"resolution": 500}, "from 64 to 1024, a multiple of 8"),
         ({"images": ["a.png"] * 3}, "there are 3 pictures; training takes 4 to 50"),
         ({"images": ["a.png"] * 51}, "there are 51 pictures; training takes 4 to 50"),
         ({"output": "snowman.ckpt"}, "output must end in .safetensors"),
@@ -520,7 +541,7 @@ def test_kept_pictures_have_names_and_captions_of_their_own(tmp_path: Path) -> N
         files.append((path, name))
     (tmp_path / "1.txt").write_text("beside")
     (tmp_path / "list").write_text('{"file_name": "2.png", "text": "listed"}')
-    texts = [(tmp_path / "1.txt", "1.txt"), (tmp_path / "list", "metadata.jsonl")]
+    texts = [(tmp_path / "1.txt", "1.TXT"), (tmp_path / "list", "metadata.jsonl")]
 
     def read(folder: Path) -> list[tuple[str, str, int]]:
         pictures = [path for path, name in kept_files(folder) if name != "metadata.jsonl"]
@@ -535,7 +556,7 @@ def test_kept_pictures_have_names_and_captions_of_their_own(tmp_path: Path) -> N
     assert [caption for _, caption, _ in read(tmp_path / "found")] == ["listed", "beside", "beside", "beside"]
     keep_pictures(kept_files(tmp_path / "typed"), "", tmp_path / "again")
     assert read(tmp_path / "again") == read(tmp_path / "typed")
-    with pytest.raises(InvalidRequest, match=r"two files are called 1\.txt"):
+    with pytest.raises(InvalidRequest, match=r"two files are called 1\.TXT"):
         keep_pictures([*files, *texts, texts[0]], "", tmp_path / "twice")
 
 

@@ -63,6 +63,9 @@ def test_the_command_makes_the_line(
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))
     assert main(["hash-password", "ann"]) == 2
     assert "1 to 1,000 characters" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xff\n"), encoding="utf-8"))
+    assert main(["hash-password", "ann"]) == 2
+    assert "no UTF-8 text" in capsys.readouterr().err
 
 
 def test_a_password_is_asked_for_twice_and_may_be_left_untyped(

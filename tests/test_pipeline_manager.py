@@ -23,6 +23,7 @@ from sd_demo import pipeline_manager, random_model
 from sd_demo.checkpoints import weights_of
 from sd_demo.engine import Engine
 from sd_demo.errors import InvalidRequest, ModelUnavailable, OutOfMemory
+from sd_demo.health import is_fatal
 from sd_demo.hub.downloads import Downloads
 from sd_demo.loaded_model import LoadedModel
 from sd_demo.model_files import MANIFEST
@@ -299,7 +300,14 @@ def test_idle_models_go_before_the_one_in_use_suffers(
 
 
 @pytest.mark.parametrize(
-    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("CUBLAS_STATUS_ALLOC_FAILED"), MemoryError()]
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("CUBLAS_STATUS_ALLOC_FAILED"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
+    ],
 )
 def test_memory_that_runs_out_while_loading_is_said(
     manager: PipelineManager, root: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
@@ -307,10 +315,12 @@ def test_memory_that_runs_out_while_loading_is_said(
     def out_of_memory(*_: object) -> None:
         raise error
 
-    with monkeypatch.context() as patch:
-        patch.setattr(pipeline_manager, "place", out_of_memory)
-        with pytest.raises(OutOfMemory, match="one does not fit into the memory of cpu"):
-            manager.get(str(root / "one"))
+    assert not is_fatal(error)
+    for where in ("sd_demo.pipeline_manager.place", "sd_demo.checkpoints.read_folder"):
+        with monkeypatch.context() as patch:
+            patch.setattr(where, out_of_memory)
+            with pytest.raises(OutOfMemory, match="one does not fit into the memory of cpu"):
+                manager.get(str(root / "one"))
     assert manager.get(str(root / "one")).components
 
 

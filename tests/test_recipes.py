@@ -62,6 +62,13 @@ def see_through(size: tuple[int, int]) -> Image.Image:
     return picture
 
 
+def deep(size: tuple[int, int]) -> Image.Image:
+    """A grey picture of 16 bits."""
+    return Image.fromarray(
+        (np.asarray(Image.linear_gradient("L").resize(size)).astype(np.uint16) * 251).astype(np.uint16)
+    )
+
+
 def painted(size: tuple[int, int]) -> Image.Image:
     mask = Image.new("L", size)
     mask.paste(255, (size[0] // 4, size[1] // 4, size[0] * 3 // 4, size[1] * 3 // 4))
@@ -106,6 +113,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "batch": ("text_to_image", {"prompt": "x", "width": 64, "height": 64, "num_images_per_prompt": 2}),
     "picture": ("image_to_image", {"prompt": "x", "image": photo((100, 70)), "strength": 0.7}),
     "cropped": ("image_to_image", {"prompt": "x", "image": photo((100, 70)), "width": 64, "height": 64}),
+    "16 bits": ("image_to_image", {"prompt": "x", "image": deep((64, 64)), "strength": 0.3}),
     "see-through": ("image_to_image", {"prompt": "x", "image": see_through((64, 64)), "strength": 0.3}),
     "see-through mask": (
         "inpaint",

@@ -291,6 +291,15 @@ def test_a_file_without_settings_is_one_sentence(file: bytes) -> None:
         restore(file, registry=Registry(), lora_dir=NOWHERE)
 
 
+def test_no_pixel_is_decoded_to_look_for_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    def decode(image: Image.Image) -> None:
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", decode)
+    with pytest.raises(InvalidImage, match="carries no settings"):
+        restore(png(), registry=Registry(), lora_dir=NOWHERE)
+
+
 PIECES = st.sampled_from(
     ["Steps: 20", ", ", "\n", "Negative prompt:", "Size: 512x", "512", "Seed: -1", "<lora:", ":9e999>", '"', "\\", "x",
      "Hires upscale: 2", "CFG scale: nan", "Denoising strength: 7", "Sampler: ", "\x00", "é", "9" * 5000]

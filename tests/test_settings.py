@@ -87,6 +87,14 @@ def test_what_cannot_be_used_is_said_with_both_its_names(name: str, value: str) 
     assert "\n" not in text
 
 
+@pytest.mark.parametrize("flag", ["--prot=7861", "--shar", "7861"])
+def test_a_flag_that_is_none_is_said_in_one_sentence_also_one_that_is_cut_short(flag: str) -> None:
+    with pytest.raises(
+        InvalidRequest, match=r"^app\.py: unrecognized arguments: [^\n]*; --help tells what it takes\.$"
+    ):
+        Settings.read([flag])
+
+
 def test_a_password_is_never_repeated() -> None:
     with pytest.raises(InvalidRequest) as caught:
         Settings.read(["--auth", "hunter2"], {})

@@ -169,7 +169,9 @@ def test_another_processors_rounding_is_not_taken_for_an_edit(dtype: str, level:
     assert says in " ".join(found.causes)
 
 
-def test_what_is_not_here_cannot_be_verified() -> None:
+def test_what_is_not_here_cannot_be_verified(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest, match=r"weights of Stable Diffusion 1\.5 are not here"):
+        what_made(make_receipt(model="sd-1.5"), registry=Registry(models_dir=tmp_path), lora_dir=Path("none"))
     with pytest.raises(InvalidRequest, match="another"):
         what_made(make_receipt(model="another"), registry=Registry(), lora_dir=Path("none"))
 

@@ -26,6 +26,7 @@ from transformers.utils import logging as transformers_logging
 from sd_demo.checkpoints.folder import read_folder
 from sd_demo.checkpoints.single_file import read_file
 from sd_demo.errors import ModelUnavailable
+from sd_demo.memory_errors import is_out_of_memory
 from sd_demo.model_files import SAFETY_CHECKER, manifest_in
 from sd_demo.weight_hashes import checker_files, hash_over, sha256_of, weight_files
 
@@ -46,6 +47,8 @@ def read_model(path: Path, dtype: torch.dtype, tokenizers: Sequence[Path] = (), 
     except ModelUnavailable:
         raise
     except Exception as error:  # whatever a library says of a file that it cannot read; advice on its options follows
+        if is_out_of_memory(error):  # of which the file is not to blame
+            raise
         said = (str(error).strip().splitlines() or [type(error).__name__])[0].partition(". ")[0].rstrip(".")
         raise ModelUnavailable(f"{name} could not be loaded: {said[:200]}.") from error
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import CLIPTextModel, CLIPTokenizer
+import diffusers
+import transformers
 
 from sd_demo.errors import ModelUnavailable
+from sd_demo.model_files import KINDS
 
 CLASSES: Final[dict[str, Any]] = {
-    "unet": UNet2DConditionModel,
-    "vae": AutoencoderKL,
-    "text_encoder": CLIPTextModel,
-    "tokenizer": CLIPTokenizer,
+    part: getattr(diffusers if hasattr(diffusers, kinds[0]) else transformers, kinds[0])
+    for part, kinds in KINDS.items()
 }
 # Written by older versions of transformers, and no weights: the numbers from 0 to 76.
 _IGNORED: Final = ("position_ids",)

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from sd_demo import __version__
-from sd_demo.cli.parser import Parser
 from sd_demo.errors import InvalidRequest, JobCancelled, PlaygroundError
+from sd_demo.flags import Parser
 
 COMMANDS: Final = {  # each is a module here with `run(arguments) -> exit code`
     "generate": "make pictures from a prompt, and from a picture or a mask",

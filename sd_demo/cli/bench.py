@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from sd_demo.cli.generate import known
-from sd_demo.cli.parser import Parser
 from sd_demo.errors import InvalidRequest, ModelUnavailable, OutputFailed
+from sd_demo.flags import Parser
 from sd_demo.known_models import RANDOM, read_random
 from sd_demo.registry import EMBEDDED, Registry, check_task
-from sd_demo.requests import MAX_SIDE, MIN_SIDE, TextToImage
+from sd_demo.requests import MAX_SIDE, MIN_SIDE, TextToImage, bounds
 from sd_demo.settings import Settings
 from sd_demo.writable import check_writable
 
@@ -53,17 +53,21 @@ def _check(options: Any) -> None:
     size = options.size
     if size is not None and (size % SIDE_STEP or not MIN_SIDE <= size <= MAX_SIDE):
         raise InvalidRequest(f"--size must be a multiple of {SIDE_STEP} from {MIN_SIDE} to {MAX_SIDE}.", "size")
-    for name in ("steps", "repeats"):
-        if getattr(options, name) is not None and getattr(options, name) < 1:
-            raise InvalidRequest(f"--{name} must be a whole number from 1.", name)
+    most = bounds(TextToImage, "num_inference_steps")[1]
+    if options.steps is not None and not 1 <= options.steps <= most:
+        raise InvalidRequest(f"--steps must be a whole number from 1 to {most}.", "steps")
+    if options.repeats < 1:
+        raise InvalidRequest("--repeats must be a whole number from 1.", "repeats")
     if options.write is not None:
         check_writable(options.write, "write")
 
 
 def _measure(options: Any, scratch: Path) -> dict[str, Any]:
     from sd_demo.bench import LONGEST_S, Bench
+    from sd_demo.placement import choose_device
 
     end, settings = time.monotonic() + LONGEST_S, Settings.read([])
+    choose_device(options.device)  # before gigabytes are written for it
     entry = known(options.model, settings)
     check_task(entry, TextToImage.task)
     steps = entry.num_inference_steps

@@ -13,9 +13,9 @@ import sys
 from typing import TYPE_CHECKING
 
 from sd_demo.cli import generate
-from sd_demo.cli.parser import Parser, flag
 from sd_demo.compare import Comparison, plan_comparison
 from sd_demo.errors import PlaygroundError
+from sd_demo.flags import Parser, flag
 from sd_demo.settings import Settings
 
 if TYPE_CHECKING:

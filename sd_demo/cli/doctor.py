@@ -6,7 +6,7 @@ import contextlib
 import json
 import sys
 
-from sd_demo.cli.parser import Parser, flag
+from sd_demo.flags import Parser, flag
 from sd_demo.settings import Settings
 
 PLACE_FIELDS = ("model", "device", "dtype", "attention", "data_dir")

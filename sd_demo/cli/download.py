@@ -7,8 +7,8 @@ import json
 import sys
 from typing import TYPE_CHECKING, Final
 
-from sd_demo.cli.parser import Parser
-from sd_demo.errors import InvalidRequest
+from sd_demo.errors import InvalidRequest, ModelUnavailable
+from sd_demo.flags import Parser
 from sd_demo.known_models import TOKENIZER
 from sd_demo.registry import Registry
 from sd_demo.settings import Settings
@@ -31,7 +31,10 @@ def run(arguments: list[str]) -> int:
         return 0
     from sd_demo.hub.downloads import Downloads  # after bad input was answered
 
-    entry = registry.for_download(options.model)
+    try:
+        entry = registry.for_download(options.model)
+    except ModelUnavailable as error:
+        raise InvalidRequest(str(error), "model") from None
     token = _asks_for_token() if options.ask_token else None
     downloads = Downloads(settings.data_dir)
     offer = downloads.offer(entry, token)

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import json
 import logging
+import os
 import sys
 import tempfile
 import time
@@ -14,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from sd_demo.cli.parser import Parser, number
 from sd_demo.errors import InvalidRequest, ModelUnavailable
+from sd_demo.flags import Parser, number
 from sd_demo.known_models import EMBEDDED, EMBEDDED_FOLDER, ENTRIES
 from sd_demo.limits import Limits
 from sd_demo.outputs import Outputs
-from sd_demo.registry import Registry
+from sd_demo.registry import ModelEntry, Registry, check_request
 from sd_demo.requests import SCHEDULER_NAMES, SEED_LIMIT, AnyRequest, parse_request
 from sd_demo.settings import Settings
 from sd_demo.writable import check_writable
@@ -73,9 +74,13 @@ def sweep(arguments: list[str]) -> int:
         for b in steps
         for c in guidances
     ]
-    for values in grid:
-        parse_request("text_to_image", values)  # what is wrong is said before an hour of work
+    for values in grid:  # what is wrong is said before an hour of work
+        check_request(_own_entry(), parse_request("text_to_image", values))
     _check_picture(options.output)
+    from sd_demo.schedulers import check_available
+
+    for name in schedulers:
+        check_available(name)
     from sd_demo.embedded.sweep import Cell, draw_table, measure_cell
 
     cells: list[Cell] = []
@@ -90,7 +95,7 @@ def sweep(arguments: list[str]) -> int:
 
 def _check_picture(file: Path) -> None:
     """Raises InvalidRequest where no PNG called `file` can be written; a file that is there stays as it is."""
-    if file.suffix.lower() != ".png" or file.is_dir():
+    if file.suffix.lower() != ".png" or os.path.isdir(file):
         raise InvalidRequest(f"output: {file} must be the name of a .png file.", "output")
     check_writable(file, "output")
 
@@ -129,9 +134,12 @@ def _numbers(text: str) -> list[int | float | str]:
     return [number(part) for part in text.split(",")]
 
 
+def _own_entry() -> ModelEntry:
+    return next(entry for entry in ENTRIES if entry.is_embedded)
+
+
 def _own_options() -> dict[str, Any]:
-    entry = next(entry for entry in ENTRIES if entry.is_embedded)
-    return {name: getattr(entry, name) for name in OPTIONS}
+    return {name: getattr(_own_entry(), name) for name in OPTIONS}
 
 
 def _settings_told(options: argparse.Namespace) -> dict[str, Any]:
@@ -155,7 +163,7 @@ def _evaluator(options: argparse.Namespace, request_options: dict[str, Any]) -> 
     for name, low, high in (("count", 1, MAX_COUNT), ("seed", 0, SEED_LIMIT - 1)):
         if not low <= getattr(options, name) <= high:
             raise InvalidRequest(f"{name} must be a whole number from {low} to {high}.", name)
-    if not (options.weights / "model_index.json").is_file():
+    if not os.path.isfile(options.weights / "model_index.json"):
         raise InvalidRequest(f"There is no model at {options.weights}; name a folder that `embedded train` wrote.")
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     from sd_demo.embedded.evaluate import Evaluator

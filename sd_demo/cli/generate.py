@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, get_args
 
-from sd_demo.cli.parser import Parser, fields_of, flag, number
 from sd_demo.errors import InvalidRequest, JobCancelled, ModelUnavailable, OutputFailed
 from sd_demo.events import Decoding, Done, Encoding, Event, Failed, Loading, Queued, Step
+from sd_demo.flags import Parser, fields_of, flag, number
 from sd_demo.lora_folder import find_lora
 from sd_demo.outputs import Outputs
 from sd_demo.registry import ModelEntry, Registry, check_request

@@ -5,8 +5,8 @@ from __future__ import annotations
 import getpass
 import sys
 
-from sd_demo.cli.parser import Parser
 from sd_demo.errors import InvalidRequest
+from sd_demo.flags import Parser
 from sd_demo.passwords import hash_password
 
 
@@ -26,6 +26,9 @@ def run(arguments: list[str]) -> int:
         if again != password:
             raise InvalidRequest("The two passwords differ; try again.")
     else:
-        password = sys.stdin.readline().rstrip("\r\n")
+        try:
+            password = sys.stdin.readline().rstrip("\r\n")
+        except UnicodeError:
+            raise InvalidRequest("The password that was piped in is no UTF-8 text; type it instead.") from None
     print(f"{user}:{hash_password(password)}")
     return 0

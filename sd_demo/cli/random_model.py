@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sd_demo.architectures import ARCHITECTURES
-from sd_demo.cli.parser import Parser
+from sd_demo.flags import Parser
 
 
 def run(arguments: list[str]) -> int:

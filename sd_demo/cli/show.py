@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sd_demo.cli.parser import Parser
+from sd_demo.flags import Parser
 from sd_demo.receipt import Receipt, read_receipt_file
 
 

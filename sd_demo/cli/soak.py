@@ -8,9 +8,11 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from sd_demo.cli.parser import Parser
+from sd_demo.errors import InvalidRequest
+from sd_demo.flags import Parser
 
 ON_ONE_SERVER: Final = ("load", "fairness", "cancels", "visitors", "pictures", "fuzz", "memory")
+MOST: Final = 10  # times the full load
 MODES: Final = (*ON_ONE_SERVER, "kills", "signals", "switches")
 
 
@@ -23,6 +25,8 @@ def run(arguments: list[str]) -> int:
     )
     parser.add_argument("--json", action="store_true", help="Print JSON, one line for each mode.")
     asked = parser.parse_args(arguments)
+    if not 0 < asked.scale <= MOST:  # NaN is neither
+        raise InvalidRequest(f"--scale must be a number above 0 and at most {MOST}.", "scale")
 
     chosen = MODES if asked.mode == "all" else (asked.mode,)
     missed = 0

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from sd_demo.cli.generate import known
-from sd_demo.cli.parser import Parser, flag, number
 from sd_demo.errors import InvalidRequest
+from sd_demo.flags import Parser, flag, number
 from sd_demo.known_models import EMBEDDED
 from sd_demo.settings import Settings
 from sd_demo.training_events import (
@@ -40,7 +41,7 @@ def run(arguments: list[str]) -> int:
     settings = Settings.read([f"--device={device}"] if device else [])
     entry = known(request.model or EMBEDDED, settings)
     read_pictures(request)  # said before torch is loaded
-    if request.output.exists() and not request.resume:
+    if os.path.exists(request.output) and not request.resume:
         raise InvalidRequest(f"output: {request.output} is there already; choose another name.", "output")
     check_writable(request.output, "output")
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sd_demo.cli import generate
-from sd_demo.cli.parser import Parser, fields_of, flag
 from sd_demo.errors import PlaygroundError
+from sd_demo.flags import Parser, fields_of, flag
 from sd_demo.known_models import EMBEDDED
 from sd_demo.settings import Settings
 from sd_demo.upscale import NOT_TAKEN, Upscale, plan_upscaling

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, Final
 from PIL import Image
 
 from sd_demo.cli import generate
-from sd_demo.cli.parser import Parser, flag
 from sd_demo.errors import InvalidRequest
 from sd_demo.events import ResultImage
+from sd_demo.flags import Parser, flag
 from sd_demo.images import read_picture
 from sd_demo.receipt import Receipt, read_receipt_file
 from sd_demo.registry import Registry

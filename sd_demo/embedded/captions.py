@@ -190,7 +190,7 @@ class Speaker:
             parts.append(self.pick(words.DOINGS[thing.object]))
         if not self.is_placed:
             return join(parts)
-        if len(group) == 1 and self.says(0.62):
+        if len({one.position for one in group}) == 1 and self.says(0.62):
             parts.append(self.pick(words.POSITION_PHRASES[thing.position]))
         is_far_said = self.is_complete and thing.depth == "far"
         if is_far_said or self.chance({"near": 0.15, "far": 0.6, "sky": 0.3}[thing.depth]):

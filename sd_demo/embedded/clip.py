@@ -12,7 +12,6 @@ captions of one picture would let every picture have a level of its own.
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 from collections.abc import Sequence
@@ -34,8 +33,10 @@ from sd_demo.embedded.judge_training import Labelled, labelled, losses, softened
 from sd_demo.embedded.near_misses import kept_from_held_out, mirrored, with_one_thing_wrong
 from sd_demo.embedded.picture import Picture
 from sd_demo.embedded.redrawn import redrawn
+from sd_demo.embedded.tokenizer import with_aliases
 from sd_demo.embedded.training_commands import check_settings, run_command
 from sd_demo.embedded.training_state import Stage, load_averaged
+from sd_demo.flags import Parser
 from sd_demo.known_models import EMBEDDED_FOLDER
 
 LOGGER = logging.getLogger(__name__)
@@ -177,6 +178,7 @@ def _mirrored_half(
 
 def export_clip(clip: CLIPModel, tokenizer: CLIPTokenizer, folder: Path = CLIP_FOLDER) -> Path:
     """Write model (float16), processor and tokenizer into one folder that CLIPModel and CLIPProcessor load."""
+    tokenizer = with_aliases(tokenizer, clip.text_model)
     clip.to(torch.float16).save_pretrained(folder)
     config = folder / "config.json"
     settings = json.loads(config.read_text(encoding="utf-8"))
@@ -197,7 +199,7 @@ def export_clip(clip: CLIPModel, tokenizer: CLIPTokenizer, folder: Path = CLIP_F
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command, with its arguments (default: those of the process)."""
-    parser = argparse.ArgumentParser(prog="python -m sd_demo.embedded.clip", description=(__doc__ or "").split("\n")[0])
+    parser = Parser(prog="python -m sd_demo.embedded.clip", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--minutes", type=float, default=30.0, help="budget of the training steps (30)")
     parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints, rendered pictures and log")
     parser.add_argument("--output", type=Path, default=CLIP_FOLDER, help="the folder to write (the project's own)")

@@ -131,8 +131,13 @@ def tokenise(tokenizer: CLIPTokenizer, captions: list[list[str]], seed: int) -> 
     """
     rng = np.random.default_rng((seed, 1))
     texts = [_with_strange_words(text, rng) if rng.random() < 1 / 12 else text for each in captions for text in each]
+    return token_ids(tokenizer, texts).reshape(len(captions), len(captions[0]), -1)
+
+
+def token_ids(tokenizer: CLIPTokenizer, texts: list[str]) -> np.ndarray:
+    """Token ids int16 [N, 77] of texts as they are; what is too long is cut."""
     ids = tokenizer(texts, padding="max_length", truncation=True, max_length=tokenizer.model_max_length).input_ids
-    return np.asarray(ids, dtype=np.int16).reshape(len(captions), len(captions[0]), -1)
+    return np.asarray(ids, dtype=np.int16)
 
 
 def _with_strange_words(text: str, rng: np.random.Generator) -> str:

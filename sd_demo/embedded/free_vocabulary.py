@@ -1,10 +1,10 @@
-"""Words and phrases beside vocabulary.py's that strangers type: what other_words.py puts captions into."""
+"""Words and phrases beside vocabulary.py's that strangers type: what other_words.py puts captions into, and aliases."""
 
 from __future__ import annotations
 
 POSITIONS: dict[str, tuple[str, ...]] = {
     "left": ("left", "on the left side of the picture", "on the left hand side"),
-    "middle": ("centered", "in the middle of the picture", "in the center of the picture"),
+    "middle": ("in the middle of the picture", "in the center of the picture"),
     "right": ("right", "on the right side of the picture", "on the right hand side"),
 }
 SIDES = {"left": ("on the left of", "on the left side of"), "right": ("on the right of", "on the right side of")}
@@ -35,7 +35,7 @@ SCENES: dict[str, tuple[str, ...]] = {
     "sea": ("at sea", "in the water", "on water", "on a lake"),
     "city": ("in town", "in the street", "in the streets", "in a village"),
     "farm": ("in the fields", "in a corn field", "on farmland"),
-    "space": ("in the cosmos", "among the planets"),
+    "space": ("in the cosmos",),
 }
 # A scene with the weather or the light as its adjective.
 PLACES: dict[str, tuple[str, str]] = {
@@ -76,8 +76,61 @@ SOME = ("", "some")
 VERBS = {"sitting": "sits", "standing": "stands", "waiting": "waits", "flying": "flies", "floating": "floats"} | {
     "driving": "drives", "shining": "shines", "growing": "grows", "swimming": "swims", "sailing": "sails"
 }  # fmt: skip
-LINKS = ("it is", "are", "one", "that is", "each other", "side by side", "and on", "no", "without")
+# Each a word of vocabulary.py and those that are read exactly as it (`tokenizer.with_aliases`).
+READ_AS: dict[str, tuple[str, ...]] = {
+    "umbrella": ("brolly",),
+    "umbrellas": ("brollies",),
+    "cat": ("feline", "pussycat"),
+    "cats": ("felines", "pussycats"),
+    "dog": ("hound", "doggie"),
+    "dogs": ("hounds",),
+    "puppy": ("pup",),
+    "puppies": ("pups",),
+    "fish": ("goldfish",),
+    "flower": ("tulip", "rose", "bloom"),
+    "flowers": ("tulips", "roses", "blooms"),
+    "car": ("motorcar", "sedan"),
+    "cars": ("motorcars", "sedans"),
+    "sailboat": ("yacht", "dinghy"),
+    "sailboats": ("yachts", "dinghies"),
+    "spaceship": ("spacecraft", "rocketship", "starship"),
+    "spaceships": ("rocketships", "starships"),
+    "cottage": ("cabin", "hut", "bungalow"),
+    "cottages": ("cabins", "huts", "bungalows"),
+    "fortress": ("citadel",),
+    "airplane": ("aircraft", "airliner"),
+    "airplanes": ("airliners",),
+    "crimson": ("ruby",),
+    "golden": ("gold",),
+    "violet": ("lavender", "lilac"),
+    "emerald": ("jade",),
+    "azure": ("sapphire",),
+    "tiny": ("mini", "miniature", "teeny", "wee"),
+    "huge": ("enormous", "gigantic", "immense", "massive"),
+    "meadow": ("garden", "grassland", "pasture"),
+    "shore": ("coast", "coastline", "seashore", "shoreline"),
+    "forest": ("woodland",),
+    "mountains": ("hills", "peaks"),
+    "ocean": ("lake",),
+    "town": ("village",),
+    "city": ("metropolis",),
+    "street": ("streets",),
+    "countryside": ("fields",),
+    "farm": ("farmland",),
+    "universe": ("cosmos", "galaxy"),
+    "dusk": ("twilight",),
+    "sunset": ("sunrise", "dawn"),
+    "noon": ("midday",),
+    "clear": ("sunny", "cloudless"),
+    "rain": ("drizzle",),
+    "mist": ("haze",),
+    "misty": ("hazy",),
+    "beside": ("alongside",),
+    "two": ("some",),
+    "three": ("several",),
+}
+LINKS = ("it is", "are", "one", "that is", "each other", "side by side", "no", "without")
 TABLES = (
     OBJECTS, COLOURS, POSITIONS, SIDES, SIZES, SCENES, PLACES, WEATHERS, LIGHTS, TIMES, FALLING, STYLES,
-    STYLES_AFTER, SOME, VERBS, LINKS,
+    STYLES_AFTER, SOME, VERBS, LINKS, READ_AS,
 )  # fmt: skip

@@ -8,7 +8,6 @@ pictures, which are less crisp than the renderer's and may put a thing where the
 
 from __future__ import annotations
 
-import argparse
 import logging
 import math
 from collections.abc import Sequence
@@ -39,6 +38,7 @@ from sd_demo.embedded.objects import KINDS
 from sd_demo.embedded.picture import MOST_THINGS, Picture
 from sd_demo.embedded.training_commands import check_settings, run_command
 from sd_demo.embedded.training_state import Stage, has_fast_bfloat16, load_averaged
+from sd_demo.flags import Parser
 
 LOGGER = logging.getLogger(__name__)
 BATCH = 32
@@ -213,9 +213,7 @@ def measure(judge: Judge, data: Labelled) -> dict[str, float]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command, with its arguments (default: those of the process)."""
-    parser = argparse.ArgumentParser(
-        prog="python -m sd_demo.embedded.judge_training", description=(__doc__ or "").split("\n")[0]
-    )
+    parser = Parser(prog="python -m sd_demo.embedded.judge_training", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--minutes", type=float, default=30.0, help="budget of the training steps (30)")
     parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints, rendered pictures and log")
     parser.add_argument("--output", type=Path, default=JUDGE_FILE, help="the weights to write (the project's own)")

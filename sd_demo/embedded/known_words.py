@@ -81,7 +81,9 @@ _ONLY_IN_PHRASES = (
     "tea",
     "very",
 )
-_COLOURS = frozenset(word for forms in COLOUR_WORDS.values() for word in forms)
+_COLOURS = frozenset(
+    said for forms in COLOUR_WORDS.values() for word in forms for said in (word, *free_vocabulary.READ_AS.get(word, ()))
+)
 # What people write as one: "8k", "8-bit", "it's", "2", "0.5", and every run of letters.
 _WORD = re.compile(r"\d+(?:\.\d+)?(?:-?[^\W\d_]+)?|[^\W\d_]+(?:['’][^\W\d_]+)?")
 
@@ -119,6 +121,7 @@ def vocabulary() -> dict[str, Any]:
         synonyms.update({name: [word for word in words if word != name] for name, words in table.items()})
     for table in (WEATHER_PHRASES, STYLE_SUFFIXES, RELATION_PHRASES):
         synonyms.update({name: [word for word in words if word != name] for name, words in table.items()})
+    synonyms |= {word: [*synonyms.get(word, ()), *aliases] for word, aliases in free_vocabulary.READ_AS.items()}
     return {
         "objects": list(KINDS),
         "colours": list(COLOURS),

@@ -17,14 +17,14 @@ from sd_demo.embedded import vocabulary as words
 from sd_demo.embedded.objects import KINDS
 from sd_demo.embedded.picture import Picture
 
-GUIDANCE = 2.5  # from which on nothing is left of what is denied; the page's default is above it
+GUIDANCE = 2.5  # from which on nothing is left of what is denied
 EXAGGERATION = 1.0 / (GUIDANCE - 1.0)
 DENIED_SHARE = 1.0  # of the rows of pictures that have a denial and do not begin at a near miss
 SETTLED_BELOW = 300  # timesteps at which a picture shows whether a thing is in it
 ALSO_DENIED = 1 / 30  # of ordinary captions say as well what is not in the picture
 COLOUR_SAID = 0.3
 PHRASINGS = 3
-_WEATHERS = {"rain": ("rain",), "snowfall": ("snowfall", "falling snow"), "fog": ("fog", "mist")}
+WEATHERS = {"rain": ("rain",), "snowfall": ("snowfall", "falling snow"), "fog": ("fog", "mist")}
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def denied(picture: Picture, rng: Generator) -> tuple[Picture, frozenset[int], l
     not to be drawn, and phrasings of its denial. Where there is nothing, they deny what is not there anyway.
     """
     if picture.weather != "clear" and (not picture.things or rng.random() < 0.3):
-        said = [_denial(str(rng.choice(_WEATHERS[picture.weather])), "", rng) for _ in range(PHRASINGS)]
+        said = [_denial(str(rng.choice(WEATHERS[picture.weather])), "", rng) for _ in range(PHRASINGS)]
         return replace(picture, weather="clear"), frozenset(), said
     if not picture.things:
         name = _absent(picture, rng)

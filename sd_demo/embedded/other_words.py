@@ -1,7 +1,7 @@
 """Freer ways to say what a picture shows than captions.py has: as strangers type, in any order, in whole sentences.
 
-Training hears them beside the others, so that the model also understands "at night, a red car is on the left." Each
-says as much as the caption of a picture does, and everything said is true of it.
+Training hears them beside the others, so that the model also understands "at night, a red car is on the left."
+Everything said is true of the picture.
 """
 
 from __future__ import annotations

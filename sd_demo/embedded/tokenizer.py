@@ -1,16 +1,20 @@
-"""A CLIP tokenizer of the world's own words."""
+"""A CLIP tokenizer of the world's own words, and of words that are read as one of those."""
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+import torch
 from tokenizers import Tokenizer, pre_tokenizers, trainers
 from tokenizers.models import BPE
 from transformers import CLIPTokenizer
 
 from sd_demo.embedded.architecture import MAX_TOKENS
+from sd_demo.embedded.free_vocabulary import READ_AS
 
 START, END, WORD_END = "<|startoftext|>", "<|endoftext|>", "</w>"
 
@@ -27,6 +31,39 @@ def train_tokenizer(texts: Iterable[str], words: Iterable[str] = ()) -> CLIPToke
     tokens = [*alphabet, *(byte + WORD_END for byte in alphabet), *("".join(pair) for pair in merges), START, END]
     vocabulary = {token: index for index, token in enumerate(dict.fromkeys(tokens))}
     return CLIPTokenizer(vocabulary, merges, model_max_length=MAX_TOKENS)
+
+
+def with_aliases(tokenizer: CLIPTokenizer, text_encoder: Any) -> CLIPTokenizer:
+    """The tokenizer with a token for each alias of READ_AS, whose vector in `text_encoder` is the word's own.
+
+    So "a ruby hut" is read as "a crimson cottage", to the last bit. Learned from captions instead, a word that is
+    seldom said is seldom understood.
+
+    The new merges come after all others, so that no word that was one token before is read otherwise. What a merge
+    makes on the way to a whole word has the mean of its pieces' vectors. Aliases that are there already are set anew,
+    as the words that they mean may have been trained since.
+
+    Raises ValueError where a word of READ_AS is not one token.
+    """
+    made = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    vocabulary, merges = dict(made["vocab"]), [tuple(pair) for pair in made["merges"]]
+    vectors = list(text_encoder.get_input_embeddings().weight.detach())
+    for word, aliases in READ_AS.items():
+        if word + WORD_END not in vocabulary:
+            raise ValueError(f"{word!r} is no token of this tokenizer.")
+        for alias in aliases:
+            first, *pieces = CLIPTokenizer(vocabulary, merges).tokenize(alias)
+            for piece in pieces:
+                merged = first + piece
+                if merged not in vocabulary:
+                    vocabulary[merged] = len(vocabulary)
+                    vectors.append((vectors[vocabulary[first]] + vectors[vocabulary[piece]]) / 2.0)
+                merges.append((first, piece))
+                first = merged
+            vectors[vocabulary[alias + WORD_END]] = vectors[vocabulary[word + WORD_END]]
+    text_encoder.resize_token_embeddings(len(vocabulary), mean_resizing=False)
+    text_encoder.get_input_embeddings().weight.data.copy_(torch.stack(vectors))
+    return CLIPTokenizer(vocabulary, merges, model_max_length=tokenizer.model_max_length)
 
 
 def _learn_merges(texts: list[str]) -> list[tuple[str, str]]:

@@ -14,7 +14,6 @@ On a CPU, glibc's large pages make a step about a sixth faster:
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 from collections.abc import Sequence
@@ -28,6 +27,7 @@ from sd_demo.embedded.training_folder import START, Settings, export_trained, fr
 from sd_demo.embedded.training_stages import run
 from sd_demo.embedded.training_state import has_fast_bfloat16
 from sd_demo.errors import InvalidRequest
+from sd_demo.flags import Parser
 
 LOGGER = logging.getLogger(__name__)
 STAGES = {"vae": 0.28, "text": 0.04, "unet-128": 0.22, "unet-256": 0.40, "decoder": 0.06}
@@ -126,9 +126,7 @@ def _autocast(device: torch.device, dtype: str) -> torch.dtype | None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command, with its arguments (default: those of the process). Raises InvalidRequest as `train` does."""
-    parser = argparse.ArgumentParser(
-        prog="python -m sd_demo.embedded.train", description=(__doc__ or "").split("\n")[0]
-    )
+    parser = Parser(prog="python -m sd_demo.embedded.train", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--minutes", type=float, default=180.0, help="budget of the training steps (180)")
     parser.add_argument("--work", type=Path, help="checkpoints, pictures, samples, log (a folder in the cache)")
     parser.add_argument("--output", type=Path, help="the diffusers folder to write (weights in the work folder)")

@@ -26,6 +26,7 @@ FINE_SHARE = 0.5  # of the rows of pixel art
 COARSE_FROM = 600  # timesteps where it is settled which thing goes where, and how large
 COARSE_SHARE = 0.5  # of the rows of whole pictures
 MISSED_FROM = 300  # timesteps where a thing can still become another
+DENIED_FROM = 100  # timesteps below which to take away what is denied would be a velocity many times the usual
 UNSAID_SHARE = 0.3  # of the rows that begin at a near miss have no caption
 
 
@@ -171,6 +172,7 @@ def train_unet(
         drawn = np.where(is_fine, rng.integers(0, FINE_BELOW, count), drawn)
         drawn = np.where(is_missed, rng.integers(MISSED_FROM, schedule.length, count), drawn)
         if denials is not None and denied is not None:
+            drawn = np.where(is_denied, np.maximum(drawn, DENIED_FROM), drawn)
             numbers = denied[is_denied]
             ids[is_denied] = denials.tokens(numbers, rng)
             where = torch.from_numpy(np.flatnonzero(is_denied)).to(device)

@@ -23,7 +23,7 @@ from sd_demo.embedded.export import export
 from sd_demo.embedded.near_misses import NearMisses
 from sd_demo.embedded.negatives import Denials, also_denied
 from sd_demo.embedded.other_words import put_otherwise
-from sd_demo.embedded.tokenizer import train_tokenizer
+from sd_demo.embedded.tokenizer import train_tokenizer, with_aliases
 from sd_demo.embedded.train_unet import TextToLatents
 from sd_demo.embedded.train_vae import encode_pictures, normalise_latents, pixel_art_mark
 from sd_demo.embedded.training_state import load_averaged
@@ -98,7 +98,7 @@ def export_trained(settings: Settings, output: Path) -> Path:
     vae = frozen_vae(settings)
     if (settings.work / "decoder.pt").is_file():
         load_averaged(settings.work, "decoder", vae)
-    return export(output, vae, model.unet, model.text_encoder, tokenizer)
+    return export(output, vae, model.unet, model.text_encoder, with_aliases(tokenizer, model.text_encoder))
 
 
 def start_from(folder: Path, settings: Settings) -> None:

@@ -6,7 +6,7 @@ import torch
 
 from sd_demo.embedded.architecture import NATIVE_SIZE, build_text_encoder, build_vae
 from sd_demo.embedded.close_ups import close_ups
-from sd_demo.embedded.dataset import tokenise
+from sd_demo.embedded.dataset import token_ids, tokenise
 from sd_demo.embedded.export import build_pipeline
 from sd_demo.embedded.initial_vae import initialise
 from sd_demo.embedded.samples import sample_sheet
@@ -113,7 +113,7 @@ def _run_unet(name: str, minutes: float, settings: Settings) -> None:
         model,
         latents_of(vae, pictures, size, settings),
         tokenise(tokenizer, settings.captions_of(pictures), settings.seed),
-        tokenise(tokenizer, [[""]], settings.seed)[0, 0],
+        token_ids(tokenizer, [""])[0],
         settings.is_pixel_art(),
         settings.has_several(),
         settings.has_small(),

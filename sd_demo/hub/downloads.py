@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 from pathlib import Path
@@ -13,7 +14,7 @@ from sd_demo.hub.repository import Hub, Listing, RemoteFile
 from sd_demo.hub.sentences import as_download_failed, no_space
 from sd_demo.hub.transfer import on_disk
 from sd_demo.known_models import ModelEntry
-from sd_demo.model_files import PARTIAL, downloaded, in_hub_cache, manifest_in, repo_folder
+from sd_demo.model_files import MANIFEST, PARTIAL, downloaded, in_hub_cache, manifest_in, repo_folder
 
 
 class Downloads:
@@ -40,7 +41,7 @@ class Downloads:
             has_token = hub.has_token
             listing = hub.listing(entry)
         except Exception as error:
-            kept = _told_by_manifest(entry, found)
+            kept = _told_by_folder(entry, found)
             if kept is None:
                 raise as_download_failed(error, entry.source, has_token=has_token) from None
             listing = kept
@@ -103,21 +104,25 @@ class Downloads:
         return here or in_hub_cache(entry.source, entry.revision)
 
 
-def _told_by_manifest(entry: ModelEntry, folder: Path | None) -> Listing | None:
+def _told_by_folder(entry: ModelEntry, folder: Path | None) -> Listing | None:
     """What the hub would list of a pinned revision, where all of it is in `folder`: a commit never changes."""
     if entry.revision is None or folder is None:
         return None
+    if not (folder / MANIFEST).exists():  # a whole snapshot in the hub's own cache
+        here = (path for path in sorted(folder.rglob("*")) if path.is_file())
+        kept = tuple(RemoteFile(path.relative_to(folder).as_posix(), path.stat().st_size) for path in here)
+        return Listing(entry.source, folder.name, kept, entry.licence)
     manifest = manifest_in(folder)
     try:
         files = tuple(RemoteFile(path, told["size"], told["sha256"]) for path, told in manifest["files"].items())
-    except (KeyError, TypeError, AttributeError):  # none in the hub's cache, or somebody wrote in it
+    except (KeyError, TypeError, AttributeError):  # somebody wrote in it
         return None
     listing = Listing(entry.source, folder.name, files, entry.licence)
     return listing if files and listing.is_in(folder) else None
 
 
 def _existing(folder: Path) -> Path:
-    return next(parent for parent in (folder, *folder.parents) if parent.exists())
+    return next(parent for parent in (folder, *folder.parents) if os.path.exists(parent))  # which never raises
 
 
 def _free(folder: Path) -> int:

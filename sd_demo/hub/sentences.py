@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import ssl
 from typing import Final
 
@@ -70,6 +71,17 @@ def as_download_failed(error: Exception, repo: str, *, has_token: bool) -> Downl
         )
     if isinstance(error, httpx2.TransportError | Interrupted):
         return DownloadFailed(f"The connection broke before all was here; {AGAIN}.", "interrupted")
+    if isinstance(error, ImportError):  # httpx reads socks:// only with another package
+        return DownloadFailed(
+            "The proxy that ALL_PROXY or HTTPS_PROXY names is of a kind that this program cannot use; let it begin "
+            "with http://, then try again.",
+            "offline",
+        )
+    if isinstance(error, ssl.SSLError) or (isinstance(error, FileNotFoundError) and _lacks_certificates()):
+        return DownloadFailed(
+            "The file of certificates that SSL_CERT_FILE names cannot be used; let it name one that can, or unset it.",
+            "offline",
+        )
     if isinstance(error, OSError):
         return _of_disk(error)
     return DownloadFailed(f"The download stopped for an unforeseen reason ({type(error).__name__}); {AGAIN}.", "other")
@@ -87,6 +99,11 @@ def no_space(needed: int, free: int, folder: object) -> DownloadFailed:
 def gib(size: float) -> str:
     """Bytes for people: 2.1 GiB, 340 MiB."""
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:,.1f} MiB"
+
+
+def _lacks_certificates() -> bool:
+    file = os.environ.get("SSL_CERT_FILE", "")
+    return file != "" and not os.path.isfile(file)
 
 
 def _of_status(error: HfHubHTTPError, repo: str, has_token: bool) -> DownloadFailed:

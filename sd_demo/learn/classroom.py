@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from functools import cache
+from typing import Any, Final
 
 import numpy as np
 import torch
 from PIL import Image
 
+from sd_demo.embedded import world
 from sd_demo.known_models import EMBEDDED
 from sd_demo.loaded_model import LoadedModel
 from sd_demo.pipeline_manager import PipelineManager
 from sd_demo.registry import Registry
 from sd_demo.settings import Settings
+
+SIDE: Final = 256
+_PAGE: Final = 4  # seed of the page that stands in for a person's own picture
 
 
 class Classroom:
@@ -61,7 +66,13 @@ def latents_picture(latents: torch.Tensor) -> Image.Image:
     return small.resize((small.width * 8, small.height * 8), Image.Resampling.NEAREST)
 
 
-def square(picture: Image.Image, side: int) -> Image.Image:
+@cache
+def page_of_the_book() -> Image.Image:
+    """What a lesson begins with where no picture was given: RGB, SIDE x SIDE pixels."""
+    return world.draw(world.sample(np.random.default_rng(_PAGE)), SIDE)
+
+
+def square(picture: Image.Image, side: int = SIDE) -> Image.Image:
     """The middle of a picture, as RGB of side x side pixels."""
     short = min(picture.size)
     left, top = (picture.width - short) // 2, (picture.height - short) // 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from PIL import Image
@@ -87,20 +88,28 @@ def _step(denoising: Denoising) -> Frame:
     predictions = denoising.model.unet(
         rows, t.float().expand(len(rows)).to(rows.device), **denoising.conditions, return_dict=False
     )[0]
+    sigma = _own_sigma(denoising.scheduler, index)
     denoising.take(predictions)
     alpha_bar = denoising.scheduler.alphas_cumprod[int(t)].to(given)
     without, with_prompt = (_clean(given, part, alpha_bar, denoising) for part in (predictions[:1], predictions[-1:]))
     clean = without + denoising.plan.guidance_scale * (with_prompt - without) if len(rows) > 1 else with_prompt
-    sigmas = getattr(denoising.scheduler, "sigmas", None)  # where a scheduler has its own, t is only the nearest
     return Frame(
         index,
         float(t),
-        float(((1 - alpha_bar) / alpha_bar) ** 0.5 if sigmas is None else sigmas[index]),
+        float(((1 - alpha_bar) / alpha_bar) ** 0.5 if sigma is None else sigma),
         latents_picture(noisy),
         decode(denoising.model, clean),
         without,
         with_prompt,
     )
+
+
+def _own_sigma(scheduler: Any, index: int) -> Any:
+    """Noise over signal at this call of the UNet where a scheduler has its own and t is the nearest; else None."""
+    if hasattr(scheduler, "mid_point_sigma") and not scheduler.state_in_first_order:  # DPM++ SDE's second look
+        return scheduler.mid_point_sigma
+    sigmas = getattr(scheduler, "sigmas", None)
+    return None if sigmas is None else sigmas[index]
 
 
 def _clean(x: torch.Tensor, prediction: torch.Tensor, alpha_bar: torch.Tensor, denoising: Denoising) -> torch.Tensor:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Final
 
 from sd_demo.plan import Plan
-from sd_demo.schedulers import diffusers_class
+from sd_demo.schedulers import diffusers_class, takes_seeds
 
-_HEAD: Final = """import torch
+_HEAD: Final = """{first}import torch
 from diffusers import {imports}
 from PIL import Image
 
-from sd_demo.known_models import EMBEDDED_FOLDER
+{images}from sd_demo.known_models import EMBEDDED_FOLDER{classroom}
 
 pipe = StableDiffusionPipeline.from_pretrained(EMBEDDED_FOLDER, dtype=torch.float32)
 vae = pipe.vae
@@ -23,7 +23,8 @@ def save(latents, file):
     Image.fromarray(values.permute(1, 2, 0).numpy()).save(file)
 """
 _READ: Final = """
-image = Image.open("picture.png").convert("RGB")  # sides multiples of 8
+own = Path("picture.png")  # yours; without one it is a page of the picture book
+image = square(read_picture(own)) if own.exists() else page_of_the_book()
 pixels = torch.tensor(list(image.tobytes())).view(image.height, image.width, 3).permute(2, 0, 1)[None] / 127.5 - 1
 """
 
@@ -31,7 +32,7 @@ pixels = torch.tensor(list(image.tobytes())).view(image.height, image.width, 3).
 def noise_script(t: int, seed: int) -> str:
     """The forward process: picture.png at timestep `t`, as noisy.png."""
     return (
-        _head()
+        _head(reads_picture=True)
         + _READ
         + f"""with torch.inference_mode():
     clean = vae.encode(pixels).latent_dist.mode() * vae.config.scaling_factor
@@ -45,7 +46,7 @@ def noise_script(t: int, seed: int) -> str:
 def round_trip_script() -> str:
     """The autoencoder's round trip: picture.png as decoded.png."""
     return (
-        _head()
+        _head(reads_picture=True)
         + _READ
         + """with torch.inference_mode():
     latents = vae.encode(pixels).latent_dist.mode() * vae.config.scaling_factor
@@ -61,6 +62,7 @@ def steps_script(plan: Plan, prompt: str, negative_prompt: str) -> str:
     For a plain prompt; weights such as (word:1.3) are this program's own and not diffusers'.
     """
     name, extra = diffusers_class(plan.scheduler)
+    extra |= {"noise_sampler_seed": [plan.seeds[0]]} if takes_seeds(plan.scheduler) else {}
     settings = "".join(f", {key}={value!r}" for key, value in extra.items())
     return (
         _head(name)
@@ -93,5 +95,11 @@ with torch.inference_mode():
     )
 
 
-def _head(*schedulers: str) -> str:
-    return _HEAD.format(imports=", ".join(sorted({"StableDiffusionPipeline", *schedulers})))
+def _head(*schedulers: str, reads_picture: bool = False) -> str:
+    classroom = "\nfrom sd_demo.learn.classroom import page_of_the_book, square"
+    return _HEAD.format(
+        imports=", ".join(sorted({"StableDiffusionPipeline", *schedulers})),
+        first="from pathlib import Path\n\n" if reads_picture else "",
+        images="from sd_demo.images import read_picture\n" if reads_picture else "",
+        classroom=classroom if reads_picture else "",
+    )

@@ -115,7 +115,8 @@ def make(task: str, name: str, entry: ModelEntry) -> Component:
         return gr.Textbox(**shared, max_lines=1, placeholder=look.placeholder or "as the picture")
     if look.widget == "number":
         return gr.Number(**shared, minimum=low, maximum=high, step=look.step or 1)
-    minimum = look.step if low == 0 else low  # above 0, not from 0
+    is_above = any(getattr(item, "gt", None) is not None for item in kind.model_fields[name].metadata)
+    minimum = look.step if is_above and low == 0 else low
     return gr.Slider(**shared, minimum=minimum or 0, maximum=high or 1, step=look.step)
 
 

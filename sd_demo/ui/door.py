@@ -118,7 +118,8 @@ class Door:
 
     async def _check_room(self, scope: Scope) -> None:
         """Raises Refused where the files that a request brings do not fit on the disk's share for them."""
-        if self._temporary_files is None or not scope["path"].startswith(UPLOADS):
+        is_upload = scope["method"] not in SAFE_METHODS and scope["path"].startswith(UPLOADS)
+        if self._temporary_files is None or not is_upload:  # how an upload goes on is asked under such a path, too
             return
         announced = Headers(scope=scope).get("content-length")
         coming = int(announced) if announced else body_limit(scope["path"])

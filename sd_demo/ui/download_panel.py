@@ -77,11 +77,10 @@ def listen(engine: Engine, page: gr.Blocks, top: Header, panel: Panel, downloads
             return
         running = downloads.running(entry.name)
         if running is not None and not running.is_over:
-            busy = _now(panel, offer_html(running.offer), status_line.running(ASKING), is_busy=True, can_stop=True)
-            yield busy | {panel.watched: entry.name}
+            yield from _watch(engine, panel, top, running)
             return
-        asking = _anew(panel, _now(panel, _title(entry), status_line.running(ASKING), is_busy=True))
-        yield asking | {panel.watched: ""}
+        asking = _now(panel, _title(entry), status_line.running(ASKING), is_busy=True)
+        yield _anew(panel, asking) | {panel.watched: ""}
         try:
             offer = downloads.offer(entry)
         except DownloadFailed as error:
@@ -94,16 +93,8 @@ def listen(engine: Engine, page: gr.Blocks, top: Header, panel: Panel, downloads
                 room = status_line.failed("There is not enough room on the disk for it.")
             yield _anew(panel, _now(panel, offer_html(offer), room, asks=_asks(offer), start=start))
 
-    def follow(name: str) -> Iterator[dict[Any, Any]]:
-        """The download that the look before found on its way; by itself, as looks wait for one another."""
-        download = downloads.running(name) if name else None
-        if download is None:
-            yield {panel.watched: name}
-        else:
-            yield from _watch(engine, panel, top, download)
-
-    def fetch(model: Any, accepts: Any, token: Any) -> Iterator[dict[Any, Any]]:
-        entry = _absent(engine, model)
+    def fetch(model: Any, watched: str, accepts: Any, token: Any) -> Iterator[dict[Any, Any]]:
+        entry = _absent(engine, watched or model)  # what the panel shows, which may be a download that was stopped
         if entry is None:
             yield {panel.place: gr.update(visible=False)}
             return
@@ -121,6 +112,14 @@ def listen(engine: Engine, page: gr.Blocks, top: Header, panel: Panel, downloads
         else:
             yield from _watch(engine, panel, top, download)
 
+    def look_again(model: Any, watched: str) -> Iterator[dict[Any, Any]]:
+        """What was chosen while another one came, which the panel showed."""
+        download = downloads.running(watched)
+        if download is not None and isinstance(download.latest, Fetched):
+            yield from look(model)
+        else:
+            yield {panel.watched: watched}
+
     def stop(name: str) -> None:
         download = downloads.running(name)
         if download is not None:
@@ -128,10 +127,12 @@ def listen(engine: Engine, page: gr.Blocks, top: Header, panel: Panel, downloads
 
     # One listener, which looks again for what was chosen meanwhile: of two the later answer of the hub would stay.
     looks: dict[str, Any] = {"preprocess": False, "trigger_mode": "always_last", **_PRIVATE}
-    looked = gr.on([page.load, top.model.change], look, [top.model], shown, **looks)
-    looked.then(follow, [panel.watched], shown, preprocess=False, **_PRIVATE)
+    gr.on([page.load, top.model.change], look, [top.model], shown, **looks)
     panel.cancel.click(stop, [panel.watched], preprocess=False, queue=False, **_PRIVATE)
-    return panel.start.click(fetch, [top.model, panel.accepts, panel.token], shown, preprocess=False, **_PRIVATE)
+    asked = [top.model, panel.watched, panel.accepts, panel.token]
+    fetched = panel.start.click(fetch, asked, shown, preprocess=False, **_PRIVATE)
+    fetched.then(look_again, [top.model, panel.watched], shown, preprocess=False, **_PRIVATE)
+    return fetched
 
 
 def offer_html(offer: Offer) -> str:

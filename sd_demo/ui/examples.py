@@ -17,7 +17,7 @@ from PIL import Image
 from sd_demo.errors import PlaygroundError
 from sd_demo.images import read_mask, read_picture
 from sd_demo.requests import Inpaint
-from sd_demo.ui import controls, mask_editor, run, stopping
+from sd_demo.ui import controls, mask_editor, results, run, stopping, style_picker
 from sd_demo.ui.header import Header
 from sd_demo.ui.run import Tab
 
@@ -58,7 +58,7 @@ def build(
     if not here:
         return
     row = gr.Gallery(
-        [(str(example.file), str(example.values.get("prompt", ""))) for example in here],
+        [(results.published(one.file, is_for_good=True), str(one.values.get("prompt", ""))) for one in here],
         label="Try",
         show_label=False,
         columns=len(here),
@@ -81,7 +81,7 @@ def build(
             entry = engine.defaults(model)
         except (PlaygroundError, TypeError):  # the run that follows says so
             entry = engine.defaults(None)
-        updates: dict[Any, Any] = {
+        updates: dict[Any, Any] = {tab.style: style_picker.NONE} | {
             control: example.values.get(name, controls.default_value(tab.task, name, entry))
             for name, control in tab.controls.items()
         }
@@ -92,7 +92,7 @@ def build(
     row.select(
         fill,
         [header.model, tab.job],
-        [*tab.inputs, tab.results.selected],
+        [*tab.inputs, tab.style, tab.results.selected],
         preprocess=False,
         show_progress="hidden",
         api_visibility="private",
@@ -108,8 +108,10 @@ def build(
 
 
 def _picture(task: str, example: Example) -> Any:
-    if task != Inpaint.task or example.image is None:
-        return str(example.image)
+    if example.image is None:
+        return None
+    if task != Inpaint.task:
+        return results.published(example.image)
     with Image.open(example.image) as image:
         picture = read_picture(image)
     return mask_editor.painted(picture, read_mask(example.mask_image) if example.mask_image else None)

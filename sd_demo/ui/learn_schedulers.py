@@ -58,9 +58,7 @@ def build(classroom: ClassroomOf) -> None:
         yield {status: status_line.running(f"{SCHEDULER_TITLES[names[0]]} …", 0.0), pictures: [], chart: ""}
         for path in paths(classroom(), plan, text, "", names):
             made.append(path)
-            curves = {
-                SCHEDULER_TITLES[p.scheduler]: [(k + 1.0, min(s, 15.0)) for k, s in enumerate(p.sigmas)] for p in made
-            }
+            curves = {SCHEDULER_TITLES[p.scheduler]: [(k + 1.0, s) for k, s in enumerate(p.sigmas)] for p in made}
             yield {
                 status: status_line.running(f"{len(made)} of {len(names)}", len(made) / len(names)),
                 pictures: [(p.picture, SCHEDULER_TITLES[p.scheduler]) for p in made],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,8 +19,7 @@ if TYPE_CHECKING:
     from sd_demo.learn.classroom import Classroom
 
 ClassroomOf = Callable[[], "Classroom"]
-SIDE: Final = 256
-FIRST_PICTURE_SEED: Final = 4
+SIDE: Final = 256  # of a lesson's pictures on the page
 AT_ONCE: Final = 2  # of everybody's lessons: each takes turns with the pictures that are being made, one for one
 PRIVATE: Final[dict[str, Any]] = {
     "show_progress": "hidden",
@@ -74,19 +72,10 @@ def code(elem_id: str) -> gr.Code:
 
 def given_picture(value: Any) -> Image.Image:
     """The uploaded picture's middle square, or the picture book's. Raises InvalidImage for what is no picture."""
-    from sd_demo.learn.classroom import square
+    from sd_demo.learn.classroom import page_of_the_book, square
 
     path: Path | None = uploaded_file(value, field="image")
-    return _page_of_the_book() if path is None else square(read_picture(path), SIDE)
-
-
-@cache
-def _page_of_the_book() -> Image.Image:
-    import numpy as np
-
-    from sd_demo.embedded import world
-
-    return world.draw(world.sample(np.random.default_rng(FIRST_PICTURE_SEED)), SIDE)
+    return page_of_the_book() if path is None else square(read_picture(path))
 
 
 def answering(

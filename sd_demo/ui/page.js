@@ -20,7 +20,7 @@ window.sdDemo = (() => {
       const isNumber = active?.type === "number";
       if (isNumber) active.blur();
       setTimeout(() => press("button.generate"), isNumber ? 120 : 0);
-    } else if (event.key === "Escape" && !document.fullscreenElement) {
+    } else if (event.key === "Escape" && !document.querySelector(".block.fullscreen")) {  // which Escape leaves
       const cancel = shown("button.cancel");
       if (cancel && !cancel.disabled) cancel.click();
     }

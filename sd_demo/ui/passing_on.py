@@ -62,6 +62,6 @@ def sender(task: str) -> Any:
                 value = mask_editor.painted(read_picture(path), None)
         except (OSError, InvalidImage):
             raise gr.Error(results.GONE, print_exception=False) from None
-        return gr.Tabs(selected=task), value, str(one.receipt.asked.get("prompt", ""))
+        return gr.Tabs(selected=task), value, one.receipt.prompt
 
     return send

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -18,6 +19,7 @@ from sd_demo.receipt import Receipt, read_receipt
 from sd_demo.registry import Registry
 from sd_demo.ui import status_line
 
+FOR_GOOD_S: Final = 10 * 365 * 86_400.0
 GONE: Final = "This picture is no longer here; generate it again."
 RECEIPT_LABEL: Final = "What really ran"
 ONWARD: Final = {"image_to_image": "Use as input", "inpaint": "Inpaint this", "upscale": "Upscale this"}
@@ -169,7 +171,7 @@ def _large(results: Results, shown: list[Shown], index: int, registry: Registry)
     file = published(one.path)
     updates: dict[Any, Any] = {
         results.compare: gr.update(visible=False),
-        results.picture: gr.update(value=file, visible=True, alt_text=alt_text(_prompt(one.receipt))),
+        results.picture: gr.update(value=file, visible=True, alt_text=alt_text(one.receipt.prompt)),
         results.actions: gr.update(visible=True),
         results.receipt: gr.update(label=f"{RECEIPT_LABEL}: {one.receipt.summary()}", visible=True),
         results.receipt_json: one.receipt.model_dump(mode="json"),
@@ -190,10 +192,6 @@ def alt_text(prompt: str) -> str:
     return prompt.strip() or "a picture without a prompt"
 
 
-def _prompt(receipt: Receipt) -> str:
-    return str(receipt.asked.get("prompt", ""))
-
-
 def published_before(image: Image.Image | None, receipt: Receipt) -> str | None:
     """The file that Gradio may serve of the picture that another one started from; None where sizes differ."""
     if image is None or image.size != (receipt.done.width, receipt.done.height):
@@ -210,9 +208,17 @@ def _touched(file: str) -> bool:
     return True
 
 
-def published(path: Path) -> str:
-    """The same PNG file where Gradio may serve it: under a folder named by its content, which nobody can guess."""
-    return save_file_to_cache(path, cache_dir=get_upload_folder())
+def published(path: Path, *, is_for_good: bool = False) -> str:
+    """The same PNG file where Gradio may serve it: under a folder named by its content, which nobody can guess.
+
+    It counts as used now, and its age is not the original's. is_for_good: it stays for as long as the process lives, in
+    a folder of its own, as Gradio makes what it is given again as young as any other.
+    """
+    folder = os.path.join(get_upload_folder(), "for-good") if is_for_good else get_upload_folder()
+    file = save_file_to_cache(path, cache_dir=folder)
+    used = time.time() + (FOR_GOOD_S if is_for_good else 0.0)
+    os.utime(file, (used, used))
+    return file
 
 
 def notes(receipt: Receipt, registry: Registry) -> str:
@@ -223,7 +229,7 @@ def notes(receipt: Receipt, registry: Registry) -> str:
     made_by = escape(entry.title if entry else name)
     if entry is not None and entry.is_embedded:
         made_by += ", a small model of a picture-book world"
-    name_of_slider = escape(alt_text(_prompt(receipt)))  # page.js gives it, as Gradio cannot
+    name_of_slider = escape(alt_text(receipt.prompt))  # page.js gives it, as Gradio cannot
     return f'<ul class="notes" data-prompt="{name_of_slider}">{"".join(lines)}<li>Made by {made_by}.</li></ul>'
 
 

@@ -181,8 +181,9 @@ def _update(engine: Engine, tab: Tab, asked: AnyRequest, event: events.Event) ->
         before = results.published_before(asked.image if isinstance(asked, Inpaint) else None, event.images[0].receipt)
         shown = [Shown(one.path, one.receipt, before) for one in event.images]
         names = [one.path.name for one in event.images]
+        prompts = "; ".join(dict.fromkeys(one.receipt.prompt for one in event.images))
         sheet = results.published(event.sheet) if event.sheet else None
-        of_sheet = gr.update(value=sheet, visible=sheet is not None, alt_text=results.alt_text(asked.prompt))
+        of_sheet = gr.update(value=sheet, visible=sheet is not None, alt_text=results.alt_text(prompts))
         of_all = {tab.sheet: of_sheet, tab.last: names}
         return results.show(tab.results, shown, 0, engine.registry) | _idle(tab) | of_all
     return {}

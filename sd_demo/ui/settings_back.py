@@ -13,7 +13,7 @@ from sd_demo.errors import InvalidImage, PlaygroundError
 from sd_demo.restore import restore
 from sd_demo.restored import Restored
 from sd_demo.schedulers import available
-from sd_demo.ui import controls, header, status_line, upscale
+from sd_demo.ui import controls, header, status_line, style_picker, upscale
 from sd_demo.ui.header import Header
 from sd_demo.ui.run import Tab
 from sd_demo.ui.uploads import uploaded_file
@@ -71,6 +71,7 @@ def listen(
     chooser: gr.Tabs,
 ) -> None:
     """Wire the drop zone and the button. chosen: by tab, the model whose defaults its controls follow."""
+    styles = {task: tab.style for task, tab in tabs.items() if isinstance(tab, Tab)}
 
     def read(file: Any) -> dict[Any, Any]:
         if file is None:
@@ -106,13 +107,15 @@ def listen(
         updates[chosen[task]] = entry.name
         if wanted:
             updates[top.model] = gr.update(choices=header.choices(engine), value=entry.name)
-        return {chooser: gr.Tabs(selected=task), **updates}
+        bare = {styles[task]: style_picker.NONE} if task in styles else {}  # its words came with the prompt, if any
+        return {chooser: gr.Tabs(selected=task), **bare, **updates}
 
     back.drop.change(read, [back.drop], back.outputs, preprocess=False, **_PRIVATE)
+    changed = [*chosen.values(), *styles.values(), *(c for tab in tabs.values() for c in tab.controls.values())]
     back.apply.click(
         apply,
         [back.restored, top.model],
-        [chooser, top.model, *chosen.values(), *(one for tab in tabs.values() for one in tab.controls.values())],
+        [chooser, top.model, *changed],
         preprocess=False,
         **_PRIVATE,
     )

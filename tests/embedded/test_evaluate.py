@@ -19,6 +19,7 @@ from sd_demo.embedded import world
 from sd_demo.embedded.evaluate import Draw, Evaluator, Made, mean_distance
 from sd_demo.embedded.figures import BARS, Figure, as_json, as_lines, share
 from sd_demo.embedded.judge import Found, Judgement, load_judge
+from sd_demo.embedded.layout import is_clear
 from sd_demo.embedded.marking import mark
 from sd_demo.embedded.objects import HELD_OUT
 from sd_demo.embedded.picture import Picture, Thing
@@ -91,6 +92,11 @@ def test_prompts_are_the_same_for_a_seed_and_held_out_where_they_say() -> None:
         thing = asked.picture.things[0]
         assert (thing.object, thing.colour) in HELD_OUT
         assert not world.unknown_words(asked.prompt)
+
+
+def test_what_is_asked_for_can_be_seen() -> None:
+    asked = [*prompts.ask_twice(200, 0), *prompts.ask_freely(200, 0), *prompts.ask(100, 3, 0)]
+    assert all(is_clear(one.picture) for one in asked)
 
 
 def test_the_mask_covers_all_that_is_to_come() -> None:

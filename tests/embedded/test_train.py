@@ -18,7 +18,7 @@ from sd_demo.embedded import train as training
 from sd_demo.embedded import world
 from sd_demo.embedded.architecture import build_unet, build_vae
 from sd_demo.embedded.close_ups import close_ups
-from sd_demo.embedded.dataset import near_miss, pictured, render_pictures, tokenise
+from sd_demo.embedded.dataset import Pictures, near_miss, pictured, render_pictures, token_ids, tokenise
 from sd_demo.embedded.initial_vae import initialise
 from sd_demo.embedded.known_words import unknown_words
 from sd_demo.embedded.layout import layout
@@ -31,6 +31,7 @@ from sd_demo.embedded.tokenizer import train_tokenizer
 from sd_demo.embedded.train_text import DETAILS, SCENERY, meanings
 from sd_demo.embedded.train_unet import (
     COARSE_FROM,
+    DENIED_FROM,
     FINE_BELOW,
     MISSED_FROM,
     PROMPT_DROPOUT,
@@ -242,6 +243,18 @@ def test_pictures_are_the_same_in_every_run_and_read_back_from_disk(tmp_path: Pa
     assert first.captions == again.captions[:3]
     (tmp_path / "a" / "pictures-32-3-7.npy").touch()
     assert np.array_equal(render_pictures(tmp_path / "a", 3, 32, seed=7).images, first.images)
+
+
+def test_a_third_of_the_captions_are_put_otherwise_and_no_prompt_is_no_words(tmp_path: Path) -> None:
+    settings = Settings(tmp_path, torch.device("cpu"), None, 0, 300, 2, None, None)
+    given = [[world.caption(pictured(0, k), np.random.default_rng(k))] for k in range(300)]
+    told = settings.captions_of(Pictures(np.empty(300), given))
+    otherwise = np.mean([one.startswith(text) for (one,), (text,) in zip(told, given, strict=True)])
+    assert 0.5 < otherwise < 0.8
+    tokenizer = train_tokenizer(["a red car"], world.vocabulary()["words"])
+    seeds = range(40)  # one of which begins with a number below a twelfth
+    assert len({tokenise(tokenizer, [["a red car"]], seed).tobytes() for seed in seeds}) > 1
+    assert token_ids(tokenizer, [""]).tolist() == [[tokenizer.bos_token_id, *[tokenizer.eos_token_id] * 76]]
 
 
 def test_a_close_up_shows_its_thing_and_says_nothing_of_places() -> None:
@@ -462,7 +475,7 @@ def test_what_a_negative_prompt_denies_is_shown_so_strongly_that_guidance_leaves
     )
     learned = [timestep for prompt, timestep, _ in model.met if prompt == 7]
     assert len(learned) / len(model.met) == pytest.approx(DENIED_SHARE / 2, abs=0.05), "half of the pictures have one"
-    assert min(learned) < SETTLED_BELOW < 900 < max(learned)
+    assert min(learned) == DENIED_FROM < SETTLED_BELOW < 900 < max(learned)
 
     clean, numbers = torch.from_numpy(latents[:6]).float(), np.arange(6)
     for timesteps in (np.full(6, 299), np.full(6, 300)):

@@ -116,6 +116,11 @@ def test_each_training_says_what_is_wrong_before_it_begins(
         main(["--work", "work", "--output", "model/weights", *wrong])
 
 
+def test_a_judge_is_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest, match=r"^output: .*cannot be written \(it is a folder\)"):
+        judge_training.main(["--work", str(tmp_path / "work"), "--output", str(tmp_path)])
+
+
 @pytest.mark.usefixtures("nothing_runs")
 def test_a_first_stage_that_never_ran_is_missed_before_the_minutes(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match=r"has no vae\.pt; train that stage first"):

@@ -157,6 +157,26 @@ def test_a_download_is_stopped_and_goes_on(page: Page, engine: FakeEngine, hub: 
     assert engine.registry.get(REPO).source == REPO
 
 
+def test_going_on_fetches_what_the_panel_shows_and_then_offers_what_was_chosen(
+    page: Page, engine: FakeEngine, hub: LocalHub
+) -> None:
+    choose_model(page, REPO)
+    page.locator("#get-model-accepts input").check()
+    hub.fault, hub.fault_path, hub.pause_s = "slow", "fp16.safetensors", 1.0
+    page.locator("#get-model-start").click()
+    status = page.locator("#get-model-status")
+    expect(status).to_contain_text(" of 2.9 MiB")
+    choose_model(page, "somebody/a-second-model")
+    expect(page.locator("#get-model-cancel")).to_be_enabled()
+    page.locator("#get-model-cancel").click()
+    expect(page.locator("#get-model-start")).to_have_text("Go on")
+    hub.fault = None
+    page.locator("#get-model-start").click()
+    expect(page.locator("#get-model-offer")).to_contain_text("somebody/a-second-model")
+    expect(page.locator("#get-model-start")).to_have_text("Download")
+    assert engine.registry.get(REPO).source == REPO
+
+
 def test_a_hub_that_cannot_be_reached_is_said(page: Page, hub: LocalHub) -> None:
     hub.fault = "broken"
     choose_model(page, REPO)

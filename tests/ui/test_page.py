@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -125,6 +126,11 @@ def test_cancel_ends_the_run_and_the_next_one_works(page: Page, served: Served, 
     if how == "button":
         page.locator(f"#{TASK}-cancel").click()
     else:
+        page.locator(f"#{TASK}-picture").get_by_role("button", name="Fullscreen", exact=True).click()
+        expect(page.locator(".block.fullscreen")).to_have_count(1)
+        page.keyboard.press("Escape")  # which leaves what is above the page, and only that
+        expect(page.locator(".block.fullscreen")).to_have_count(0)
+        assert not served.engine.jobs[-1].is_cancelled.is_set()
         page.keyboard.press("Escape")
     expect(page.locator(f"#{TASK}-status")).to_contain_text("Cancelled")
     assert served.engine.jobs[-1].is_cancelled.is_set()
@@ -340,12 +346,17 @@ def test_a_result_goes_on_to_the_other_tabs(page: Page, served: Served) -> None:
     go_to(page, TASK)
 
 
-def test_an_example_fills_everything_and_runs(page: Page, served: Served) -> None:
-    go_to(page, TASK)
+def test_an_example_fills_everything_and_runs(fresh_page: Page, served: Served) -> None:
+    page = fresh_page
+    page.locator(".text_to_image .more > button").first.click()
+    page.locator(f"#{TASK}-style input").click()
+    page.get_by_role("option", name="Pencil drawing", exact=True).click()
+    expect(page.locator(f"#{TASK}-prompt textarea")).to_have_value(re.compile("as a pencil drawing"))
     mark_status(page, TASK)
     page.locator(f"#{TASK}-examples button").filter(has=page.locator("img")).first.click()
     is_done(page, TASK)
     expect(page.locator(f"#{TASK}-prompt textarea")).to_have_value("a red house")
+    expect(page.locator(f"#{TASK}-style input")).to_have_value("None")
     assert served.engine.jobs[-1].request.seed == 7
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+from PIL import Image
 
+from sd_demo.ui import results
 from sd_demo.ui.temporary_files import ABANDONED_S, GRADIO_VARIABLE, PREFIX, TemporaryFiles
 from tests import fake_page
 
@@ -36,6 +38,25 @@ def test_each_process_has_a_folder_of_its_own_and_old_ones_go(tmp_path: Path, mo
     assert foreign.is_file(), "of another program"
     files.remove()
     assert not files.folder.exists()
+
+
+def test_what_is_published_is_in_use_however_old_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(GRADIO_VARIABLE, str(tmp_path))
+    files = TemporaryFiles.of_this_process(3600)
+    published = []
+    for name, is_for_good in (("seen", False), ("example", True)):
+        Image.new("RGB", (8, 8), (9, 9, int(is_for_good))).save(tmp_path / f"{name}.png")
+        os.utime(tmp_path / f"{name}.png", (1, 1))  # as old as a checkout
+        published.append(Path(results.published(tmp_path / f"{name}.png", is_for_good=is_for_good)))
+    files.sweep()
+    assert all(path.is_file() for path in published)
+    results.published(tmp_path / "example.png")  # also once it was used as an input
+    month_s = 30 * 86_400
+    for path in published:  # a month later
+        os.utime(path, (path.stat().st_mtime - month_s,) * 2)
+    files.sweep()
+    assert [path.is_file() for path in published] == [False, True]
+    files.remove()
 
 
 def test_files_go_when_they_are_too_old(tmp_path: Path) -> None:
@@ -71,8 +92,10 @@ def test_the_door_asks_before_an_upload(tmp_path: Path) -> None:
     ):
         fits = http.post("/gradio_api/upload", files={"files": ("a.png", bytes(300))})
         too_much = http.post("/gradio_api/upload", files={"files": ("a.png", bytes(3000))})
+        progress = http.get("/gradio_api/upload_progress", params={"upload_id": "none"})
         page = http.get("/config")
     assert fits.status_code == 200
     assert too_much.status_code == 507
     assert "try again in a minute" in too_much.json()["detail"]
+    assert progress.status_code == 404, "to ask how an upload goes on brings no files"
     assert page.status_code == 200
