@@ -54,14 +54,15 @@ _SMALL: Final = frozenset(
 def own_prompt(seed: int, negative_prompt: str = "") -> str:
     """A caption of one or two things, always the same for a seed, of a picture that the negative prompt allows.
 
-    One that denies nearly everything is passed over after a while.
+    None of them is small, as small things are what the model draws worst. A negative prompt that denies nearly
+    everything is passed over after a while.
     """
     denied = {_MEANT.get(word, word) for word in _WORD.findall(negative_prompt.lower())} - _SMALL
     rng = np.random.default_rng((seed, _STREAM))
     text = ""
     for _ in range(_TRIES):
         picture = sample(rng)
-        while not 1 <= len(picture.things) <= 2:
+        while not 1 <= len(picture.things) <= 2 or any(thing.size == "small" for thing in picture.things):
             picture = sample(rng)
         text = caption(picture, rng)
         if denied.isdisjoint(_meaning(picture)):
