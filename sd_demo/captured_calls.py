@@ -213,7 +213,9 @@ class CapturedCalls:
             _let_go(recording)
             self.forget()
         while len(self._recordings) > MOST:
-            _let_go(self._recordings.popitem(last=False)[1])
+            gone, recording = self._recordings.popitem(last=False)
+            del self._used[gone]
+            _let_go(recording)
 
 
 def _let_go(*recordings: Recording) -> None:

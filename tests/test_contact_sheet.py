@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sd_demo.contact_sheet import GROUND, MAX_SHEET_PIXELS, contact_sheet, layout
+from sd_demo.contact_sheet import GROUND, MAX_SHEET_PIXELS, contact_sheet, layout, sheet_of
 from sd_demo.engine import Engine
 from sd_demo.errors import InvalidRequest
+from sd_demo.events import ResultImage
 from sd_demo.outputs import SHEET_KEY
 from sd_demo.requests import parse_request
 from sd_demo.settings import Settings
+from tests.receipts import make_receipt
 
 COLOURS = ["red", "lime", "blue", "yellow", "cyan", "magenta"]
 
@@ -114,3 +116,13 @@ def test_a_grid_that_cannot_be_is_one_sentence(values: dict[str, object], words:
     assert str(caught.value).startswith(words)
     assert caught.value.field == "grid"
     assert parse_request("text_to_image", {"prompt": "a", "grid": " "}).grid is None
+
+
+def test_what_the_model_made_up_stands_under_its_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("sd_demo.contact_sheet.contact_sheet", lambda *_, captions, **__: said.extend(captions))
+    receipts = (make_receipt(seed=3, own_prompt="a red house"), make_receipt(seed=4, clip_score=0.25))
+    sheet_of(
+        [ResultImage(Path(), one, receipt) for one, receipt in zip(pictures(2), receipts, strict=True)], None, None
+    )
+    assert said == ["seed 3 · a red house", "seed 4 · 0.250"]

@@ -97,6 +97,7 @@ def _measure(options: Any, scratch: Path) -> dict[str, Any]:
 def _in_words(report: dict[str, Any]) -> str:
     lines = [f"{report['model']} at {report['size']}x{report['size']}, {report['steps']} steps, {report['device']}"]
     lines += [f"{way.upper()}: {seconds} s an image" for way, seconds in report["s_per_image"].items()]
+    lines += [f"B is not compiled: {report['b_not_compiled']}"] if report["b_not_compiled"] else []
     lines += [f"{name}: {value}" for name, value in report["ratios"].items()]
     return "\n".join([*lines, ": ".join(_second(report["second_size"]))])
 
@@ -119,10 +120,11 @@ def _section(report: dict[str, Any], options: Any) -> str:
     command = f"python -m sd_demo bench --model {options.model} --size {report['size']} --steps {report['steps']}"
     command += f" --compile {options.compile}" if options.compile != "auto" else ""
     away = {way: f"{error[way]} {error['unit']} from an exact run" for way in ("a", "c")}
+    uncompiled = f", not compiled: {report['b_not_compiled']}" if report["b_not_compiled"] else ""
     versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
     rows = [
         ("A, plain diffusers", f"{seconds['a']} s an image, {away['a']}"),
-        ("B, diffusers as its documentation tunes it", f"{seconds['b']} s an image"),
+        ("B, diffusers as its documentation tunes it", f"{seconds['b']} s an image{uncompiled}"),
         ("C, ours", f"{seconds['c']} s an image, {away['c']}"),
         ("C over A, C over B", f"{ratios['c_over_a']}, {ratios['c_over_b']}"),
         ("eight requests together over A one after another", str(ratios["eight_over_a"])),

@@ -138,20 +138,25 @@ def test_the_tick_of_one_model_accepts_no_other(page: Page, hub: LocalHub) -> No
     expect(page.locator("#get-model-status")).to_contain_text("has to be read and accepted first")
 
 
-def test_a_download_is_stopped_and_goes_on(page: Page, engine: FakeEngine, hub: LocalHub) -> None:
+def stop_after_choosing(page: Page, hub: LocalHub, other: str) -> None:
+    """Begin a download, choose another model while it is on its way, and cancel it."""
     choose_model(page, REPO)
     page.locator("#get-model-accepts input").check()
     hub.fault, hub.fault_path, hub.pause_s = "slow", "fp16.safetensors", 1.0
     page.locator("#get-model-start").click()
     status = page.locator("#get-model-status")
     expect(status).to_contain_text(" of 2.9 MiB")
-    choose_model(page, "Picture-book")  # which goes on working; the download does too, and can be stopped
+    choose_model(page, other)
     expect(page.locator("#get-model-cancel")).to_be_enabled()
     page.locator("#get-model-cancel").click()
     expect(status).to_contain_text("What has come is kept")
     expect(page.locator("#get-model-start")).to_have_text("Go on")
-    choose_model(page, REPO)
     hub.fault = None
+
+
+def test_a_download_is_stopped_and_goes_on(page: Page, engine: FakeEngine, hub: LocalHub) -> None:
+    stop_after_choosing(page, hub, "Picture-book")  # which goes on working; the download does too
+    choose_model(page, REPO)
     page.locator("#get-model-start").click()
     expect(page.locator("#get-model")).to_be_hidden()
     assert engine.registry.get(REPO).source == REPO
@@ -160,17 +165,7 @@ def test_a_download_is_stopped_and_goes_on(page: Page, engine: FakeEngine, hub: 
 def test_going_on_fetches_what_the_panel_shows_and_then_offers_what_was_chosen(
     page: Page, engine: FakeEngine, hub: LocalHub
 ) -> None:
-    choose_model(page, REPO)
-    page.locator("#get-model-accepts input").check()
-    hub.fault, hub.fault_path, hub.pause_s = "slow", "fp16.safetensors", 1.0
-    page.locator("#get-model-start").click()
-    status = page.locator("#get-model-status")
-    expect(status).to_contain_text(" of 2.9 MiB")
-    choose_model(page, "somebody/a-second-model")
-    expect(page.locator("#get-model-cancel")).to_be_enabled()
-    page.locator("#get-model-cancel").click()
-    expect(page.locator("#get-model-start")).to_have_text("Go on")
-    hub.fault = None
+    stop_after_choosing(page, hub, "somebody/a-second-model")
     page.locator("#get-model-start").click()
     expect(page.locator("#get-model-offer")).to_contain_text("somebody/a-second-model")
     expect(page.locator("#get-model-start")).to_have_text("Download")

@@ -148,6 +148,25 @@ def test_an_example_is_filled_in_as_it_suits_the_chosen_model(page: blocks.Page)
     )
 
 
+def test_an_examples_picture_is_where_the_page_may_read_it_wherever_it_was_started(page: blocks.Page) -> None:
+    fills = handlers(page, "fill")
+    fill = next(one for one in fills if any(place.elem_id == "image_to_image-prompt" for place in one.outputs))
+    updates = fill.fn("picture-book", None, gr.SelectData(None, {"index": 0, "value": ""}))
+    (picture,) = [value for value in updates.values() if isinstance(value, str) and value.endswith(".png")]
+    assert Path(picture).is_relative_to(get_upload_folder())
+
+
+def test_the_list_of_styles_names_none_that_the_prompt_has_lost(page: blocks.Page) -> None:
+    updates = applied(page, back(page, make_receipt()))
+    assert [value for one, value in updates.items() if one.elem_id == f"{TASK}-style"] == ["None"]
+
+
+def test_a_slider_begins_where_its_field_does(page: blocks.Page) -> None:
+    entry = page.engine.registry.get("x4-upscaler")
+    assert controls.make("upscale", "noise_level", entry).minimum == 0  # type: ignore[attr-defined]
+    assert controls.make("image_to_image", "strength", entry).minimum > 0  # type: ignore[attr-defined]
+
+
 def test_only_schedulers_that_can_run_are_offered(page: blocks.Page) -> None:
     choosers = [one for one in page.blocks.values() if str(one.elem_id).endswith("-scheduler")]
     choosers += [one for one in page.blocks.values() if one.elem_id == "learn-schedulers-names"]
