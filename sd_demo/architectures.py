@@ -197,7 +197,7 @@ _SD_15: Final = Architecture(
 _SD_21: Final = Architecture(
     "StableDiffusionPipeline",
     "stabilityai/stable-diffusion-2-1",
-    unet=_UNET_2 | {"sample_size": 96},
+    unet=_UNET_2 | {"sample_size": 96, "upcast_attention": True},
     vae=_VAE,
     text_encoder=_TEXT_2,
     schedulers=(("scheduler", _DDIM_V),),

@@ -24,9 +24,10 @@ from torch._dynamo.backends.registry import lookup_backend
 from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 from torch.utils._triton import has_triton
 
-from sd_demo.captured_calls import Call, NotNow, Recording, check_same
+from sd_demo.captured_calls import check_same
 from sd_demo.memory_errors import is_out_of_memory
 from sd_demo.placement import fastest
+from sd_demo.recordings import Call, NotNow, Recording
 from sd_demo.torch_threads import rest
 
 log = logging.getLogger(__name__)
@@ -107,15 +108,17 @@ def compiled(call: Call, permit: Permit) -> Call:
 class CompiledBehind:
     """Makes recordings as `record` does, and once more of the compiled call when that is there."""
 
+    turn = threading.Lock()
+    """Held by who compiles or records, for any model: a compiler that measures waits for the device."""
+
     def __init__(self, record: Record, compile_call: Callable[[Call, Permit], Call] = compiled) -> None:
         self.record, self.compile = record, compile_call
-        self.turn = threading.Lock()  # held by who compiles or records
         self.has_failed = False  # then nothing is compiled any more
         self._threads: list[threading.Thread] = []
 
     def __call__(self, call: Call, inputs: Sequence[torch.Tensor]) -> Recording:
         """A recording of `call` with inputs of the shapes of `inputs`. Raises NotNow while something compiles."""
-        if not self.turn.acquire(blocking=False):  # a compiler that measures waits for the device: no recording lives
+        if not self.turn.acquire(blocking=False):  # no recording lives through a wait for the device
             raise NotNow
         try:
             return SwappedIn(call, self.record(call, inputs), self)

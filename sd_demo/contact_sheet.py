@@ -70,11 +70,11 @@ def contact_sheet(
 
 def sheet_of(images: Sequence[ResultImage], rows: int | None, columns: int | None) -> Image.Image:
     """The pictures of one request as one, each above its seed and its score, or what the model made up for it."""
-    captions = []
+    captions, title = [], str(images[0].receipt.asked.get("prompt", ""))
     for one in (image.receipt.done for image in images):
         score = "" if one.clip_score is None else f" · {one.clip_score:.3f}"
-        captions.append(f"seed {one.seed}{score}" + (f" · {one.own_prompt}" if one.own_prompt else ""))
-    title = str(images[0].receipt.asked.get("prompt", ""))
+        made_up = f" · {one.read_prompt}" if one.read_prompt and not title.strip() else ""
+        captions.append(f"seed {one.seed}{score}{made_up}")
     return contact_sheet([one.image for one in images], rows=rows, columns=columns, captions=captions, title=title)
 
 

@@ -187,13 +187,15 @@ class Denoising:
         if self.index + 1 >= self.total:
             return self.image_latents  # type: ignore[return-value]
         following = self.timesteps[self.index + 1 : self.index + 2]
-        return self.scheduler.add_noise(self.image_latents, self.noise, following)
+        ends = torch.eye(2, dtype=self.latents.dtype).reshape(2, 2, 1, 1, 1)
+        # Two factors, from tables that the scheduler would copy to a GPU's latents each time, and wait for.
+        kept, noisy = (self.scheduler.add_noise(picture, noise, following).squeeze() for picture, noise in ends)
+        return kept * self.image_latents + noisy * self.noise
 
     def _guidance_embedding(self, n: int) -> torch.Tensor:
         """A distilled UNet takes the guidance scale as an input (https://arxiv.org/abs/2210.03142)."""
         scale = torch.tensor(self.plan.guidance_scale - 1).repeat(n)
-        size = self.model.unet.config.time_cond_proj_dim
-        embedding = self.pipe.get_guidance_scale_embedding(scale, embedding_dim=size)
+        embedding = self.pipe.get_guidance_scale_embedding(scale, self.model.unet.config.time_cond_proj_dim)
         return embedding.to(self.model.placement.device, self.model.placement.dtype)
 
 
@@ -245,5 +247,4 @@ def _predict(model: LoadedModel, *inputs: Any) -> list[torch.Tensor]:
         model.was_too_much(inputs[0])
         empty_cache()
     halves = slice(rows // 2), slice(rows // 2, None)
-    first, second = (_predict(model, *_cut(inputs, part)) for part in halves)
-    return first + second
+    return [answer for part in halves for answer in _predict(model, *_cut(inputs, part))]

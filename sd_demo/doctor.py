@@ -15,10 +15,12 @@ from huggingface_hub import constants
 
 from sd_demo import __version__
 from sd_demo.checkpoints import hash_of
+from sd_demo.compiled_calls import pays
 from sd_demo.errors import PlaygroundError
+from sd_demo.known_models import EMBEDDED
 from sd_demo.model_files import missing_in
 from sd_demo.pipeline_manager import PipelineManager
-from sd_demo.placement import ATTENTIONS, choose_device
+from sd_demo.placement import ATTENTIONS, Placement, choose_device, choose_dtype
 from sd_demo.registry import Registry, default_model, what_is_missing
 from sd_demo.settings import Settings
 
@@ -38,13 +40,15 @@ def examine(settings: Settings) -> dict[str, Any]:
         device, device_error = torch.device("cpu"), str(error)
     has_gpu = device.type != "cpu"
     name = settings.model or default_model(registry, has_gpu=has_gpu)
+    choice = _choice(settings, registry, name, device_error)
+    tried = EMBEDDED if choice["error"] else name  # what cannot be loaded says nothing of attention
     return {
         "program": {"version": __version__, "python": platform.python_version(), "system": platform.platform()},
         "packages": {package: _version_of(package) for package in PACKAGES},
         "machine": _machine(),
         "devices": _devices(),
         "precisions": [_try_dtype(dtype, device) for dtype in DTYPES],
-        "attentions": [_try_attention(attention, settings, registry, name) for attention in ATTENTIONS],
+        "attentions": [_try_attention(attention, settings, registry, tried) for attention in ATTENTIONS],
         "models": [_model(registry, entry.name) for entry in registry],
         "folders": {
             "outputs": _folder(settings.output_dir),
@@ -55,7 +59,7 @@ def examine(settings: Settings) -> dict[str, Any]:
             "is_offline": os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0"),
             "has_token": bool(os.environ.get("HF_TOKEN")) or Path(constants.HF_TOKEN_PATH).is_file(),
         },
-        "will_use": _choice(settings, registry, name, device_error),
+        "will_use": choice,
         "missing": what_is_missing(registry, has_gpu=has_gpu),
     }
 
@@ -144,7 +148,7 @@ def _try_dtype(name: str, device: torch.device) -> dict[str, Any]:
 
 
 def _try_attention(attention: str, settings: Settings, registry: Registry, model: str) -> dict[str, Any]:
-    """The default model loaded with this attention forced, and one UNet call with it."""
+    """A model loaded with this attention forced, and one UNet call with it."""
     forced = settings.model_copy(update={"attention": attention})
     manager = PipelineManager(forced, registry)
     try:
@@ -197,17 +201,33 @@ def _folder(path: Path) -> dict[str, Any]:
 def _choice(settings: Settings, registry: Registry, name: str, device_error: str | None) -> dict[str, Any]:
     """What a start with these settings would use, and the reason as the log gives it; or why it cannot."""
     manager = PipelineManager(settings, registry)
-    chosen: dict[str, Any] = {"model": name, "device": None, "dtype": None, "attention": None, "reason": None}
+    names = ("device", "dtype", "attention", "memory", "cuda_graphs", "compiles", "reason")
+    chosen: dict[str, Any] = {"model": name, **dict.fromkeys(names)}
     if device_error:
         return chosen | {"error": device_error}
     try:
-        place = manager.get(name).placement
+        loaded = manager.get(name)
+        place, rung = loaded.placement, loaded.residence.rung
     except PlaygroundError as error:
         return chosen | {"error": str(error)}
     finally:
         manager.free()
-    where = {"device": str(place.device), "dtype": place.dtype_name, "attention": place.attention}
-    return chosen | where | {"reason": place.reason, "error": None}
+    why = f"{place.reason}, {_why_dtype(settings, place)}, networks {rung.replace('_', ' ')}"
+    where = {"device": str(place.device), "dtype": place.dtype_name, "attention": place.attention, "memory": rung}
+    fast = {"cuda_graphs": place.device.type == "cuda" and settings.cuda_graphs}
+    return chosen | where | fast | {"compiles": pays(settings.compile, place.device), "reason": why, "error": None}
+
+
+def _why_dtype(settings: Settings, place: Placement) -> str:
+    if settings.dtype != "auto":
+        return f"{place.dtype_name} as asked"
+    if place.device.type != "cpu":
+        return "half precision as on any GPU"
+    if place.dtype_name == "bfloat16":
+        return "bfloat16 as it is faster on this CPU"
+    if choose_dtype("auto", place.device) == torch.bfloat16:
+        return "float32 as in bfloat16 pictures would depend on who shares the loop"
+    return "float32 as bfloat16 is not faster on this CPU"
 
 
 def _line_of_device(device: dict[str, Any]) -> str:

@@ -165,7 +165,9 @@ class Engine:
 
     def estimate(self, values: dict[str, Any]) -> Estimate:
         """What a request of these values will take: seconds, from what was measured here, and memory."""
-        return estimate(values, self.defaults(values.get("model")), self._speed, self._manager.current, self.settings)
+        entry = self.defaults(values.get("model"))
+        model = next((one for one in self._manager.loaded if one.entry.name == entry.name), None)
+        return estimate(values, entry, self._speed, model, self.settings)
 
     def defaults(self, model: str | None = None) -> ModelEntry:
         """The entry of `model` (default: the one of this engine), which holds what suits it best."""

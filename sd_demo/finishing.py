@@ -15,7 +15,7 @@ from PIL import Image
 from sd_demo.contact_sheet import sheet_of
 from sd_demo.decoding import decode
 from sd_demo.denoising import Denoising
-from sd_demo.embedded.readings import denial, own_prompt
+from sd_demo.embedded.readings import own_prompt, read, undeniable
 from sd_demo.errors import JobCancelled, PictureWithheld
 from sd_demo.events import Decoding, Done, ResultImage
 from sd_demo.gate import lowered_size
@@ -35,7 +35,7 @@ from sd_demo.running import Running
 def make_plan(request: AnyRequest, entry: ModelEntry) -> Plan:
     """Every choice that the request left open, made: the model's defaults and a random seed."""
     seeds = tuple(request.seeds(secrets.randbelow(SEED_LIMIT) if request.seed is None else request.seed))
-    is_up_to_model = entry.is_embedded and request.task == TextToImage.task and not request.prompt.strip()
+    read_prompts, read_negative_prompt = _read(request, seeds) if entry.is_embedded else ((), None)
     return Plan(
         task=request.task,
         seeds=seeds,
@@ -44,9 +44,20 @@ def make_plan(request: AnyRequest, entry: ModelEntry) -> Plan:
         scheduler=request.scheduler or entry.scheduler,
         strength=getattr(request, "strength", None),
         noise_level=getattr(request, "noise_level", None),
-        own_prompts=tuple(own_prompt(seed, request.negative_prompt) for seed in seeds) if is_up_to_model else (),
-        denial=denial(request.negative_prompt) if entry.is_embedded else None,
+        read_prompts=read_prompts,
+        read_negative_prompt=read_negative_prompt,
     )
+
+
+def _read(request: AnyRequest, seeds: Sequence[int]) -> tuple[tuple[str, ...], str | None]:
+    """Both prompts as the embedded model reads them, for Plan."""
+    prompt, negative_prompt = request.prompt, request.negative_prompt
+    if request.task == TextToImage.task and not prompt.strip():  # what is made up has nothing of what is denied
+        prompts, rest = tuple(own_prompt(seed, negative_prompt) for seed in seeds), undeniable(negative_prompt)
+    else:
+        read_prompt, rest = read(prompt, negative_prompt, is_all=request.task == TextToImage.task)
+        prompts = (read_prompt,) * len(seeds) if read_prompt != prompt else ()
+    return prompts, None if rest == negative_prompt else rest
 
 
 def finish(running: Running, outputs: Outputs) -> Done:
@@ -150,8 +161,8 @@ def make_receipt(
     done = ReceiptDone(
         model=model.entry.name,
         model_hash=model.model_hash,
-        own_prompt=plan.own_prompts[index] if plan.own_prompts else None,
-        denial=plan.denial if denoising.has_two_rows else None,
+        read_prompt=plan.read_prompts[index] if plan.read_prompts else None,
+        read_negative_prompt=plan.read_negative_prompt if denoising.has_two_rows or plan.read_prompts else None,
         seed=plan.seeds[index],
         index=index,
         num_inference_steps=plan.num_inference_steps,

@@ -23,7 +23,7 @@ from PIL import Image
 
 from sd_demo.errors import InvalidImage
 from sd_demo.outputs import SHEET_KEY, TEMPORARY_PREFIX, Outputs
-from sd_demo.receipt import read_receipt_file
+from sd_demo.receipt import Receipt, read_receipt_file
 
 INDEX: Final = ".history.sqlite"
 VERSION: Final = 1  # of the table below; an index of another one is made anew
@@ -208,4 +208,8 @@ def _receipts_on(sheet: Path) -> list[Any]:
                 found = json.loads(image.info.get(SHEET_KEY, "[]"))
     except Exception:  # on a damaged file a decoder raises whatever its author did not foresee
         return []
-    return found if isinstance(found, list) else []
+    receipts = []
+    for one in found if isinstance(found, list) else []:
+        with suppress(ValueError, TypeError):
+            receipts.append(Receipt(**one).model_dump(mode="json"))  # of an earlier version too, with today's names
+    return receipts

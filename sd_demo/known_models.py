@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
@@ -59,7 +60,7 @@ STABLE_DIFFUSION: Final[dict[str, Any]] = {
     # https://huggingface.co/stable-diffusion-v1-5/stable-diffusion-v1-5, "Uses" and "Limitations and Bias"
     "limits": (
         "It repeats the prejudices of its training pictures, understands English best, and must not be used to harm, "
-        "demean or deceive anybody. Its safety checker withholds what it takes for unsafe, and errs both ways."
+        "demean or deceive anybody."
     ),
     "licence": OPENRAIL,
     "licence_url": OPENRAIL_URL,
@@ -67,6 +68,10 @@ STABLE_DIFFUSION: Final[dict[str, Any]] = {
     "num_inference_steps": 25,
     "guidance_scale": 7.5,
     "scheduler": "dpmpp_2m",
+}
+WITH_CHECKER: Final = STABLE_DIFFUSION | {
+    "limits": STABLE_DIFFUSION["limits"]
+    + " Its safety checker, unless that is turned off, withholds what it takes for unsafe, and errs both ways."
 }
 # What suits the models that only make pictures larger: the defaults of diffusers' pipelines of these, fewer steps.
 OF_X4: Final[dict[str, Any]] = {
@@ -98,7 +103,7 @@ ENTRIES: Final = (
         source="stable-diffusion-v1-5/stable-diffusion-v1-5",
         revision="451f4fe16113bff5a5d2269ed5ad43b0592e9a14",
         download_mib=2614,  # float16: UNet 1640, safety checker 580, text encoder 235, VAE 160
-        **STABLE_DIFFUSION,
+        **WITH_CHECKER,
     ),
     ModelEntry(
         name="sd-1.4",
@@ -107,7 +112,7 @@ ENTRIES: Final = (
         source="CompVis/stable-diffusion-v1-4",
         revision="133a221b8aa7292a167afc5127cb63fb5005638b",
         download_mib=2614,
-        **STABLE_DIFFUSION,
+        **WITH_CHECKER,
     ),
     ModelEntry(
         name="sd-1.5-inpainting",
@@ -117,7 +122,7 @@ ENTRIES: Final = (
         revision="8a4288a76071f7280aedbdb3253bdb9e9d5d84bb",
         download_mib=2614,
         tasks=("inpaint",),
-        **STABLE_DIFFUSION,
+        **WITH_CHECKER,
     ),
     ModelEntry(
         name="x4-upscaler",
@@ -184,6 +189,8 @@ def read_random(name: str) -> tuple[str, Scale]:
 def what_suits(unet: Mapping[str, Any]) -> dict[str, Any]:
     """What a UNet's config tells of the model: its size, what it can do, whether it was distilled to few steps."""
     side = int(unet.get("sample_size") or 0)
+    if side < 64 and re.match(r"0\.[0-8]\.", str(unet.get("_diffusers_version", ""))):
+        side = 64  # as diffusers itself reads the first published ones, which said 32
     if unet.get("in_channels") == 7:  # latents beside the small picture, whose pixels are the size of latents
         return OF_X4 | ({"native_size": 4 * side} if side else {})
     suits: dict[str, Any] = {"native_size": 8 * side} if side else {}

@@ -25,14 +25,22 @@ class Limits(BaseModel):
 
     max_visitor_jobs: int = Field(default=0, ge=0, description="Jobs of one visitor that may wait or run; 0: any.")
     max_device_seconds: int = Field(
-        default=0, ge=0, description="Seconds of the device that one visitor may use in an hour; 0: any."
+        default=0,
+        ge=0,
+        description="Seconds of the device that one visitor's pictures may take in an hour, looked at when a job "
+        "comes; 0: any.",
     )
     max_visitors_per_address: int = Field(
         default=0, ge=0,
         description="Visitors whose jobs and seconds all callers of one network address share, so that a script "
         "which calls itself a new visitor each time gains little; 0: any.",
     )  # fmt: skip
-    max_side: int = Field(default=MAX_SIDE, ge=64, le=MAX_SIDE, description="Longest side of a picture in pixels.")
+    max_side: int = Field(
+        default=MAX_SIDE,
+        ge=64,
+        le=MAX_SIDE,
+        description="Longest side in pixels that is drawn, the model's own always; not of what is upscaled.",
+    )
     max_steps: int = Field(
         default=_most("num_inference_steps"),
         ge=1,
@@ -48,7 +56,8 @@ class Limits(BaseModel):
     )
     takes_paths: bool = Field(
         default=True,
-        description="Whether a request may name a model or a LoRA by its path, or only those that are listed.",
+        description="Whether visitors are trusted like the machine's owner: to name models and LoRAs by their path, to "
+        "download, train and add such, and to upload large files; or may use what is listed.",
     )
 
 

@@ -89,7 +89,7 @@ class LoadedModel:
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
 
     def is_guided(self, guidance_scale: float) -> bool:
-        """Whether each image brings a second row, of the negative prompt; where not, that prompt is not read at all."""
+        """Whether each image brings a second row, of the negative prompt; where not, the UNet hears nothing of that."""
         return guidance_scale > 1 and not self.is_distilled
 
     @property
@@ -116,17 +116,21 @@ class LoadedModel:
         return self.residence.run("safety_checker", partial(self.safety.flags, images))
 
     def read(self, plan: Plan, request: AnyRequest) -> PromptEmbeds:
-        """What the UNet gets of a request's prompts, or of those that the model made up, one row for each image."""
+        """What the UNet gets of a request's prompts, or of what the model makes of them, one row for each image."""
         # A long negative prompt pads the other, so one that is not read must not be there.
-        negative_prompt = (plan.denial or request.negative_prompt) if self.is_guided(plan.guidance_scale) else ""
+        negative_prompt = plan.read_negative_prompt
+        if negative_prompt is None:
+            negative_prompt = request.negative_prompt
+        if not self.is_guided(plan.guidance_scale):
+            negative_prompt = ""
         encode = partial(
             self.prompts.encode, negative_prompt=negative_prompt,
             device=self.placement.device, dtype=self.placement.dtype,
             key=tuple((worn.sha256, worn.choice.weight) for worn in self.loras),
         )  # fmt: skip
-        if not plan.own_prompts:
+        if not plan.read_prompts:
             return encode(request.prompt)
-        each = [encode(prompt) for prompt in plan.own_prompts]
+        each = [encode(prompt) for prompt in plan.read_prompts]
         return replace(each[0], prompt_embeds=torch.cat([one.prompt_embeds for one in each]))
 
     def is_too_much(self, rows: torch.Tensor) -> bool:

@@ -18,7 +18,7 @@ from sd_demo.errors import DeviceFailure, JobCancelled, OutOfMemory, PlaygroundE
 from sd_demo.known_models import EMBEDDED
 from sd_demo.lora_checkpoint import remove_state, save_lora, save_state, saved_state, state_path
 from sd_demo.lora_trainer import LoraTrainer
-from sd_demo.memory_errors import is_out_of_memory
+from sd_demo.memory_errors import is_out_of_memory, let_go
 from sd_demo.pipeline_manager import PipelineManager
 from sd_demo.placement import choose_device, choose_dtype
 from sd_demo.registry import Registry
@@ -122,9 +122,7 @@ class LoraTraining:
 
     def result(self) -> Trained:
         """Wait for the end. Raises the error of a failed training, JobCancelled for a cancelled one."""
-        end = None
-        for event in self.events():
-            end = event
+        end = deque(self.events(), maxlen=1).pop()
         if isinstance(end, TrainingFailed):
             raise end.error
         if not isinstance(end, Trained):
@@ -144,11 +142,13 @@ class LoraTraining:
         except JobCancelled:
             end = TrainingCancelled(self._steps, state_path(self.request.output).is_file())
         except PlaygroundError as error:
+            let_go(error)  # its frames hold the model, and it is kept
             end = TrainingFailed(error)
         except Exception as error:
             end = self._failed(error)
         finally:
-            self._manager.free()
+            with self._turns:  # while nobody records a graph
+                self._manager.free()
         self._tell(end)
 
     def _failed(self, error: Exception) -> TrainingFailed:
@@ -174,7 +174,8 @@ class LoraTraining:
                 break
             self._tell(done)
         if self._steps:  # only now: what `prepare` draws must come from the model as it was
-            trainer.restore(state)
+            with self._turns:
+                trainer.restore(state)
         self._draw(trainer)
         try:
             self._step_through(trainer)

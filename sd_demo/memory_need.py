@@ -9,7 +9,9 @@ Plain attention holds every score twice besides, before and after the softmax, a
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Final
 
 import torch
@@ -24,6 +26,10 @@ SCORES_FACTOR: Final = 2.0
 TILE: Final = 32  # latents of a side of what the autoencoder works on at once, where the whole is too large
 ROOM: Final = 0.9  # part of the free memory that a plan may count on
 LARGEST_LAYER: Final = 0.05  # of all weights, what one layer has at most
+CONTROL_GROUPS: Final = (  # of version 2 and 1: folder, files of the limit and of what is used, what of it is cache
+    ("", "memory.max", "memory.current", "inactive_file"),
+    ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
 
 
 @dataclass(frozen=True)
@@ -117,12 +123,26 @@ def room_mib(device: torch.device, weights_mib: float) -> float | None:
 
 
 def _available_host_mib() -> float | None:
+    """What is free on the machine, or what a container's limit leaves of it."""
     try:
         with open("/proc/meminfo", encoding="ascii") as file:
             line = next(line for line in file if line.startswith("MemAvailable:"))
-        return int(line.split()[1]) / 1024
+        known = [int(line.split()[1]) / 1024]
     except (OSError, StopIteration, ValueError):
-        return None
+        known = []
+    return min([*known, *_left_in_container()], default=None)
+
+
+def _left_in_container(groups: Path = Path("/sys/fs/cgroup")) -> list[float]:
+    """MiB that the limit of a control group leaves, of either version; the kernel gives its file cache back."""
+    left = []
+    for place, limit, used, cache in CONTROL_GROUPS:
+        with suppress(OSError, ValueError):  # no such version here, or no limit ("max")
+            most, taken = (int((groups / place / name).read_text(encoding="ascii")) for name in (limit, used))
+            lines = (groups / place / "memory.stat").read_text(encoding="ascii").splitlines()
+            kept = next((int(line.split()[1]) for line in lines if line.startswith(f"{cache} ")), 0)
+            left.append((most - taken + kept) / 2**20)
+    return left
 
 
 def _weights_mib(network: Any) -> float:

@@ -16,9 +16,9 @@ def unknown_words_of(running: Running) -> list[str]:
     """
     request, denoising = running.job.request, running.denoising
     taught = ["not", *(worn.trigger_words for worn in denoising.model.loras)]
-    named = unknown_words(request.prompt, taught[1:])
+    named = unknown_words(denoising.plan.read_prompts[0] if denoising.plan.read_prompts else request.prompt, taught[1:])
     if denoising.has_two_rows:
-        named += unknown_words(denoising.plan.denial or request.negative_prompt, [*taught, *named])
+        named += unknown_words(_negative_prompt(running), [*taught, *named])
     return named
 
 
@@ -40,12 +40,17 @@ def notes_of(running: Running, done: Done, withheld: int, rank: int) -> list[str
         most = int(steps * (plan.strength or 1.0))
         words = f", so that at most {most} run" if most < steps else ""
         notes.append(f"This server allows fewer than the model's own {own_steps} steps; {steps} were set{words}.")
+    is_made_up = bool(done.read_prompt) and not request.prompt.strip()
     if not request.prompt.strip():
         follows_picture = request.task in ("image_to_image", "super_resolution")
-        chosen = "the model chose what to show" + (f": {done.own_prompt}" if done.own_prompt else "")
+        chosen = "the model chose what to show" + (f": {done.read_prompt}" if is_made_up else "")
         notes.append(f"The prompt is empty, so {'only the picture was followed' if follows_picture else chosen}.")
-    if done.denial:
-        notes.append(f"The negative prompt was read as: {done.denial}.")
+    if done.read_prompt and not is_made_up:
+        notes.append(f"What the negative prompt denies was left out of the prompt: {done.read_prompt}.")
+    elif done.read_negative_prompt and not is_made_up:
+        notes.append(f"The negative prompt was read as: {done.read_negative_prompt}.")
+    elif done.read_negative_prompt == "" and not is_made_up:
+        notes.append("What the negative prompt denies the prompt does not ask for, so it changed nothing.")
     notes += taken_as_words(request.prompt, request.negative_prompt if done.is_guided else "")
     if plan.effective_strength != plan.strength:
         ran = "one step" if running.denoising.total == 1 else f"{running.denoising.total} steps"
@@ -57,13 +62,25 @@ def notes_of(running: Running, done: Done, withheld: int, rank: int) -> list[str
             notes.append(f"Of the LoRA {lora.name} {lora.matched} of {lora.total} tensors fit the model and were used.")
     if done.dropped_words:
         notes.append("Past the limit of the text encoder and not used: " + " ".join(done.dropped_words) + ".")
-    if request.negative_prompt.strip() and not running.denoising.has_two_rows:
+    rest = _negative_prompt(running)
+    if rest.strip() and not running.denoising.has_two_rows:
         cause = "this model is distilled and reads none" if running.denoising.is_distilled else "guidance_scale is 1"
-        effect = "was heeded only in what the model chose" if done.own_prompt else "had no effect"
-        notes.append(f"The negative prompt {effect}, because {cause}.")
+        what = (
+            f"The rest of the negative prompt, {rest},"
+            if done.read_prompt and not is_made_up
+            else "The negative prompt"
+        )
+        effect = "was heeded only in what the model chose" if is_made_up else "had no effect"
+        notes.append(f"{what} {effect}, because {cause}.")
     count = request.num_images_per_prompt
     if done.clip_score is not None:
         notes.append(f"Number {rank} of {count - withheld} pictures by CLIP score, {done.clip_score:.3f}.")
     if withheld:
         notes.append(f"The safety checker withheld {withheld} of {count} pictures; try another seed or other words.")
     return notes + done.retries
+
+
+def _negative_prompt(running: Running) -> str:
+    """As the model reads it, or would if it read any."""
+    read = running.denoising.plan.read_negative_prompt
+    return running.job.request.negative_prompt if read is None else read

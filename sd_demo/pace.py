@@ -8,7 +8,7 @@ import torch
 
 
 class Pace:
-    """Keeps a worker at most one step ahead of a CUDA device.
+    """Keeps a worker at most one step ahead of a GPU.
 
     Launching a step takes less time than the step itself. Without this a worker whose scheduler never reads from the
     device would launch a whole picture at once: a cancel would come too late, a request that came meanwhile could not
@@ -20,9 +20,9 @@ class Pace:
 
     def keep(self, device: torch.device) -> None:
         """Wait until the step before the one just launched on `device` is done."""
-        if device.type != "cuda":
+        if device.type not in ("cuda", "mps"):
             return  # a CPU's steps are done when they return
-        launched = torch.cuda.Event()
+        launched = torch.cuda.Event() if device.type == "cuda" else torch.mps.Event()
         launched.record()
         before, self._last = self._last, launched
         if before is not None:

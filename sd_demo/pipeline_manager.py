@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from sd_demo import random_model
-from sd_demo.captured_calls import CapturedCalls, RecordOnCuda
+from sd_demo.captured_calls import CapturedCalls
 from sd_demo.checkpoints import assemble, hash_of, read_model, weights_of
 from sd_demo.compiled_calls import CompiledBehind, Ordinary, keep_compiled_in, pays
 from sd_demo.errors import ModelUnavailable, OutOfMemory, PlaygroundError
@@ -28,6 +28,7 @@ from sd_demo.placement import choose_device, choose_dtype, lay_out, place
 from sd_demo.pooled_prompts import PooledPromptEncoder
 from sd_demo.prompts import PromptEncoder
 from sd_demo.ranking import Ranker, clip_for, load_ranker
+from sd_demo.recordings import RecordOnCuda
 from sd_demo.registry import ModelEntry, Registry
 from sd_demo.requests import LoraChoice
 from sd_demo.residence import Residence, empty_cache, every_network

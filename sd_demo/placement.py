@@ -209,6 +209,8 @@ def _seconds(call: Callable[[], object]) -> float:
     call()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+    elif torch.backends.mps.is_available():
+        torch.mps.synchronize()
     return time.perf_counter() - start
 
 

@@ -16,8 +16,8 @@ class Plan:
     scheduler: str
     strength: float | None = None
     noise_level: int | None = None
-    own_prompts: tuple[str, ...] = ()  # one per image: what the model makes up where no prompt is given
-    denial: str | None = None  # the negative prompt as the model reads it, where that is not as it was written
+    read_prompts: tuple[str, ...] = ()  # one per image, as the model reads them; none: as it was written
+    read_negative_prompt: str | None = None  # None: as it was written
 
     @property
     def effective_strength(self) -> float | None:

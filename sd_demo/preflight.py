@@ -22,9 +22,9 @@ def estimate(
 ) -> Estimate:
     """For a request with these field values, "image" the (width, height) of the given picture where that is known.
 
-    model: the one in memory; of another than the entry's no more is known.
+    model: the entry's, where it is in memory; of others no more is known.
     """
-    if model is None or model.entry.name != entry.name:
+    if model is None:
         return Estimate()
     entry = model.entry  # what suits a single file is known from its weights
     asked, values = values, {**values, **lowered_fields(values, entry, settings.limits)}

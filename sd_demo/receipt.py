@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from sd_demo import __version__
 from sd_demo.errors import InvalidImage
@@ -57,9 +57,19 @@ class Done(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str
-    model_hash: str = Field(description="SHA-256 over the hashes of the weight files, or the hub revision")
-    own_prompt: str | None = Field(default=None, description="what the model made up, as no prompt was given")
-    denial: str | None = Field(default=None, description="the negative prompt as the model read it, if otherwise")
+    model_hash: str = Field(
+        description="SHA-256 of the weights' file, over those of a folder's files, or what random weights are called"
+    )
+    read_prompt: str | None = Field(
+        default=None,
+        validation_alias=AliasChoices("read_prompt", "own_prompt"),
+        description="the prompt as the model read it, if otherwise than asked: made up, or without what is denied",
+    )
+    read_negative_prompt: str | None = Field(
+        default=None,
+        validation_alias=AliasChoices("read_negative_prompt", "denial"),
+        description="the negative prompt as the model read it, if otherwise than asked",
+    )
     seed: int
     index: int = Field(description="which image of its request, from 0")
     num_inference_steps: int = Field(description="steps of the schedule")
@@ -84,7 +94,7 @@ class Done(BaseModel):
     work_size: dict[str, int] | None = Field(
         default=None, description="width and height that a limit brought it down to"
     )
-    is_guided: bool | None = Field(default=None, description="whether the negative prompt was read, be it empty")
+    is_guided: bool | None = Field(default=None, description="whether the UNet answered a negative prompt, be it empty")
     shared_with: int = Field(default=0, description="most other requests that shared a UNet call")
     compiled_steps: int = Field(default=0, description="UNet calls that ran as torch.compile made them")
     prompt_chunks: int = Field(default=1, description="times the text encoder's length that the longer prompt filled")
@@ -109,8 +119,9 @@ class Receipt(BaseModel):
 
     @property
     def prompt(self) -> str:
-        """The words that the picture was made from: what was asked for or, where nothing was, the model's own."""
-        return self.done.own_prompt or str(self.asked.get("prompt") or "")
+        """What the picture shows, for people: what was asked for or, where nothing was, what the model made up."""
+        asked = str(self.asked.get("prompt") or "")
+        return asked if asked.strip() else self.done.read_prompt or asked
 
     def png_info(self) -> PngInfo:
         """The PNG text chunks that carry this receipt."""
@@ -127,7 +138,7 @@ class Receipt(BaseModel):
         hashes = ", ".join(f"{name}: {lora.sha256[:12]}" for name, lora in zip(names, done.loras, strict=True))
         # A tag that was typed into the prompt was text here: other programs would take it for a LoRA that ran.
         lines = [LORA_TAG.sub("", self.prompt) + worn]
-        if negative_prompt := done.denial or self.asked.get("negative_prompt"):
+        if negative_prompt := self.asked.get("negative_prompt"):
             lines.append(f"Negative prompt: {negative_prompt}")
         settings = {
             "Steps": done.num_inference_steps,
@@ -148,7 +159,9 @@ class Receipt(BaseModel):
         """One line for the page: seed, steps, scheduler, device, seconds."""
         d = self.done
         seconds = d.encode_s + d.denoise_s + d.decode_s
-        steps = f"{d.effective_steps} steps" if d.effective_steps > 1 else "1 step"
+        steps = f"{d.num_inference_steps} step{'s' * (d.num_inference_steps > 1)}"
+        if d.effective_steps != d.num_inference_steps:
+            steps += f" ({d.effective_steps} UNet call{'s' * (d.effective_steps > 1)})"
         return (
             f"seed {d.seed} · {steps} · {d.scheduler} · guidance {d.guidance_scale:g} · {d.width}x{d.height} · "
             f"{d.model} · {d.device} {d.dtype} · {seconds:.1f} s"

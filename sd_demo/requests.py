@@ -141,7 +141,7 @@ class Request(BaseModel):
         default=None,
         ge=0,
         lt=SEED_LIMIT,
-        description="The same seed and settings give the same picture; empty means a random one.",
+        description="The same seed and settings give the same picture on the same machine; empty means a random one.",
     )
     num_images_per_prompt: Annotated[int, Number] = Field(
         default=1, ge=1, le=MAX_IMAGES, description="Pictures to make; picture k has the seed plus k."

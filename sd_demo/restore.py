@@ -70,8 +70,7 @@ def from_receipt(
         # An upscaling adds a part of the changes by what was asked, also where that was less than one step.
         "strength": receipt.asked.get("strength", done.strength) if kind is Upscale else done.strength,
         "seed": done.seed,
-        **({"prompt": done.own_prompt} if done.own_prompt else {}),
-        **({"negative_prompt": done.denial} if done.denial else {}),
+        **_made_up(receipt),
         **(done.work_size or {}),
         "num_images_per_prompt": 1,
         "keep_best": None,
@@ -97,6 +96,16 @@ def from_receipt(
         name: _known_of(receipt.asked.get(name)) for name in PICTURE_FIELDS if name in kind.model_fields
     }
     return reading.finished(pictures, receipt)
+
+
+def _made_up(receipt: Receipt) -> dict[str, str]:
+    """The prompts where the model made one up; what a model reads in those that were asked for it reads again."""
+    done = receipt.done
+    if not done.read_prompt or str(receipt.asked.get("prompt") or "").strip():
+        return {}
+    return {"prompt": done.read_prompt} | (
+        {} if done.read_negative_prompt is None else {"negative_prompt": done.read_negative_prompt}
+    )
 
 
 def _stream(source: Path | bytes) -> io.BytesIO:

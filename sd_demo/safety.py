@@ -69,7 +69,8 @@ def read_safety_checker(model: Path, dtype: torch.dtype, device: torch.device, t
     variant = weights_in(model / SAFETY_CHECKER)
     if variant is None or not (model / PROCESSOR).is_dir():
         raise ModelUnavailable(
-            f"{title} lacks the safety checker that it lists; fetch it again, or start with --no-safety-checker."
+            f"{title} lacks the safety checker that it lists; fetch it again, or turn that off "
+            "(SD_DEMO_SAFETY_CHECKER=0)."
         )
     network, report = StableDiffusionSafetyChecker.from_pretrained(
         model / SAFETY_CHECKER,

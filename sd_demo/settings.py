@@ -53,7 +53,10 @@ class Settings(BaseModel):
     host: str = Field(default="127.0.0.1", description="Address to listen on; 0.0.0.0 opens it to the network.")
     port: int = Field(default=7860, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     share: bool = Field(default=False, description="Also open a public link, for as long as the program runs.")
-    model: str | None = Field(default=None, description="Model to start with; default: the best that runs here.")
+    model: str | None = Field(
+        default=None,
+        description="Model to start with; default: sd-1.5 where it is here and a GPU is, else picture-book.",
+    )
     auth: str | None = Field(default=None, description="user:password that visitors must give.")
     auth_file: Path | None = Field(
         default=None, description="File of user:hash lines instead; python -m sd_demo hash-password makes one."
@@ -64,13 +67,16 @@ class Settings(BaseModel):
     log_prompts: bool = Field(default=False, description="Whether those objects hold prompts.")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(default="auto", description="Where the model runs.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        default="auto", description="Precision of the weights; auto takes the faster one that is accurate here."
+        default="auto",
+        description="Precision of the weights; auto: float16 on a GPU, on a CPU bfloat16 where that is faster, else "
+        "float32.",
     )
     attention: Literal["auto", "sdpa", "xformers", "sliced", "plain"] = Field(
-        default="auto", description="How attention is computed; auto tries each and takes the fastest that runs."
+        default="auto",
+        description="How attention is computed; auto: sdpa, or what runs here in at most four fifths of its time.",
     )
     cuda_graphs: bool = Field(
-        default=True, description="Record the UNet's calls as CUDA graphs, where all networks stay on a CUDA device."
+        default=True, description="Record the UNet's calls as CUDA graphs, where it stays on a CUDA device."
     )
     compile: Literal["auto", "on", "off"] = Field(
         default="auto",
@@ -89,7 +95,9 @@ class Settings(BaseModel):
     )
     output_dir: Path = Field(default=Path("outputs"), description="Folder that pictures are saved in.")
     data_dir: Path = Field(
-        default=_user_data_dir(), description="Folder of downloaded models and of licences that were accepted."
+        default=_user_data_dir(),
+        description="Folder of downloaded models, accepted licences, styles.json, pictures of LoRA "
+        "trainings and what was compiled.",
     )
     model_memory_mib: int = Field(
         default=0, ge=0, description="MiB that models in memory may fill together; 0 keeps one at a time."
@@ -105,13 +113,13 @@ class Settings(BaseModel):
         default=None,
         ge=0,
         allow_inf_nan=False,
-        description="Hours that pictures are kept; 0 keeps them. Default: 0; on a Space 1; on another page that others "
-        "can reach, 1 for those made since its start.",
+        description="Hours that pictures are kept; 0 keeps them. Default: 0 with the profile local; 1 with space; with "
+        "shared 1 for those made since its start.",
     )
     profile: Literal["auto", "local", "shared", "space"] = Field(
         default="auto",
-        description="How strict the limits of one visitor are; auto: space on a Space, shared where others can "
-        "reach the page, else local.",
+        description="How strict the limits of one visitor are, and how long pictures are kept; auto: space on a Space, "
+        "shared where others can reach the page, else local.",
     )
     max_visitor_jobs: int | None = _limit("max_visitor_jobs")
     max_device_seconds: int | None = _limit("max_device_seconds")

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sd_demo.diffusers_script import OUTPUT, imports, loading, lora_lines, name_elsewhere, needs_encoder, scheduling
+from sd_demo.diffusers_script import (
+    OUTPUT,
+    imports,
+    loading,
+    lora_lines,
+    name_elsewhere,
+    needs_encoder,
+    scheduling,
+    words_read,
+)
 from sd_demo.errors import InvalidRequest
 from sd_demo.receipt import Receipt
 from sd_demo.registry import Registry
@@ -27,7 +36,8 @@ def upscale_script(restored: Restored, receipt: Receipt, registry: Registry, fil
     sides = [known[name] if factor > 1 else round(known[name] * scale) for name in ("width", "height")]
     if any(min(side, longest) % block for side in sides):
         raise InvalidRequest("Its tiles are no whole blocks of pixels, which diffusers alone would scale; no script.")
-    if needs_encoder(values, done):
+    words = words_read(values, done)
+    if needs_encoder(words, done):
         raise InvalidRequest("Its prompt has weights or is long, which diffusers alone reads otherwise; no script.")
     kinds = {1: "StableDiffusionImg2ImgPipeline", 2: "StableDiffusionLatentUpscalePipeline"}
     pipeline = kinds.get(factor, "StableDiffusionUpscalePipeline")
@@ -35,7 +45,7 @@ def upscale_script(restored: Restored, receipt: Receipt, registry: Registry, fil
     is_raised = factor == 1 and values["num_inference_steps"] * values["strength"] < 1
     strength = "strength_of_a_step(tile.strength, tile.num_inference_steps)" if is_raised else "tile.strength"
     own = {1: f"strength={strength}", 2: None, 4: "noise_level=tile.noise_level"}[factor]
-    asked = {name: value for name, value in values.items() if name not in ("model", "loras")}
+    asked = {name: value for name, value in (values | words).items() if name not in ("model", "loras")}
     body = [
         f"pipe = {pipeline}.{loading(entry, done, registry)}",
         f'pipe = pipe.to("{done.device}")',

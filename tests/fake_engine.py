@@ -106,7 +106,7 @@ class Job:
 
 
 class FakeEngine:
-    """One worker thread; `step_s` seconds a step. The prompt "fail" fails, "surprise" breaks unexpectedly."""
+    """One worker thread; `step_s` seconds a step. The prompt "fail" fails."""
 
     def __init__(self, outputs: Outputs, *, step_s: float = 0.02, settings: Settings | None = None) -> None:
         self.settings = settings or Settings()

@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from sd_demo import captured_calls, pipeline_manager
-from sd_demo.captured_calls import MOST, CapturedCalls, NotNow, Recording, RecordOnCuda
+from sd_demo.captured_calls import MOST, CapturedCalls
 from sd_demo.engine import Engine
 from sd_demo.outputs import Outputs
+from sd_demo.recordings import NotNow, Recording, RecordOnCuda
 from sd_demo.requests import parse_request
 from sd_demo.settings import Settings
 
@@ -214,8 +215,8 @@ def test_calls_are_recorded_on_cuda_alone_and_where_the_settings_say_so(monkeypa
     monkeypatch.setattr(pipeline_manager, "RecordOnCuda", lambda: InPlace)
     here, there = torch.device("cpu"), torch.device("cuda")
     assert pipeline_manager._captured_calls(Settings(), here) is None
-    assert pipeline_manager._captured_calls(Settings(cuda_graphs=False), there) is None
-    assert pipeline_manager._captured_calls(Settings(), there) is not None
+    assert pipeline_manager._captured_calls(Settings(cuda_graphs=False, compile="off"), there) is None
+    assert pipeline_manager._captured_calls(Settings(compile="off"), there) is not None
 
 
 @pytest.mark.gpu
@@ -236,3 +237,22 @@ def test_a_cuda_graph_answers_as_the_call() -> None:
                 expected = unet(there[0], there[1], **there[2], return_dict=False)[0]
                 assert torch.allclose(captured(unet, *there), expected, atol=1e-2)
     assert captured.count == 2
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_recording_that_breaks_off_leaves_nothing_behind() -> None:
+    record, inputs = RecordOnCuda(), [torch.ones(2, 4, 512, 512, device="cuda")]
+
+    def waits(rows: torch.Tensor) -> torch.Tensor:
+        return rows * rows.sum().item()  # which no graph can hold
+
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_reserved()
+    for _ in range(3):
+        with pytest.raises(RuntimeError):
+            record(waits, inputs)
+    torch.cuda.empty_cache()
+    assert torch.cuda.memory_reserved() - before < 2 * inputs[0].nbytes
+    recording = record(lambda rows: rows * 2, inputs)
+    assert torch.equal(recording.replay(inputs), inputs[0] * 2)

@@ -135,3 +135,17 @@ def test_a_bad_axis_is_bad_input(axis: str, capsys: pytest.CaptureFixture[str]) 
     assert main(["compare", "a ball", "--x", axis]) == 2
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
+
+
+def test_every_cell_is_of_the_visitor_and_the_address_that_asked(
+    fake: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit, who = fake.submit, set()
+
+    def noted(asked: Any, *, visitor: str = "", origin: str = "", **rest: Any) -> Any:
+        who.add((visitor, origin))
+        return submit(asked, visitor=visitor, origin=origin, **rest)
+
+    monkeypatch.setattr(fake, "submit", noted)
+    list(run_comparison(fake, table(3), visitor="anna", origin="8.8.4.4"))  # type: ignore[arg-type]
+    assert who == {("anna", "8.8.4.4")}

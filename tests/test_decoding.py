@@ -14,8 +14,8 @@ from diffusers import AutoencoderKL
 from PIL import Image
 
 from sd_demo import decoding as decoding_module
-from sd_demo.decoding import Decoded, decode
-from sd_demo.denoising import Denoising
+from sd_demo.decoding import Decoded, decode, preview
+from sd_demo.denoising import Denoising, advance
 from sd_demo.engine import Engine
 from sd_demo.events import Step
 from sd_demo.finishing import make_plan
@@ -294,3 +294,19 @@ def test_a_server_that_limits_the_rows_of_a_call_does_so_for_one_request(tmp_pat
     engine.close()
     assert rows == [2] * 6
     assert done.images[0].receipt.done.retries == []
+
+
+def test_a_preview_shows_what_comes_and_not_the_noise_on_it(engine: Engine) -> None:
+    draw(engine)
+    model = model_of(engine)
+    values = {"prompt": "a red house", "num_inference_steps": 8, "seed": 3, "width": 128, "height": 128}
+    request = parse_request("text_to_image", values)
+    plan = make_plan(request, model.entry)
+    denoising = begin(model, plan, request, model.read(plan, request))
+    for _ in range(4):
+        advance([denoising])
+    (look,), (noisy,) = preview(denoising), decode(denoising).images
+    while not denoising.is_finished:
+        advance([denoising])
+    (final,) = decode(denoising).images
+    assert psnr(look, final) > psnr(noisy, final)

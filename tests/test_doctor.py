@@ -39,6 +39,8 @@ def test_it_says_what_will_be_used_and_why(found: dict[str, Any]) -> None:
     use = found["will_use"]
     assert (use["model"], use["device"], use["dtype"], use["error"]) == (TINY, "cpu", "float32", None)
     assert use["attention"] in use["reason"]
+    assert "float32 as asked, networks resident" in use["reason"]
+    assert (use["memory"], use["cuda_graphs"], use["compiles"]) == ("resident", False, False)
     assert found["packages"]["torch"] == torch.__version__
     assert found["machine"]["cpu_count"] >= 1
     assert found["devices"][0]["device"] == "cpu"
@@ -53,6 +55,13 @@ def test_every_precision_and_attention_is_tried(found: dict[str, Any]) -> None:
         assert trials[name]["runs"], trials[name]
         assert trials[name]["milliseconds"] > 0
     assert trials["xformers"]["runs"] or trials["xformers"]["error"]
+
+
+def test_attention_is_tried_also_where_the_model_is_not_here(tmp_path: Path) -> None:
+    settings = Settings(device="cpu", dtype="float32", model="sd-1.5", data_dir=tmp_path, output_dir=tmp_path)
+    found = examine(settings)
+    assert "are not here" in found["will_use"]["error"]
+    assert {trial["name"]: trial["runs"] for trial in found["attentions"]}["sdpa"]
 
 
 @pytest.mark.parametrize("like", ["x4-upscaler", "x2-latent-upscaler"])

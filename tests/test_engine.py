@@ -168,7 +168,8 @@ def test_cancel_stops_within_a_step_and_the_next_job_works(engine: Engine, held:
     events = list(job.events())
     assert isinstance(events[-1], Cancelled)
     assert max(e.index for e in events if isinstance(e, Step)) <= 2  # the first and the one in progress
-    assert engine.metrics.value("steps_after_cancel_total") <= late + 1
+    ran = max(e.index for e in events if isinstance(e, Step))
+    assert engine.metrics.value("steps_after_cancel_total") == late + ran - 1
     with pytest.raises(JobCancelled):
         job.result(1)
     held.release(100_000)
@@ -431,21 +432,21 @@ def test_odd_sizes_come_back_exactly(engine: Engine) -> None:
 
 def test_an_empty_prompt_makes_a_picture_and_says_so(engine: Engine) -> None:
     result = engine.submit(request(prompt=" ")).result(WAIT_S).images[0]
-    own = result.receipt.done.own_prompt
+    own = result.receipt.done.read_prompt
     assert own
     assert f"The prompt is empty, so the model chose what to show: {own}." in result.receipt.notes
     assert result.receipt.asked["prompt"] == " "
     assert result.receipt.parameters().splitlines()[0] == own
     changed = engine.submit(request("image_to_image", prompt="", image=result.image)).result(WAIT_S).images[0]
     assert "The prompt is empty, so only the picture was followed." in changed.receipt.notes
-    assert changed.receipt.done.own_prompt is None
+    assert changed.receipt.done.read_prompt is None
 
 
 def test_each_picture_without_a_prompt_is_one_of_its_own_words_which_make_it_again(
     engine: Engine, tmp_path: Path
 ) -> None:
     several = engine.submit(request(prompt="", num_images_per_prompt=3, seed=4, grid="1x3")).result(WAIT_S)
-    owns = [one.receipt.done.own_prompt for one in several.images]
+    owns = [one.receipt.done.read_prompt for one in several.images]
     assert len(set(owns)) == 3
     third = several.images[2]
     alone = engine.submit(request(prompt="", seed=6)).result(WAIT_S).images[0]
@@ -455,29 +456,52 @@ def test_each_picture_without_a_prompt_is_one_of_its_own_words_which_make_it_aga
     again = engine.submit(back.request()).result(WAIT_S).images[0]
     for one in (alone, told, again):
         assert np.array_equal(np.asarray(one.image), np.asarray(third.image))
-    assert alone.receipt.done.own_prompt == owns[2]
-    assert told.receipt.done.own_prompt is None
-    unguided = engine.submit(request(prompt="", negative_prompt="tree", guidance_scale=1.0)).result(WAIT_S).images[0]
+    assert alone.receipt.done.read_prompt == owns[2]
+    assert told.receipt.done.read_prompt is None
+    shunning = engine.submit(request(prompt="", negative_prompt="tree, red", seed=6)).result(WAIT_S).images[0]
+    assert shunning.receipt.done.read_negative_prompt == "red", "no tree is made up, so none is to be denied"
+    assert not any("negative" in note for note in shunning.receipt.notes)
+    back = from_receipt(shunning.receipt, registry=engine.registry, lora_dir=tmp_path)
+    assert (back.values["prompt"], back.values["negative_prompt"]) == (shunning.receipt.done.read_prompt, "red")
+    again = engine.submit(back.request()).result(WAIT_S).images[0]
+    assert np.array_equal(np.asarray(again.image), np.asarray(shunning.image))
+    unguided = engine.submit(request(prompt="", negative_prompt="red", guidance_scale=1.0)).result(WAIT_S).images[0]
     heeded = "The negative prompt was heeded only in what the model chose, because guidance_scale is 1."
     assert heeded in unguided.receipt.notes
     assert re.findall("[a-z]+", owns[2] or "")[1] in alone.path.stem
 
 
-def test_a_negative_prompt_is_read_with_the_no_that_it_lacks(engine: Engine, tmp_path: Path) -> None:
-    def made(negative_prompt: str, **values: Any) -> ResultImage:
-        asked = request(prompt="a house and a sun", negative_prompt=negative_prompt, **values)
+def test_what_a_negative_prompt_denies_is_left_out_of_the_prompt(engine: Engine, tmp_path: Path) -> None:
+    def made(negative_prompt: str, prompt: str = "a house and a sun", **values: Any) -> ResultImage:
+        asked = request(prompt=prompt, negative_prompt=negative_prompt, **values)
         return engine.submit(asked).result(WAIT_S).images[0]
 
-    plain, denied, unguided = made("sun"), made("no sun"), made("sun", guidance_scale=1.0)
-    assert np.array_equal(np.asarray(plain.image), np.asarray(denied.image))
-    assert not np.array_equal(np.asarray(plain.image), np.asarray(made("").image))
-    assert "The negative prompt was read as: no sun." in plain.receipt.notes
-    assert (plain.receipt.asked["negative_prompt"], plain.receipt.done.denial) == ("sun", "no sun")
-    assert "\nNegative prompt: no sun\n" in plain.receipt.parameters()
-    assert denied.receipt.done.denial is unguided.receipt.done.denial is None
-    assert (
-        from_receipt(plain.receipt, registry=engine.registry, lora_dir=tmp_path).values["negative_prompt"] == "no sun"
-    )
+    read = "a house"
+    plain, both, unguided = made("sun"), made("no sun, fuzzy"), made("sun", guidance_scale=1.0)
+    for one, negative, rest in ((plain, "sun", ""), (both, "no sun, fuzzy", "fuzzy"), (unguided, "sun", "")):
+        receipt = one.receipt
+        assert (receipt.done.read_prompt, receipt.done.read_negative_prompt) == (read, rest)
+        assert (receipt.asked["prompt"], receipt.asked["negative_prompt"]) == ("a house and a sun", negative)
+        assert f"What the negative prompt denies was left out of the prompt: {read}." in receipt.notes
+        assert not any("had no effect" in note for note in receipt.notes)
+        assert receipt.prompt == "a house and a sun"
+        assert receipt.parameters().startswith(f"a house and a sun\nNegative prompt: {negative}\n")
+        back = from_receipt(receipt, registry=engine.registry, lora_dir=tmp_path)
+        assert (back.values["prompt"], back.values["negative_prompt"]) == ("a house and a sun", negative)
+        again = engine.submit(back.request()).result(WAIT_S).images[0]
+        assert np.array_equal(np.asarray(again.image), np.asarray(one.image))
+        told = made(rest, read, **({"guidance_scale": 1.0} if one is unguided else {}))
+        assert np.array_equal(np.asarray(told.image), np.asarray(one.image))
+        assert told.receipt.done.read_prompt is told.receipt.done.read_negative_prompt is None
+    fuzzy = made("sun, fuzzy", guidance_scale=1.0)
+    assert "The rest of the negative prompt, fuzzy, had no effect, because guidance_scale is 1." in fuzzy.receipt.notes
+    assert np.array_equal(np.asarray(fuzzy.image), np.asarray(unguided.image))
+
+    by_picture = made("sun", "", task="image_to_image", image=plain.image)
+    assert "The negative prompt was read as: no sun." in by_picture.receipt.notes
+    assert (by_picture.receipt.done.read_prompt, by_picture.receipt.done.read_negative_prompt) == (None, "no sun")
+    by_picture = made("sun", "", task="image_to_image", image=plain.image, guidance_scale=1.0)
+    assert "The negative prompt had no effect, because guidance_scale is 1." in by_picture.receipt.notes
 
 
 def test_what_acts_in_other_programs_and_is_text_here_is_said(engine: Engine) -> None:
@@ -587,3 +611,46 @@ def test_no_receipt_for_strangers_tells_where_the_hosts_model_lies(tmp_path: Pat
         engine.close()
     assert {receipt.done.model for receipt in receipts} == {engine.status().model} == {"dream"}
     assert str(tmp_path) not in receipts[0].model_dump_json() + receipts[0].parameters()
+
+
+def test_visitors_take_turns_and_each_is_told_its_true_place() -> None:
+    queue = FairQueue()
+    jobs = {name: Job(request(), visitor=name[0], has_previews=False) for name in ("a1", "a2", "a3", "b1", "c1", "b2")}
+    for job in jobs.values():
+        queue.add(job)
+    names = {job.id: name for name, job in jobs.items()}
+    told = [names[job.id] for job in queue.in_order()]
+    assert told == [names[queue.take().id] for _ in range(6)] == ["a1", "b1", "c1", "a2", "b2", "a3"]
+
+
+def test_a_decoder_that_answers_nan_is_said_and_nothing_is_saved(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.submit(request()).result(WAIT_S)
+    model, before = engine._manager.current, set(engine.outputs.folder.glob("**/*.png"))
+    assert model is not None
+    real = model.vae.decode
+    with monkeypatch.context() as patch:
+        patch.setattr(model.vae, "decode", lambda *given, **how: (real(*given, **how)[0] * torch.nan,))
+        with pytest.raises(NonFiniteImage, match="also not in float32"):
+            engine.submit(request()).result(WAIT_S)
+    assert set(engine.outputs.folder.glob("**/*.png")) == before
+
+
+def test_what_runs_counts_among_a_visitors_jobs(engine: Engine, held: threading.Semaphore, tmp_path: Path) -> None:
+    held.release(4)
+    engine.submit(request()).result(WAIT_S)  # two models that are read at the same time would disturb each other
+    strict = Engine(Settings(device="cpu", dtype="float32", attention="sdpa", output_dir=tmp_path, max_visitor_jobs=1))
+    strict.start()
+    try:
+        job = strict.submit(request())
+        held.release()
+        wait_for_step(job, 1)
+        with pytest.raises(QueueFull, match="1 at once is the most"):
+            strict.submit(request())
+        assert strict.status().running == 1
+        held.release(100_000)
+        job.result(WAIT_S)
+        assert strict.submit(request()).result(WAIT_S).images
+    finally:
+        strict.close()

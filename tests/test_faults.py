@@ -24,7 +24,7 @@ from sd_demo import running as running_module
 from sd_demo import super_resolution as begin_module
 from sd_demo.engine import Engine
 from sd_demo.errors import DeviceFailure, InvalidRequest, NonFiniteImage, OutOfMemory, OutputFailed, QueueFull
-from sd_demo.events import Done, Failed
+from sd_demo.events import Cancelled, Step
 from sd_demo.job import Job
 from sd_demo.loaded_model import LoadedModel
 from sd_demo.outputs import TEMPORARY_PREFIX, Outputs
@@ -239,10 +239,11 @@ def test_a_worker_that_died_leaves_nobody_waiting(another: Engine) -> None:
 
 def test_stopping_hands_back_what_runs_and_refuses_what_comes(tmp_path: Path) -> None:
     engine = make(tmp_path, max_rows=2)
-    jobs = [submit(engine, seed=seed, num_inference_steps=150) for seed in range(4)]
+    jobs = [submit(engine, seed=seed, num_inference_steps=150, width=256, height=256) for seed in range(4)]
+    next(event for event in jobs[0].events() if isinstance(event, Step))  # one runs, the others wait
     engine.close(0.2)
-    ends = [list(job.events())[-1] for job in jobs]
-    assert not any(isinstance(end, Done | Failed) for end in ends[1:])
+    assert [type(list(job.events())[-1]) for job in jobs] == [Cancelled] * 4
+    assert (engine.health().fault, engine.health().is_ready) == ("", False)
     with pytest.raises(QueueFull, match="shutting down"):
         submit(engine)
     assert list(tmp_path.rglob(f"{TEMPORARY_PREFIX}*")) == []
@@ -258,3 +259,19 @@ def test_the_gate_stands_before_the_queue(tmp_path: Path) -> None:
         submit(engine, num_inference_steps=11)
     assert engine.metrics.value("jobs_total", outcome="refused") == 2
     assert engine.status().queued == 2
+
+
+def test_a_visitor_is_charged_for_its_own_share_of_the_device(tmp_path: Path) -> None:
+    engine = make(tmp_path, max_device_seconds=100_000)
+    asked = {"prompt": "a ball", "num_inference_steps": 8, "seed": 1, "width": 64, "height": 64}
+    try:
+        submit(engine).result(WAIT_S)
+        with engine.device_turns:  # so that both begin together
+            jobs = [engine.submit(parse_request("text_to_image", asked), visitor=name) for name in "ab"]
+        done = [job.result(WAIT_S).images[0].receipt.done for job in jobs]
+    finally:
+        engine.close()
+    assert [one.shared_with for one in done] == [1, 1]
+    for name, one in zip("ab", done, strict=True):
+        own_s = one.encode_s + one.denoise_s / 2 + one.decode_s
+        assert engine._gate.used_s(name) == pytest.approx(own_s, abs=1e-3)

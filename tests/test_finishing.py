@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 
+import pytest
 import torch
 from PIL import Image
 
+from sd_demo.embedded.evaluation_prompts import deny
 from sd_demo.embedded.known_words import unknown_words
-from sd_demo.embedded.readings import denial, own_prompt
+from sd_demo.embedded.leaving_out import FORMS, without_thing, without_weather
+from sd_demo.embedded.readings import own_prompt, read, undeniable
 from sd_demo.finishing import make_plan
 from sd_demo.known_models import ENTRIES
 from sd_demo.requests import SEED_LIMIT, parse_request
@@ -26,11 +29,11 @@ def test_a_random_seed_does_not_come_again_with_torchs_own_numbers() -> None:
 def test_only_the_picture_book_makes_up_what_to_show_and_only_from_nothing() -> None:
     book, large = (next(e for e in ENTRIES if e.is_embedded is is_book) for is_book in (True, False))
     empty = parse_request("text_to_image", {"prompt": " ", "seed": 3, "num_images_per_prompt": 2})
-    assert make_plan(empty, book).own_prompts == (own_prompt(3), own_prompt(4))
-    assert make_plan(empty, large).own_prompts == ()
-    assert make_plan(parse_request("text_to_image", {"prompt": "a"}), book).own_prompts == ()
+    assert make_plan(empty, book).read_prompts == (own_prompt(3), own_prompt(4))
+    assert make_plan(empty, large).read_prompts == ()
+    assert make_plan(parse_request("text_to_image", {"prompt": "a"}), book).read_prompts == ()
     picture = Image.new("RGB", (64, 64))
-    assert make_plan(parse_request("image_to_image", {"prompt": "", "image": picture}), book).own_prompts == ()
+    assert make_plan(parse_request("image_to_image", {"prompt": "", "image": picture}), book).read_prompts == ()
 
 
 def test_own_prompts_are_the_worlds_and_shun_what_is_denied() -> None:
@@ -52,19 +55,107 @@ def test_own_prompts_are_the_worlds_and_shun_what_is_denied() -> None:
     assert own_prompt(0, " ".join(made))
 
 
-def test_a_negative_prompt_without_its_no_is_given_one() -> None:
-    read = {
-        "sun": "no sun",
-        "a red car, blurry , Tulips,the steam engine": "no red car, blurry , no Tulips,no steam engine",
-        "(tree:1.3), rain": "no (tree:1.3), no rain",
-        "no sun, tree": "no sun, no tree",
-        "sun and drizzle;\na haze BREAK any moon": "no sun and no drizzle;\nno haze BREAK no moon",
-        "not a sun": "no sun",
-    }
-    assert {text: denial(text) for text in read} == read
-    for as_it_is in ("", "no sun", "Without a tree, blurry", "street, red, night", "sun, " * 999):
-        assert denial(as_it_is) is None
+def test_what_is_denied_is_left_out_of_the_prompt_and_the_rest_stays() -> None:
+    asked = "a house, a yellow sun and a small red car on the left in a meadow while it is raining"
+    rainy = " in a meadow while it is raining"
+    for negative, prompt, rest in (
+        ("sun", "a house and a small red car on the left" + rainy, ""),
+        ("No sun.", "a house and a small red car on the left" + rainy, ""),
+        ("without the suns, fuzzy", "a house and a small red car on the left" + rainy, "fuzzy"),
+        ("red automobiles , blurry,the moon", "a house, a yellow sun" + rainy, "blurry"),
+        ("blue car", asked, ""),
+        ("large red car", asked, ""),
+        ("tiny crimson car", "a house, a yellow sun" + rainy, ""),
+        ("drizzle", "a house, a yellow sun and a small red car on the left in a meadow", ""),
+        ("(home:1.3) and not any sun", "a small red car on the left" + rainy, ""),
+        ("(sun, ugly:1.2), hut", "a yellow sun and a small red car on the left" + rainy, "(sun, ugly:1.2)"),
+    ):
+        assert read(asked, negative, is_all=True) == (prompt, rest), negative
+    for as_it_is in (
+        "",
+        "street , red,, night",
+        "a sky without clouds",
+        "a cat with no tail, a sun at night",
+        "pencil drawing of a sun",
+        "sunflower, sun-drenched, car park, two suns",
+        "nothing but the sun",
+        "ugly. sun. blurry.",
+    ):
+        assert read(asked, as_it_is, is_all=True) == (asked, as_it_is)
+        assert undeniable(as_it_is) == as_it_is
+    assert read("a red car and a boat that is red, a blue car", "ruby car", is_all=True) == (
+        "a boat that is red, a blue car",
+        "",
+    )
+    assert read("a  red car ,", "moon", is_all=True) == ("a  red car ,", ""), "nothing is left out, so all is as it was"
+    # The picture that was given may show what the prompt does not ask for.
+    assert read(asked, "tree Or moon;\na haze", is_all=False) == (asked, "no tree Or no moon;\nno haze")
+    assert read(asked, "tree, sun", is_all=False) == ("a house and a small red car on the left" + rainy, "no tree")
+    assert read(asked, "tree, " * 800, is_all=False) == (asked, "tree, " * 800), "with each its no it would be too long"
+    for prompt in (" ", "the sun", "a (yellow sun:1.3) and a house", "a house <lora:sun:1>, sun"):
+        for is_all in (True, False):
+            assert read(prompt, "sun and fuzzy", is_all=is_all) == (prompt, "no sun and fuzzy")
+    assert undeniable("tree, red, no house,sun") == "red"
     book, large = (next(e for e in ENTRIES if e.is_embedded is is_book) for is_book in (True, False))
-    asked = parse_request("text_to_image", {"prompt": "a house", "negative_prompt": "sun"})
-    assert make_plan(asked, book).denial == "no sun"
-    assert make_plan(asked, large).denial is None
+    request = parse_request(
+        "text_to_image", {"prompt": "a house and a sun", "negative_prompt": "sun", "num_images_per_prompt": 2}
+    )
+    plan = make_plan(request, book)
+    assert (plan.read_prompts, plan.read_negative_prompt) == (("a house",) * 2, "")
+    plan = make_plan(request, large)
+    assert (plan.read_prompts, plan.read_negative_prompt) == ((), None)
+    empty = parse_request("text_to_image", {"prompt": "", "negative_prompt": "sun, red", "seed": 3})
+    plan = make_plan(empty, book)
+    assert (plan.read_prompts, plan.read_negative_prompt) == ((own_prompt(3, "sun, red"),), "red")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "name", "left"),
+    [
+        ("a red car under the sun", "sun", "a red car"),
+        ("a house with a sun above it", "sun", "a house"),
+        (
+            "there is a black balloon above a small kettle in the center",
+            "balloon",
+            "there is a small kettle in the center",
+        ),
+        ("a star high above a tiny cactus on the left at night", "cactus", "a star on the left at night"),
+        ("a star on the right next to a cactus on the left", "cactus", "a star on the right"),
+        ("the sea at dusk with a pink fortress on the right and a sun", "castle", "the sea at dusk with a sun"),
+        ("on the left: a red ball and on the right: a blue house", "ball", "on the right: a blue house"),
+        ("a car that is red is in the city at night", "car", "in the city at night"),
+        ("a house and two red kittens sitting on the left, at night", "cat", "a house, at night"),
+        ("a meadow with a duck, a tree and a car", "tree", "a meadow with a duck and a car"),
+        ("a meadow with a duck and a car", "duck", "a meadow with a car"),
+        ("a hot-air balloon and a red balloon", "balloon", "a hot-air balloon"),
+        ("a rocket ship, a ship", "boat", "a rocket ship"),
+        ("A Red Car and a Blue House", "car", "a Blue House"),
+        ("night, beach, red car", "car", "night, beach"),
+        ("a sunflower in a sun-drenched house", "sun", "a sunflower in a sun-drenched house"),
+    ],
+)
+def test_a_thing_goes_with_what_it_does_and_where_and_with_what_joined_it(prompt: str, name: str, left: str) -> None:
+    assert without_thing(prompt, name) == left
+
+
+def test_every_caption_of_a_picture_without_a_thing_names_no_such_thing_and_all_others() -> None:
+    for seed in range(4):
+        for asked in deny(50, seed):
+            kept, gone = asked.picture.things
+            left = without_thing(asked.prompt, gone.object)
+            said = set(re.findall(r"[\w-]+", left))
+            assert not said & {form for form in FORMS[gone.object] if " " not in form}, asked.prompt
+            assert any(form in left for form in FORMS[kept.object]), asked.prompt
+            assert not unknown_words(left)
+            assert not re.search(r"\b(?:and|with|above|under|is|,)$|^(?:and|with|,)|,,|\s\s", left), left
+
+
+def test_a_weather_goes_in_all_its_forms() -> None:
+    for prompt, name, left in (
+        ("a house in the rain", "rain", "a house"),
+        ("a foggy forest with a car", "fog", "a forest with a car"),
+        ("a car on a rainy night", "rain", "a car on a night"),
+        ("in a snowy landscape, while it is snowing, a cat", "snowfall", "in a snowy landscape, a cat"),
+        ("red car, beach, mist", "fog", "red car, beach"),
+    ):
+        assert without_weather(prompt, name) == left

@@ -175,7 +175,10 @@ def test_device_seconds_of_an_hour_run_out_for_one_visitor_and_come_back() -> No
         gate.check_visitor(job("a"), [], 1.0)
     gate.check_visitor(job("b"), [], 1.0)
     assert caught.value.retry_after_s <= HOUR_S
-    clock.now += caught.value.retry_after_s + 60  # kept by the minute
+    clock.now += caught.value.retry_after_s - 1
+    with pytest.raises(QueueFull):
+        gate.check_visitor(job("a"), [], 1.0)
+    clock.now += 1
     gate.check_visitor(job("a"), [], 1.0)
     clock.now += HOUR_S + 60
     assert gate.used_s("a") == 0

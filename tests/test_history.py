@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
+from sd_demo import history as history_module
 from sd_demo.history import INDEX, History
-from sd_demo.outputs import Outputs
+from sd_demo.outputs import SHEET_KEY, Outputs
+from sd_demo.receipt import JSON_KEY, read_receipt_file
 from tests.receipts import make_receipt
 
 PICTURE = Image.new("RGB", (32, 32))
@@ -26,6 +31,12 @@ def history(outputs: Outputs) -> History:
         outputs.save(PICTURE, make_receipt(prompt=prompt), visitor="anna")
     outputs.save(PICTURE, make_receipt(prompt="a secret"), visitor="berta")
     return History(outputs)
+
+
+def in_file(outputs: Outputs) -> int:
+    """Rows of the index on disk: a history that cannot use it answers all the same."""
+    with closing(sqlite3.connect(outputs.visitor_folder("anna") / INDEX)) as index:
+        return int(index.execute("SELECT count(*) FROM pictures").fetchone()[0])
 
 
 def prompts(history: History, search: str = "", visitor: str = "anna") -> list[str]:
@@ -83,6 +94,24 @@ def test_the_sheets_that_a_picture_stands_on_are_found(history: History, outputs
     assert foreign.is_file()
 
 
+def test_pictures_and_sheets_of_earlier_versions_are_read_by_todays_names(history: History, outputs: Outputs) -> None:
+    receipt = make_receipt(prompt="", read_prompt="a red house", read_negative_prompt="no sun")
+    path = outputs.save(PICTURE, receipt, visitor="anna")
+    sheet = outputs.save_sheet(PICTURE, [receipt], visitor="anna")
+    for file, key in ((path, JSON_KEY), (sheet, SHEET_KEY)):
+        with Image.open(file) as image:
+            image.load()
+            told = image.text[key]
+        for name, earlier in (("read_prompt", "own_prompt"), ("read_negative_prompt", "denial")):
+            assert f'"{name}"' in told
+            told = told.replace(f'"{name}"', f'"{earlier}"')
+        info = PngInfo()
+        info.add_itxt(key, told)
+        PICTURE.save(file, pnginfo=info)
+    assert read_receipt_file(path) == receipt
+    assert history.sheets_with("anna", [path.name]) == [sheet]
+
+
 def test_files_that_come_and_go_without_a_word(history: History, outputs: Outputs) -> None:
     first = history.find("anna")[0].path
     first.unlink()
@@ -129,6 +158,7 @@ def test_a_kill_in_mid_rebuild_leaves_an_index_that_works(history: History, outp
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert len(prompts(history)) == 3
+    assert in_file(outputs) == 3
 
 
 def test_many_ask_at_once_while_pictures_are_made(history: History, outputs: Outputs) -> None:
@@ -147,6 +177,7 @@ def test_many_ask_at_once_while_pictures_are_made(history: History, outputs: Out
     assert len(counts) == 32
     assert all(3 <= count <= 11 for count in counts)
     assert len(prompts(history)) == 11
+    assert in_file(outputs) == 11
 
 
 def test_what_is_old_goes_and_nothing_else(history: History, outputs: Outputs) -> None:
@@ -194,3 +225,17 @@ def test_pictures_from_before_are_left_alone_where_only_new_ones_expire(history:
     assert history.expire(3600, since=2000) == 1
     assert old.path.exists()
     assert not young.path.exists()
+
+
+def test_a_file_is_read_once_and_again_only_after_it_changed(
+    history: History, outputs: Outputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    PICTURE.save(outputs.visitor_folder("anna") / "foreign.png")
+    changed = history.find("anna", limit=1)[0].path
+    read, told = [], history_module._told
+    monkeypatch.setattr(history_module, "_told", lambda path: (read.append(path.name), told(path))[1])
+    assert len(prompts(history)) == 3
+    assert read == []
+    os.utime(changed, (1, 1))
+    assert len(prompts(history)) == 3
+    assert read == [changed.name]

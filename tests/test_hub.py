@@ -17,6 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import httpx2
 import pytest
 from huggingface_hub import close_session, constants
 
@@ -28,7 +29,7 @@ from sd_demo.hub import downloads as downloads_module
 from sd_demo.hub import transfer
 from sd_demo.hub.download import Broken, Download, Fetched, Fetching
 from sd_demo.hub.downloads import Downloads
-from sd_demo.hub.repository import Hub
+from sd_demo.hub.repository import Hub, NotTheHub
 from sd_demo.known_models import OPENRAIL, OPENRAIL_2, OPENRAIL_2_URL, OPENRAIL_URL
 from sd_demo.model_files import MANIFEST, PARTIAL
 from sd_demo.registry import Registry
@@ -803,3 +804,20 @@ def test_a_model_that_upscales_comes_whole_and_loads(
     entry = registry.get(repo)
     assert (entry.upscale_factor, entry.tasks) == (factor, ("super_resolution",))
     assert read_model(registry.weights(entry) or tmp_path, torch.float32)["unet"].config.in_channels > 4
+
+
+@pytest.mark.parametrize(
+    "place", ["https://elsewhere.example/x", "//elsewhere.example/x", "https://hub.example.evil/x"]
+)
+def test_a_token_follows_no_redirect_to_another_place(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    class Session:
+        def head(self, url: str, **_: Any) -> httpx2.Response:
+            asked.append(url)
+            return httpx2.Response(302, headers={"Location": place}, request=httpx2.Request("HEAD", url))
+
+    monkeypatch.setattr("sd_demo.hub.repository.get_session", Session)
+    with pytest.raises(NotTheHub):
+        Hub(TOKEN, "https://hub.example")._head("https://hub.example/a/b/vocab.json")
+    assert asked == ["https://hub.example/a/b/vocab.json"]

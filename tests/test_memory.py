@@ -506,6 +506,32 @@ def test_of_a_model_that_is_not_in_memory_nothing_is_claimed(resident: Engine, m
     assert resident.estimate({}).fits
 
 
+def test_a_containers_limit_counts_and_its_file_cache_does_not(tmp_path: Path) -> None:
+    assert memory_need._left_in_container(tmp_path) == []
+    mib = 2**20
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text(f"{900 * mib}\n")
+    (tmp_path / "memory.stat").write_text(f"anon 5\nactive_file 7\ninactive_file {300 * mib}\n")
+    assert memory_need._left_in_container(tmp_path) == []
+    (tmp_path / "memory.max").write_text(f"{4096 * mib}\n")
+    assert memory_need._left_in_container(tmp_path) == [4096 - 900 + 300]
+    old = tmp_path / "memory"
+    old.mkdir()
+    (old / "memory.limit_in_bytes").write_text(f"{2000 * mib}\n")
+    (old / "memory.usage_in_bytes").write_text(f"{500 * mib}\n")
+    (old / "memory.stat").write_text("cache 9\n")
+    assert memory_need._left_in_container(tmp_path) == [3496, 1500]
+
+
+def test_what_is_free_is_what_the_tightest_limit_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = memory_need._available_host_mib()
+    assert usual is not None
+    monkeypatch.setattr(memory_need, "_left_in_container", lambda: [100.0, 10_000_000.0])
+    assert memory_need._available_host_mib() == 100.0
+    monkeypatch.setattr(memory_need, "_left_in_container", lambda: [10_000_000.0])
+    assert memory_need._available_host_mib() == pytest.approx(usual, rel=0.5)
+
+
 def test_what_a_process_may_not_take_is_not_free(monkeypatch: pytest.MonkeyPatch) -> None:
     mib = 2**20
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (100_000 * mib, 140_000 * mib))

@@ -129,6 +129,8 @@ def test_a_clip_that_this_program_downloaded_is_found(folder: Path, tmp_path: Pa
     ranker = manager.ranker(Registry().get("sd-1.5"))
     assert ranker.source == GENERAL_CLIP
     assert len(ranker.score(IMAGES[:2], "a red car")) == 2
+    assert manager.ranker(Registry().get("sd-1.5")) is ranker, "it is read once"
+    assert manager.ranker(Registry().get(EMBEDDED)).source == str(PICTURE_BOOK_CLIP)
     (place / "model.safetensors").write_bytes(b"no weights")
     with pytest.raises(ModelUnavailable, match=f"The CLIP in {place} cannot be read"):
         load_ranker(GENERAL_CLIP, tmp_path)

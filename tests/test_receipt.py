@@ -86,9 +86,20 @@ def test_every_scheduler_has_a_name_that_other_programs_know() -> None:
 
 def test_the_summary_is_one_line_with_what_matters() -> None:
     summary = make_receipt(effective_steps=1).summary()
-    for part in ("seed 7", "1 step ", "dpmpp_2m", "guidance 5", "256x256", "picture-book", "cpu float32", "1.8 s"):
+    for part in (
+        "seed 7",
+        "20 steps (1 UNet call) ",
+        "dpmpp_2m",
+        "guidance 5",
+        "256x256",
+        "picture-book",
+        "cpu float32",
+        "1.8 s",
+    ):
         assert part in summary
     assert "\n" not in summary
+    assert " · 20 steps · " in make_receipt().summary()
+    assert " · 1 step (2 UNet calls) · " in make_receipt(num_inference_steps=1, effective_steps=2).summary()
 
 
 def test_a_file_is_read_without_decoding_its_pixels(tmp_path: Path) -> None:

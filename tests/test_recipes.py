@@ -311,7 +311,14 @@ def test_script_and_command_line_run_in_a_shell(engine: Any, tmp_path: Path) -> 
 
 
 LARGER: dict[str, dict[str, Any]] = {
-    "refined": {"image": photo((80, 64)), "scale": 2.0, "prompt": "a house", "strength": 0.3, "seed": 4},
+    "refined": {
+        "image": photo((80, 64)),
+        "scale": 2.0,
+        "prompt": "a house",
+        "negative_prompt": "sun, x",
+        "strength": 0.3,
+        "seed": 4,
+    },
     "less than a step": {"image": photo((64, 64)), "scale": 1.0, "strength": 0.02, "num_inference_steps": 20},
     "in tiles": {"image": photo((160, 64)), "scale": 2.0, "num_inference_steps": 20},
     "x4": {"image": photo((20, 16)), "scale": 4.0, "model": "x4-upscaler", "num_inference_steps": 2, "noise_level": 9},
@@ -356,6 +363,7 @@ def test_no_prompt_becomes_code(prompt: str, negative_prompt: str) -> None:
     for script in (texts.diffusers, texts.client):
         literals = [node.value for node in ast.walk(ast.parse(script)) if isinstance(node, ast.Constant)]
         assert prompt in literals
+        assert not negative_prompt or negative_prompt in literals
         assert len(ast.parse(script).body) == len(ast.parse(plain_twin(script, prompt, negative_prompt)).body)
 
 

@@ -100,6 +100,9 @@ def test_the_unet_tells_what_suits_it(registry: Registry, tmp_path: Path) -> Non
             check_request(entry, parse_request("text_to_image", {**many, "scheduler": scheduler}))
         assert caught.value.field == "num_inference_steps"
     check_request(distilled, parse_request("text_to_image", {**many, "scheduler": "ddim"}))
+    for version, size in (("0.6.0", 512), ("0.9.0", 256)):  # the first published ones said 32 and meant 64
+        written = write_folder(tmp_path / version, sample_size=32, _diffusers_version=version)
+        assert registry.get(str(written)).native_size == size
     (tmp_path / "nine" / "unet" / "config.json").write_text("[not json")
     assert registry.get(str(tmp_path / "nine")).native_size == 512
 

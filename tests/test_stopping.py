@@ -36,6 +36,10 @@ class Engine(FakeEngine):
         is_lost = Path("lost").exists()
         return Health("The device is lost.", False, "lost") if is_lost else super().health()
 
+    def close(self, timeout_s=10.0):
+        super().close(timeout_s)
+        Path("closed").write_text(str([job.is_cancelled.is_set() for job in self.jobs]))
+
 sd_demo.engine.Engine = Engine
 sys.argv = ["app.py", "--port", sys.argv[1], "--output-dir", "pictures"]
 runpy.run_path(sys.path[0] + "/app.py", run_name="__main__")
@@ -80,8 +84,12 @@ def test_a_signal_hands_back_what_runs_and_leaves_nothing_partial(running: Runni
     data = ["a ball", "", None, None, 150, *[None] * 6]  # 150 s of steps
     joined = httpx.post(f"{running.url}/gradio_api/call/text_to_image", json={"data": data})
     assert joined.status_code == 200
-    running.process.send_signal(number)
-    assert running.process.wait(END_S) == 0
+    event = joined.json()["event_id"]
+    with httpx.stream("GET", f"{running.url}/gradio_api/call/text_to_image/{event}", timeout=60) as stream:
+        assert next(stream.iter_lines()) == "event: generating"  # it runs
+        running.process.send_signal(number)
+        assert running.process.wait(END_S) == 0
+    assert (running.folder / "closed").read_text() == "[True]", "handed back in order, not ended by the last resort"
     assert list((running.folder / "pictures").rglob(f"*{TEMPORARY_PREFIX}*")) == []
     with pytest.raises(httpx.HTTPError):
         httpx.get(f"{running.url}/healthz")

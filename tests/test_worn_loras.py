@@ -152,3 +152,13 @@ def test_a_file_that_was_written_again_is_read_again(engine: Engine) -> None:
     first = pixels(submit(engine, "new"))
     write(path, 6, LAYERS)
     assert not np.array_equal(first, pixels(submit(engine, "new")))
+
+
+def test_where_paths_are_not_taken_no_lora_is_worn_by_its_path(tmp_path: Path) -> None:
+    write(tmp_path / "mine.safetensors", 9, LAYERS)
+    place = {"device": "cpu", "output_dir": tmp_path / "out", "lora_dir": tmp_path / "loras", "data_dir": tmp_path}
+    own, shared = (Engine(Settings(**place, takes_paths=takes)) for takes in (True, False))  # nobody works: they wait
+    path = str(tmp_path / "mine.safetensors")
+    assert submit(own, path).request.loras[0].name == path
+    with pytest.raises(InvalidRequest, match="there is no LoRA"):
+        submit(shared, path)

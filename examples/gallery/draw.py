@@ -1,6 +1,7 @@
 """Draws the pictures of index.json with the embedded model: `python examples/gallery/draw.py`.
 
-They are what the page offers under "Try": a click fills in the same values and draws the same picture again.
+They are what the page offers under "Try": a click fills in the same values and draws it again (where the
+program chooses bfloat16, all but the same).
 """
 
 from __future__ import annotations

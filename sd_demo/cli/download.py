@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from sd_demo.hub.download import Download, Fetching, Offer
 
 EPILOG: Final = """The token for gated and private models is taken from HF_TOKEN or the hub's own login;
---ask-token reads another one without showing it. It is never stored. SD_DEMO_DATA_DIR names the folder that models
-go to."""
+--ask-token reads another one without showing it. It is never stored. SD_DEMO_DATA_DIR names the folder in
+whose models/ it is put."""
 
 
 def run(arguments: list[str]) -> int:

@@ -74,6 +74,11 @@ def parser() -> Parser:
     parser.add_argument("--model", default=argparse.SUPPRESS, metavar="NAME", help=words)
     for name in generate.PLACE_FIELDS:
         words = f"{Settings.model_fields[name].description}"
+        words = (
+            "Folder to look in, after that of FILE, for the pictures it was made from."
+            if name == "output_dir"
+            else words
+        )
         words += " As the receipt says, where this is left out and can run here." if name in PLACE else ""
         option = "--output" if name == "output_dir" else flag(name)
         parser.add_argument(

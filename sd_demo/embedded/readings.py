@@ -1,10 +1,13 @@
-"""How the picture-book model reads what says too little: no prompt at all, and a negative prompt without its "no".
+"""How the picture-book model reads prompts: what it makes up where there is none, and what a negative prompt denies.
 
 No prompt: to draw one of the world's captions and then a picture for it is to draw from all pictures of the world, as
 sampling without a prompt does. The UNet alone does it badly: without words there is nothing to guide by, and what it
 cannot decide comes out as a mixture (MODEL_CARD.md, "Without a prompt").
 
-A negative prompt: the model has learned what "no sun" denies (negatives.py), and "sun" is a sun to it.
+A negative prompt: what it denies, "sun" or "no sun", is left out of the prompt, as the model draws nothing that nobody
+asks for. Guidance away from "no sun" cannot know which sun is meant, and leaves half of them, or their ghosts; where
+there would be no sun anyway it does harm (MODEL_CARD.md, "Negative prompts"). It is there all the same (negatives.py)
+where nothing can be left out.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import numpy as np
 
 from sd_demo.embedded.captions import caption
 from sd_demo.embedded.free_vocabulary import READ_AS
+from sd_demo.embedded.leaving_out import FORMS, LOOKS, any_of, with_aliases, without_thing, without_weather
 from sd_demo.embedded.negatives import WEATHERS
 from sd_demo.embedded.picture import Picture
 from sd_demo.embedded.sampling import sample
@@ -36,14 +40,18 @@ from sd_demo.requests import MAX_PROMPT_CHARACTERS
 _STREAM: Final = 17  # of the numbers that a seed gives, those that nothing else draws from
 _TRIES: Final = 200
 _WORD: Final = re.compile(r"[^\W\d_]+")
-_THINGS: Final = [form for pairs in OBJECT_WORDS.values() for pair in pairs for form in pair]
-_WEATHERS: Final = [word for each in WEATHERS.values() for word in each]
+_NAME_OF: Final = {form: name for name, forms in FORMS.items() for form in forms}
+_WEATHER_OF: Final = {form: name for name, forms in WEATHERS.items() for form in with_aliases(forms)}
+# "sun", "no sun", "a small red car" or "(trees:1.2)", and nothing else: "a tree at night" is no denial of a tree.
 _DENIABLE: Final = re.compile(
-    rf"\b(?:{'|'.join(form for word in [*_THINGS, *_WEATHERS] for form in (word, *READ_AS.get(word, ())))})\b", re.I
+    r"(?P<before>\s*[(\[]*)(?P<no>(?:no|not|without)\s+)?(?P<article>(?:an?|the|any)\s+)?"
+    rf"(?P<what>(?P<looks>(?:{any_of(LOOKS)}\s+)*)(?P<noun>{any_of([*_NAME_OF, *_WEATHER_OF])})"
+    r"\s*(?::\s*[\d.]+\s*)?[)\]]*)\.?\s*",
+    re.I,
 )
-_DENIED: Final = re.compile(r"\b(?:no|without)\b", re.I)
-_LEAD: Final = re.compile(r"^(\s*)(?:not\s+)?(?:(?:an?|the|any)\s+)?", re.I)
-_BETWEEN: Final = re.compile(r"(\s*(?:[,;\n]|\bBREAK\b|\band\b|\bor\b)\s*)")
+_BETWEEN: Final = re.compile(r"([,;\n]|\bBREAK\b|\b(?i:and|or)\b)")
+_LOOK: Final = re.compile(any_of(LOOKS))
+_NOT_PLAIN: Final = frozenset("()[]<>")  # weights and tags, which must not be torn apart
 _MEANT: Final = {alias: word for word, aliases in READ_AS.items() for alias in aliases}
 # Of phrases the words that say nothing by themselves.
 _SMALL: Final = frozenset(
@@ -82,16 +90,50 @@ def _meaning(picture: Picture) -> set[str]:
     return {word for phrase in said for word in _WORD.findall(phrase)} - _SMALL
 
 
-def denial(negative_prompt: str) -> str | None:
-    """The negative prompt with a "no" before each thing and weather in it that has none; None: as it is.
+def read(prompt: str, negative_prompt: str, *, is_all: bool) -> tuple[str, str]:
+    """Prompt and negative prompt as the model reads them: what is denied is left out of both.
 
-    They are told apart by commas, "and" and the like. Words that the model cannot deny, such as "blurry", stay as they
-    are, and so does all of a prompt that would become too long.
+    A denial is a thing or a weather, told from others by commas, "and" and the like. It stays in the negative prompt,
+    with a "no" if it has none, where the prompt is nothing else, or has brackets, or is not all that says what is to be
+    seen (is_all), and does not ask for it: the given picture may show it. What cannot be denied, such as "blurry" or "a
+    tree at night", stays as well.
     """
-    parts = _BETWEEN.split(negative_prompt)
-    read = "".join(part if k % 2 else _denied(part) for k, part in enumerate(parts))
-    return read if read != negative_prompt and len(read) <= MAX_PROMPT_CHARACTERS else None
+    parts, kept, left = _parts(negative_prompt), list[str](), prompt
+    is_plain = bool(prompt.strip()) and not _NOT_PLAIN.intersection(prompt)
+    for part, denial in parts[::2]:
+        shorter = _without(left, denial) if is_plain and denial else left
+        if denial is None or not is_plain or not shorter or (shorter == left and not is_all):
+            kept.append(part.strip())
+        left = shorter or left
+    is_as_it_was = len(kept) == len(parts[::2])
+    rest = "".join(part for part, _ in parts) if is_as_it_was else ", ".join(part for part in kept if part)
+    return (left, rest) if len(rest) <= MAX_PROMPT_CHARACTERS else (prompt, negative_prompt)
 
 
-def _denied(part: str) -> str:
-    return part if _DENIED.search(part) or not _DENIABLE.search(part) else _LEAD.sub(r"\1no ", part)
+def undeniable(negative_prompt: str) -> str:
+    """What is left of a negative prompt without its denials."""
+    parts = _parts(negative_prompt)
+    if not any(denial for _, denial in parts):
+        return negative_prompt
+    return ", ".join(part.strip() for part, denial in parts[::2] if denial is None and part.strip())
+
+
+def _without(prompt: str, denial: re.Match[str]) -> str:
+    noun = denial["noun"].lower()
+    if noun in _WEATHER_OF:
+        return without_weather(prompt, _WEATHER_OF[noun])
+    return without_thing(prompt, _NAME_OF[noun], _LOOK.findall(denial["looks"].lower()))
+
+
+def _parts(negative_prompt: str) -> list[tuple[str, re.Match[str] | None]]:
+    """Parts of a negative prompt, what is between them at odd places; denials, all with a "no", with their match."""
+    parts, depth = list[tuple[str, re.Match[str] | None]](), 0
+    for part in _BETWEEN.split(negative_prompt):
+        was_outside = depth == 0
+        depth += sum(part.count(bracket) for bracket in "([") - sum(part.count(bracket) for bracket in ")]")
+        found = _DENIABLE.fullmatch(part) if was_outside and depth == 0 else None  # brackets must not be torn apart
+        if found:
+            is_said = (found["no"] or "").strip().lower() in ("no", "without")
+            part = found["before"] + (found["no"] + (found["article"] or "") if is_said else "no ") + found["what"]
+        parts.append((part, found))
+    return parts

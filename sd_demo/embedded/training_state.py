@@ -23,8 +23,10 @@ LONGEST_STEP_S = 60.0  # a longer gap is a machine that slept or a process that 
 
 
 def has_fast_bfloat16(device_type: str) -> bool:
-    """Whether training in bfloat16 pays: a CPU without instructions for it emulates them, slowly."""
-    return device_type == "cuda" or bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+    """Whether training in bfloat16 pays: CPUs and GPUs without instructions for it emulate them, slowly."""
+    if device_type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(torch.cpu.get_capabilities().get("avx512_bf16"))
 
 
 class Stage:
@@ -116,7 +118,7 @@ class Stage:
         decay = min(self._ema_decay, (1.0 + self.step) / (10.0 + self.step))
         torch._foreach_lerp_(list(self._ema.values()), [p.detach() for p in self._parameters], 1.0 - decay)
         for key, value in {"loss": loss, **measures}.items():
-            self._sums[key] = self._sums.get(key, torch.zeros(())) + value.detach().cpu()
+            self._sums[key] = self._sums.get(key, 0.0) + value.detach()  # where it is: read, it would be waited for
         if (self.step + 1) % LOG_EVERY_STEPS == 0:
             self.log(**{key: round(total.item() / LOG_EVERY_STEPS, 6) for key, total in self._sums.items()})
             self._sums.clear()

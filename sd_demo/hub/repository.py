@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import quote, urljoin
+from urllib.parse import quote, urljoin, urlsplit
 
 import httpx2
 from huggingface_hub import constants, get_token
@@ -159,9 +159,9 @@ class Hub:
             onward = response.headers.get("Location", "")
             if "X-Linked-Size" in response.headers or not response.is_redirect:
                 return response.headers
-            if not onward.startswith(("/", self._endpoint)):
-                break
             url = urljoin(url, onward)  # a renamed repository
+            if urlsplit(url)[:2] != urlsplit(self._endpoint)[:2]:  # the token is for the hub alone
+                break
         raise NotTheHub
 
     def _json(self, url: str, params: dict[str, str]) -> dict[str, Any]:

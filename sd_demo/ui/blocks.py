@@ -142,7 +142,7 @@ def build(
         for tab in tabs.values():
             ran = _listen(engine, tab, top, visitor_id)
             runs.append(ran.then)
-            live_lines.listen(engine, tab, top.model, ran)
+            live_lines.listen(engine, tab, top, ran)
             memory.listen(engine, page, tab, visitor_id)
             style_picker.listen(engine, tab, top)
             passing_on.listen(engine, tab)

@@ -28,7 +28,9 @@ HELP: Final = (
     "Values with commas between them, or a range: 1, 3, 5 or 1..10:3. Sizes as 256x256. For words, the first is "
     "replaced in the prompt by each. At most 36 pictures."
 )
-INTRO: Final = '<div class="intro"><p>One picture for each value, side by side: every one has the same seed.</p></div>'
+INTRO: Final = (
+    '<div class="intro"><p>One picture for each value, side by side, with the same seed unless that varies.</p></div>'
+)
 FIRST: Final = {"x": ("guidance_scale", "1, 3, 5, 7"), "y": (None, "")}
 _SIZE: Final = ("width", "height")  # of all pictures, where none is given that they are to be like
 _BASE: Final = ("num_inference_steps", "guidance_scale", "scheduler", *_SIZE, "seed")
@@ -163,7 +165,7 @@ def _handler(engine: Engine, here: CompareTab) -> Callable[..., Iterator[dict[An
                     }
         except JobCancelled:
             yield {
-                parts.status: status_line.ended("Cancelled. Nothing was saved in a sheet."),
+                parts.status: status_line.ended("Cancelled. There is no sheet; finished pictures are in History."),
                 **idle,
             }
         except PlaygroundError as error:

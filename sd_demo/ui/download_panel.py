@@ -194,7 +194,7 @@ def _now(
 
 def _refused(panel: Panel, about: str, error: DownloadFailed, *, asks: bool = False) -> dict[Any, Any]:
     state = _now(panel, about, status_line.failed(str(error)), asks=asks)
-    needs_token = error.kind in ("gated", "token", "not-found")  # a private one is "not found" to others
+    needs_token = error.kind in ("gated", "token", "not-found", "rate-limit")  # a private one is "not found" to others
     return state | {panel.token: gr.update(visible=needs_token)}
 
 

@@ -57,6 +57,15 @@ def listen(engine: Engine, page: gr.Blocks, header: Header, *others: Any) -> Non
     def look() -> tuple[str, gr.Timer]:
         return state_line(engine), gr.Timer(active=engine.status().state == "loading")
 
+    def arrived(chosen: Any) -> Any:
+        """The model that the program fell back to, where the page was built before it did."""
+        status, usual = engine.status(), header.model.value
+        fell_back = status.state == "ready" and status.message and engine.defaults(None).name != usual
+        return gr.update(value=engine.defaults(None).name) if fell_back and chosen == usual else gr.skip()
+
+    header.timer.tick(
+        arrived, [header.model], [header.model], show_progress="hidden", queue=False, api_visibility="private"
+    )
     for event in (page.load, header.timer.tick, *others):
         event(
             look,

@@ -47,7 +47,7 @@ def html(task: str, entry: ModelEntry, *, is_here: bool) -> str:
 def _of_absent(entry: ModelEntry) -> str:
     return (
         f"<p><b>{escape(entry.title)}</b> is not on this machine yet: {escape(entry.summary)}</p>"
-        f"{_limits(entry)}<p>Licence: {escape(entry.licence)}. A download of {entry.download_mib / 1024:.1f} GB:</p>"
+        f"{_limits(entry)}<p>Licence: {escape(entry.licence)}. A download of {entry.download_mib / 1024:.1f} GiB:</p>"
         f"<p><code>python -m sd_demo download {escape(entry.name)}</code></p>"
     )
 

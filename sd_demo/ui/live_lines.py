@@ -17,6 +17,7 @@ from sd_demo.lora_folder import find_lora, trigger_words
 from sd_demo.requests import MAX_PROMPT_CHARACTERS, TextToImage
 from sd_demo.speed import Estimate
 from sd_demo.ui import controls, status_line
+from sd_demo.ui.header import Header
 from sd_demo.ui.run import Tab
 from sd_demo.ui.uploads import uploaded_file
 
@@ -36,8 +37,10 @@ _QUIET: Final[dict[str, Any]] = {
 }
 
 
-def listen(engine: Engine, tab: Tab, model: gr.Dropdown, ran: Any) -> None:
-    """Keep both lines of a tab true while the person types, and after each run, which teaches what one costs."""
+def listen(engine: Engine, tab: Tab, top: Header, ran: Any) -> None:
+    """Keep both lines of a tab true while the person types, when the model is there, and after each run, which teaches
+    what one costs."""
+    model = top.model
 
     def tokens(prompt: Any, model: Any, loras: Any = None) -> str:
         return token_line(engine, prompt, model, loras)
@@ -60,7 +63,7 @@ def listen(engine: Engine, tab: Tab, model: gr.Dropdown, ran: Any) -> None:
     for event in (*(control.change for control in read), ran.then):  # a run may have loaded another tokenizer
         event(tokens, read, [tab.token_line], **_QUIET)
     costly = [tab.controls[name] for name in COSTLY if name in tab.controls]
-    for event in (*(control.change for control in [*costly, *pictures]), model.change, ran.then):
+    for event in (*(control.change for control in [*costly, *pictures, model, top.state]), ran.then):
         event(cost, [model, *held], [tab.estimate, tab.smaller], **_QUIET)
     tab.smaller.click(take_smaller, [model, *held], [tab.smaller, *costly], **_QUIET)
 
@@ -113,14 +116,14 @@ def cost_line(expected: Estimate) -> str:
     memory = "" if expected.peak_mib is None else _gigabytes(expected.peak_mib)
     if not expected.fits:
         room = _gigabytes(expected.room_mib or 0)
-        return f'<p class="tokens"><span class="over">needs about {memory}, and {room} are free</span></p>'
+        return f'<p class="tokens"><span class="over">needs about {memory}, and there is room for {room}</span></p>'
     time = "" if expected.seconds is None else status_line.seconds(expected.seconds)
     words = " and ".join(word for word in (memory, time) if word)
     return f'<p class="tokens">about {words}</p>' if words else ""
 
 
 def _gigabytes(mib: float) -> str:
-    return f"{mib / 1024:.1f} GB" if mib >= 100 else f"{mib:.0f} MB"
+    return f"{mib / 1024:.1f} GiB" if mib >= 100 else f"{mib:.0f} MiB"
 
 
 def _in_words(fields: dict[str, int]) -> str:

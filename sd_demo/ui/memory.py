@@ -65,18 +65,21 @@ def listen_for_model(engine: Engine, page: gr.Blocks, top: Header, chosen: Seque
     chosen: that of each tab whose settings are kept, and so its own.
     """
     kept = visitor.browser_state("model")
-    usual = engine.defaults(None).name
+    usual = top.model.value
 
     def restore(held: Any) -> dict[Any, Any]:
         held = held if isinstance(held, dict) else {}
         fresh = header.choices(engine)  # the page was built before the last download
-        name = held.get("name")
+        name, now = held.get("name"), engine.defaults(None).name
+        # The page may also have been built before the program fell back to a model that it can use.
+        fallen_back: dict[str, Any] = {"value": now} if now != usual else {}
+        unheld = {top.model: gr.update(choices=fresh, **fallen_back)}
         if not isinstance(name, str) or held.get("usual") != usual:  # another one was named as the program was started
-            return {top.model: gr.update(choices=fresh)}
+            return unheld
         try:
             name = engine.defaults(name).name
         except PlaygroundError:  # no longer known here
-            return {top.model: gr.update(choices=fresh)}
+            return unheld
         return {top.model: gr.update(choices=fresh, value=name), **dict.fromkeys(chosen, name)}
 
     top.model.change(None, [top.model], [kept], js=f"(name) => ({{name, usual: {json.dumps(usual)}}})", **_PRIVATE)

@@ -23,6 +23,8 @@ FLAGS = [
     "--disable-sync",
 ]
 DESKTOP = {"width": 1280, "height": 800}
+STEP_S = 0.01  # of the fake engine
+FAULTS: list[str] = []  # errors that scripts of a page threw
 PATIENCE_MS = 60_000  # for a busy machine; nothing waits longer than it has to
 
 expect.set_options(timeout=PATIENCE_MS)
@@ -44,7 +46,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
     folder = tmp_path_factory.mktemp("outputs")
     settings = Settings(lora_dir=tmp_path_factory.mktemp("loras"), data_dir=tmp_path_factory.mktemp("data"))
-    engine = FakeEngine(Outputs(folder), step_s=0.01, settings=settings)
+    engine = FakeEngine(Outputs(folder), step_s=STEP_S, settings=settings)
     engine.start()
     page = blocks.build(engine, examples_folder=make_examples(tmp_path_factory.mktemp("examples")))  # type: ignore[arg-type]
     _, url, _ = page.launch(server_port=None, prevent_thread_lock=True)
@@ -108,9 +110,27 @@ def fresh_page(context: BrowserContext, served: Served) -> Page:
     return open_page(context, served.url)
 
 
+@pytest.fixture(autouse=True)
+def usual_speed(request: pytest.FixtureRequest) -> Iterator[None]:
+    """One test that fails while steps are slow does not make those after it fail."""
+    yield
+    if "served" in request.fixturenames:
+        request.getfixturevalue("served").engine.step_s = STEP_S
+
+
+@pytest.fixture(autouse=True)
+def no_script_fails() -> Iterator[None]:
+    """What a page's scripts did not catch fails the test in which it happened."""
+    yield
+    seen = FAULTS.copy()
+    FAULTS.clear()
+    assert seen == []
+
+
 def open_page(context: BrowserContext, url: str) -> Page:
-    """Open `url` and wait until it can be used; any error on the browser's console fails the test that closes it."""
+    """Open `url` and wait until it can be used."""
     page = context.new_page()
+    page.on("pageerror", lambda error: FAULTS.append(str(error)))
     page.goto(url)
     expect(page.locator("#text_to_image-generate")).to_be_visible()
     expect(page.locator("#state")).to_contain_text("ready")

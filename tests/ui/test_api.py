@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -15,6 +17,7 @@ from sd_demo.receipt import Receipt, read_receipt
 from sd_demo.requests import PICTURE_FIELDS, REQUESTS
 from sd_demo.soak.server import positional
 from tests.fake_page import FakePage
+from tests.http_api import HttpApi
 
 
 @pytest.fixture(scope="module")
@@ -85,3 +88,16 @@ def test_a_request_that_gradio_starts_a_second_time_stops_its_job_and_makes_no_o
         time.sleep(0.02)
     assert job.is_ended
     assert job.is_cancelled.is_set()
+
+
+def test_what_nobody_foresaw_reaches_a_caller_as_an_id_alone(
+    fake_page: FakePage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def surprise(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("a secret path: /etc/shadow")
+
+    monkeypatch.setattr(fake_page.engine, "submit", surprise)
+    api = HttpApi(fake_page.url)
+    error = api.call("text_to_image", prompt="a ball").error or ""
+    api.close()
+    assert re.fullmatch(r"Something went wrong here; .* the id [0-9a-f]{8} if it stays\.", error), error

@@ -7,10 +7,12 @@ from typing import Any
 
 import gradio as gr
 import pytest
+from PIL import Image
 
 from sd_demo.errors import InvalidImage
 from sd_demo.ui import mask_editor
 from sd_demo.ui.mask_editor import MAX_EDITORS, MAX_LAYERS, Blobs
+from tests.test_images import encoded, png_claiming
 
 
 def sent(key: Any, content: Any = b"x", *, kind: str = "layer", index: Any = "0") -> SimpleNamespace:
@@ -81,3 +83,11 @@ def test_what_is_run_again_stays_and_what_was_forgotten_is_said(monkeypatch: pyt
     now = 8 * mask_editor.MAX_AGE_S
     assert is_forgotten(blobs, "d")
     assert blobs.get("a") is None, "ids are not kept for ever either"
+
+
+def test_a_layer_of_too_many_pixels_is_not_decoded() -> None:
+    blobs = Blobs()
+    blobs.accept(sent("a", encoded(Image.new("RGB", (64, 64))), kind="background"))
+    blobs.accept(sent("a", png_claiming(6_000, 5_000)))
+    with pytest.raises(InvalidImage, match="too many pixels"):
+        mask_editor.read({"id": "a"}, blobs)

@@ -197,10 +197,16 @@ def test_a_model_that_came_since_the_start_is_no_longer_said_to_be_missing(
     assert "<b>not loaded yet</b> · the next picture loads it" in state_line(engine)
 
 
-def test_strangers_have_no_panel(tmp_path: Path) -> None:
+def test_strangers_download_train_and_add_nothing(tmp_path: Path) -> None:
     from sd_demo.ui import blocks
 
-    settings = Settings(profile="shared", data_dir=tmp_path)
-    assert not PROFILES["shared"].takes_paths
-    built = blocks.build(FakeEngine(Outputs(tmp_path), settings=settings), examples_folder=tmp_path)  # type: ignore[arg-type]
-    assert not [block for block in built.blocks.values() if str(block.elem_id).startswith("get-model")]
+    def ids(profile: Any) -> set[str]:
+        settings = Settings(profile=profile, data_dir=tmp_path, lora_dir=tmp_path)
+        built = blocks.build(FakeEngine(Outputs(tmp_path), settings=settings), examples_folder=tmp_path)  # type: ignore[arg-type]
+        return {str(block.elem_id) for block in built.blocks.values()}
+
+    kept = {"get-model", "train-start", *(f"{place}-add-lora" for place in ("text_to_image", "upscale", "compare"))}
+    assert kept <= ids("local")
+    for profile in ("shared", "space"):
+        assert not PROFILES[profile].takes_paths  # type: ignore[index]
+        assert not {one for one in ids(profile) if one in kept or one.startswith(("get-model", "train-"))}

@@ -328,7 +328,6 @@ def test_two_visitors_never_see_each_other(browser: Browser, served: Served) -> 
     generate(two, TASK)
     owners = {job.visitor for job in served.engine.jobs[-2:]}
     assert len(owners) == 2
-    # A browser that claims the other's file names gets nothing, for they are looked up among its own.
     assert {path.parent.name for path in served.folder.rglob("*.png")} >= owners
     first.close()
     second.close()
@@ -363,12 +362,13 @@ def test_an_example_fills_everything_and_runs(fresh_page: Page, served: Served) 
 def test_what_does_not_fit_is_red_with_one_click_to_what_does(fresh_page: Page) -> None:
     page = fresh_page
     images, cost = page.locator(f"#{TASK}-num_images_per_prompt input"), page.locator(f"#{TASK}-estimate")
+    expect(cost).to_contain_text("about 0.1 GiB and")  # before anything was touched
     images.fill("12")
     images.press("Tab")
-    expect(cost.locator(".over")).to_have_text("needs about 1.2 GB, and 0.8 GB are free")
+    expect(cost.locator(".over")).to_have_text("needs about 1.2 GiB, and there is room for 0.8 GiB")
     page.get_by_role("button", name="Use 8 images").click()
     expect(images).to_have_value("8")
-    expect(cost).to_contain_text("about 0.8 GB and")
+    expect(cost).to_contain_text("about 0.8 GiB and")
     expect(page.locator(f"#{TASK}-smaller")).to_be_hidden()
 
 
@@ -382,10 +382,20 @@ def test_the_line_of_the_cost_knows_the_size_of_the_picture(
     steps = page.locator("#image_to_image-num_inference_steps input").first
     steps.fill("7")
     steps.press("Tab")
-    expect(page.locator("#image_to_image-estimate")).to_contain_text("about 0.1 GB and")
+    expect(page.locator("#image_to_image-estimate")).to_contain_text("about 0.1 GiB and")
     while not any(values.get("num_inference_steps") == 7 for values in asked):
         page.wait_for_timeout(50)
     assert asked[-1]["image"] == (301, 203)
+
+
+def test_the_page_names_the_model_that_the_program_fell_back_to(
+    context: BrowserContext, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = served.engine.defaults
+    with monkeypatch.context() as patch:
+        patch.setattr(served.engine, "defaults", lambda model=None: real(model or "sd-1.4"))
+        page = open_page(context, served.url)
+        expect(page.locator("#model input")).to_have_value(re.compile(r"Stable Diffusion 1\.4"))
 
 
 def test_the_first_screen_needs_no_scrolling(fresh_page: Page) -> None:

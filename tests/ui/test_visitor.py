@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from PIL import Image
 
+from sd_demo.outputs import Outputs
 from sd_demo.settings import Settings
 from sd_demo.ui import visitor
+from tests.receipts import make_receipt
 
 LAN = Settings(host="0.0.0.0")  # nothing is bound here
 SPACE = Settings(profile="space")
@@ -47,3 +51,16 @@ def test_no_request_has_no_address() -> None:
     who = visitor.caller(None, None, LAN)
     assert who["origin"] == ""
     assert len(who["visitor"]) == 24
+
+
+def test_file_names_from_a_browser_open_nobody_elses_pictures(tmp_path: Path) -> None:
+    outputs, picture = Outputs(tmp_path), Image.new("RGB", (32, 32))
+    mine, theirs = (outputs.save(picture, make_receipt(), visitor=name) for name in ("me", "them"))
+    claimed = [mine.name, f"../them/{theirs.name}", str(theirs), theirs.name, 5, "a\x00.png", ".."]
+    assert visitor.remembered_pictures(outputs, "me", claimed) == [mine]
+    assert visitor.remembered_pictures(outputs, "me", mine.name) == []
+
+
+def test_a_caller_has_its_address_and_without_an_id_nobody_elses_folder() -> None:
+    assert visitor.caller(None, asked("8.8.4.4"), LAN)["origin"] == "8.8.4.4"
+    assert len({visitor.caller(None, None, LAN)["visitor"] for _ in range(3)}) == 3

@@ -1,0 +1,116 @@
+"""A prompt without a thing or a weather that it asks for: what "no sun" leaves of "a red car under the sun".
+
+The world's language is small enough for its phrases to be found: a thing with its article, its adjectives, and what it
+does and where; a weather in all its forms; and the word that joined it to the rest, which goes with it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Final
+
+from sd_demo.embedded import free_vocabulary as more
+from sd_demo.embedded import vocabulary as words
+
+_PLACES: Final = [
+    phrase
+    for table in (words.POSITION_PHRASES, words.DEPTH_PHRASES, more.POSITIONS)
+    for phrases in table.values()
+    for phrase in phrases
+]
+_DOINGS: Final = [*{doing for doings in words.DOINGS.values() for doing in doings}, *more.VERBS.values()]
+_RELATIONS: Final = [
+    phrase
+    for table in (words.SIDE_PHRASES, more.SIDES, words.RELATION_PHRASES, words.REVERSED_RELATION_PHRASES)
+    for phrases in table.values()
+    for phrase in phrases
+]
+
+
+def with_aliases(forms: Iterable[str]) -> list[str]:
+    """Each, and what is read as it."""
+    return [form for word in forms for form in (word, *more.READ_AS.get(word, ()))]
+
+
+def any_of(forms: Iterable[str]) -> str:
+    """A pattern for any of them, whole words, the longest first."""
+    longest_first = sorted(set(with_aliases(forms)), key=len, reverse=True)
+    return rf"(?:{'|'.join(rf'{re.escape(form)}' for form in longest_first)})(?![\w-])"
+
+
+# Every adjective with all that mean the same.
+_ALIKE: Final = {
+    word: frozenset(group)
+    for table, others in ((words.COLOUR_WORDS, more.COLOURS), (words.SIZE_WORDS, more.SIZES))
+    for name, forms in table.items()
+    for group in [with_aliases((*forms, *others.get(name, ())))]
+    for word in group
+}
+LOOKS: Final = tuple(_ALIKE)
+_COUNTS: Final = ("a", "an", "the", "one", "two", "three", "some", "several", "any")
+_BEFORE: Final = rf"(?:{any_of(_PLACES)}:?\s+)*(?:{any_of(_COUNTS)}\s+)?"
+_AFTER: Final = (
+    rf"(?:\s+that\s+(?:is|are)\s+{any_of(LOOKS)}|,?\s+(?:is\s+|are\s+)?{any_of(_DOINGS)}|\s+{any_of(_PLACES)}"
+    rf"|\s+{any_of(_RELATIONS)}\s+it\b|\s+next to each other|\s+side by side)*"
+)
+_RELATED: Final = rf"(?:(?:is|are)\s+)?{any_of(_RELATIONS)}"
+_JOINT: Final = rf"(?:,\s*(?:and\s+|with\s+)?|(?:and|with)\b\s*|{_RELATED}\s*|(?:is|are)\b\s*)"
+_JOINED_BEFORE: Final = re.compile(rf"(?P<related>\s+{_RELATED})?(?P<other>\s*,?\s*\b(?:and|with)|\s*,)?\s*$", re.I)
+_JOINED_AFTER: Final = re.compile(rf"\s*{_JOINT}", re.I)
+_PLACED: Final = re.compile(rf"{any_of(_PLACES)}\s*$", re.I)
+_EDGES: Final = re.compile(r"^(?:\s|,|\band\b|\bwith\b)+|(?:\s|,|\band\b|\bwith\b)+$", re.I)
+
+
+FORMS: Final = {
+    name: frozenset(with_aliases(form for pair in (*pairs, *more.OBJECTS.get(name, ())) for form in pair))
+    for name, pairs in words.OBJECT_WORDS.items()
+}
+# With the nouns of all things, so that no balloon is found in a hot-air balloon.
+_PHRASE: Final = re.compile(
+    rf"\b{_BEFORE}(?P<looks>(?:{any_of(LOOKS)}\s+)*)(?<![\w-])(?P<noun>{any_of(set[str]().union(*FORMS.values()))})"
+    rf"(?P<after>{_AFTER})",
+    re.I,
+)
+
+
+def without_thing(prompt: str, name: str, looks: Iterable[str] = ()) -> str:
+    """`prompt` without the phrases of the object `name`; of those alone that have each of the adjectives `looks`."""
+    left, wanted, start = prompt, [_ALIKE[look] for look in looks], 0
+    while found := _PHRASE.search(left, start):
+        adjectives = frozenset(re.findall(r"[\w-]+", f"{found['looks']} {found['after']}".lower()))
+        if found["noun"].lower() in FORMS[name] and not any(each.isdisjoint(adjectives) for each in wanted):
+            left, start = _cut(left, found), 0
+        else:
+            start = found.end("noun")
+    return prompt if left == prompt else _tidied(left)
+
+
+def _cut(prompt: str, found: re.Match[str]) -> str:
+    """The prompt without what was found and without the word that joined it to the rest."""
+    before, after = prompt[: found.start()], prompt[found.end() :]
+    joined, following = _JOINED_BEFORE.search(before), _JOINED_AFTER.match(after)
+    if joined and joined["related"]:  # what stands behind both is where the other thing is, too
+        before = before[: joined.start()]
+        return f"{before} {'' if _PLACED.search(before) else found['after'].strip()}".rstrip() + after
+    is_first = not joined or not joined["other"] or "with" in joined["other"].lower()
+    if following and is_first and (not joined or not joined["other"] or _PHRASE.match(after, following.end())):
+        return before + after[following.end() :]
+    return (before[: joined.start()] if joined else before) + after
+
+
+def without_weather(prompt: str, name: str) -> str:
+    """`prompt` without the phrases, keywords and adjectives of the weather `name`."""
+    phrases, left = [*words.WEATHER_PHRASES[name], *more.FALLING[name], *words.WEATHER_TAGS[name]], prompt
+    adjectives = more.WEATHERS[name]
+    before_light = rf"\b{any_of(adjectives)}\s+(?=(?:day|night|evening|weather)\b)"
+    left = re.sub(before_light, "", left, flags=re.I)
+    if name != "snowfall":  # a snowy meadow has snow on the ground
+        left = re.sub(rf"\b{any_of(adjectives)}\s+(?=\w)", "", left, flags=re.I)
+    left = re.sub(rf",?\s*\b{any_of(phrases)}", "", left, flags=re.I)
+    return prompt if left == prompt else _tidied(left)
+
+
+def _tidied(prompt: str) -> str:
+    text = re.sub(r"\s+", " ", re.sub(r"(?:\s*,)+", ",", prompt)).replace(" ,", ",")
+    return _EDGES.sub("", text)
