@@ -28,6 +28,7 @@ PACKAGES: Final = (
     "torch", "diffusers", "transformers", "accelerate", "safetensors", "peft", "xformers", "gradio",
     "huggingface_hub", "scipy", "torchsde", "triton",
 )  # fmt: skip
+CHOSEN: Final = ("device", "dtype", "attention", "memory", "cuda_graphs", "compiles", "reason")
 DTYPES: Final = ("float32", "bfloat16", "float16")
 
 
@@ -75,9 +76,7 @@ def readable(found: dict[str, Any]) -> str:
     have = [f"{name} {version}" for name, version in found["packages"].items() if version]
     lines.append(f"packages   {', '.join(have)}")
     lacks = [name for name, version in found["packages"].items() if not version]
-    lines.append(
-        f"not here   {', '.join(lacks)}" if lacks else "not here   nothing of the optional packages is missing"
-    )
+    lines.append(f"not here   {', '.join(lacks) or 'nothing of the optional packages is missing'}")
     memory = f"{machine['memory_mib']:,} MiB of memory" if machine["memory_mib"] else "memory unknown"
     lines.append(f"machine    {machine['cpu_count']} CPU cores, {memory}, {found['program']['system']}")
     lines += [f"device     {_line_of_device(device)}" for device in found["devices"]]
@@ -201,8 +200,7 @@ def _folder(path: Path) -> dict[str, Any]:
 def _choice(settings: Settings, registry: Registry, name: str, device_error: str | None) -> dict[str, Any]:
     """What a start with these settings would use, and the reason as the log gives it; or why it cannot."""
     manager = PipelineManager(settings, registry)
-    names = ("device", "dtype", "attention", "memory", "cuda_graphs", "compiles", "reason")
-    chosen: dict[str, Any] = {"model": name, **dict.fromkeys(names)}
+    chosen: dict[str, Any] = {"model": name, **dict.fromkeys(CHOSEN)}
     if device_error:
         return chosen | {"error": device_error}
     try:
@@ -212,10 +210,12 @@ def _choice(settings: Settings, registry: Registry, name: str, device_error: str
         return chosen | {"error": str(error)}
     finally:
         manager.free()
-    why = f"{place.reason}, {_why_dtype(settings, place)}, networks {rung.replace('_', ' ')}"
-    where = {"device": str(place.device), "dtype": place.dtype_name, "attention": place.attention, "memory": rung}
     fast = {"cuda_graphs": place.device.type == "cuda" and settings.cuda_graphs}
-    return chosen | where | fast | {"compiles": pays(settings.compile, place.device), "reason": why, "error": None}
+    fast |= {"compiles": pays(settings.compile, place.device)}
+    why = f"{place.reason}, {_why_dtype(settings, place)}, networks {rung.replace('_', ' ')}"
+    why += "".join(f", {name.replace('_', ' ')}" for name, is_on in fast.items() if is_on)
+    where = {"device": str(place.device), "dtype": place.dtype_name, "attention": place.attention, "memory": rung}
+    return chosen | where | fast | {"reason": why, "error": None}
 
 
 def _why_dtype(settings: Settings, place: Placement) -> str:

@@ -137,7 +137,9 @@ def _chosen(running: Running, images: dict[int, Image.Image]) -> dict[int, float
     request = running.job.request
     if running.ranker is None:
         return dict.fromkeys(images)
-    scores = dict(zip(images, running.ranker.score(list(images.values()), plain_text(request.prompt)), strict=True))
+    read_prompts = running.denoising.plan.read_prompts  # what is denied must not count for a picture
+    words = plain_text(read_prompts[0] if read_prompts else request.prompt)
+    scores = dict(zip(images, running.ranker.score(list(images.values()), words), strict=True))
     return dict(sorted(scores.items(), key=lambda item: -item[1])[: request.keep_best])
 
 

@@ -47,10 +47,10 @@ def notes_of(running: Running, done: Done, withheld: int, rank: int) -> list[str
         notes.append(f"The prompt is empty, so {'only the picture was followed' if follows_picture else chosen}.")
     if done.read_prompt and not is_made_up:
         notes.append(f"What the negative prompt denies was left out of the prompt: {done.read_prompt}.")
-    elif done.read_negative_prompt and not is_made_up:
+    if done.read_negative_prompt and done.is_guided and not is_made_up:
         notes.append(f"The negative prompt was read as: {done.read_negative_prompt}.")
-    elif done.read_negative_prompt == "" and not is_made_up:
-        notes.append("What the negative prompt denies the prompt does not ask for, so it changed nothing.")
+    elif plan.read_negative_prompt == "" and not done.read_prompt:
+        notes.append("What the negative prompt denies was not found in the prompt, so it changed nothing.")
     notes += taken_as_words(request.prompt, request.negative_prompt if done.is_guided else "")
     if plan.effective_strength != plan.strength:
         ran = "one step" if running.denoising.total == 1 else f"{running.denoising.total} steps"

@@ -49,17 +49,26 @@ _ALIKE: Final = {
 }
 LOOKS: Final = tuple(_ALIKE)
 _COUNTS: Final = ("a", "an", "the", "one", "two", "three", "some", "several", "any")
-_BEFORE: Final = rf"(?:{any_of(_PLACES)}:?\s+)*(?:{any_of(_COUNTS)}\s+)?"
-_AFTER: Final = (
-    rf"(?:\s+that\s+(?:is|are)\s+{any_of(LOOKS)}|,?\s+(?:is\s+|are\s+)?{any_of(_DOINGS)}|\s+{any_of(_PLACES)}"
-    rf"|\s+{any_of(_RELATIONS)}\s+it\b|\s+next to each other|\s+side by side)*"
+# Repetitions have an end, as all that a prompt may be must be read in no time.
+_BEFORE: Final = (
+    rf"(?:{any_of(_PLACES)}:?\s+(?:(?:there\s+)?(?:is|are)\s+)?){{0,2}}"
+    rf"(?P<no>(?:no|not|without)\s+)?(?:{any_of(_COUNTS)}\s+)?"
 )
-_RELATED: Final = rf"(?:(?:is|are)\s+)?{any_of(_RELATIONS)}"
+_AFTER: Final = (
+    rf"(?:\s+that\s+(?:is|are)\s+{any_of(LOOKS)}|,?\s+(?:is\s+|are\s+)?{any_of(_DOINGS)}|\s+{any_of(_PLACES)}(?!\s+of\b)"
+    rf"|\s+{any_of(_RELATIONS)}\s+it\b|\s+next to each other|\s+side by side){{0,6}}"
+)
+_RELATED: Final = rf"(?:(?:is|are)\s+)?(?!by (?:the sea|day|night)\b){any_of(_RELATIONS)}"
 _JOINT: Final = rf"(?:,\s*(?:and\s+|with\s+)?|(?:and|with)\b\s*|{_RELATED}\s*|(?:is|are)\b\s*)"
-_JOINED_BEFORE: Final = re.compile(rf"(?P<related>\s+{_RELATED})?(?P<other>\s*,?\s*\b(?:and|with)|\s*,)?\s*$", re.I)
+_JOINED_BEFORE: Final = re.compile(
+    rf"(?P<related>(?:^|(?<=,)|\s+){_RELATED})?(?P<other>\s*,?\s*\b(?:and|with|or|but)|\s*,)?\s*$", re.I
+)
 _JOINED_AFTER: Final = re.compile(rf"\s*{_JOINT}", re.I)
+_PLACE: Final = re.compile(rf"\b{any_of(_PLACES)}", re.I)
 _PLACED: Final = re.compile(rf"{any_of(_PLACES)}\s*$", re.I)
-_EDGES: Final = re.compile(r"^(?:\s|,|\band\b|\bwith\b)+|(?:\s|,|\band\b|\bwith\b)+$", re.I)
+_EDGES: Final = re.compile(
+    r"^(?:[\s,.;!]|\b(?:and|with|or|but)\b)+|(?:[\s,;]|\b(?:and|with|or|but|is|are|the)\b)+$", re.I
+)
 
 
 FORMS: Final = {
@@ -68,7 +77,8 @@ FORMS: Final = {
 }
 # With the nouns of all things, so that no balloon is found in a hot-air balloon.
 _PHRASE: Final = re.compile(
-    rf"\b{_BEFORE}(?P<looks>(?:{any_of(LOOKS)}\s+)*)(?<![\w-])(?P<noun>{any_of(set[str]().union(*FORMS.values()))})"
+    rf"\b{_BEFORE}(?P<looks>(?:(?<!\bthat is )(?<!\bthat are ){any_of(LOOKS)}(?:,?\s+(?:and\s+)?|,)){{0,6}})"
+    rf"(?<![\w-])(?P<noun>{any_of(set[str]().union(*FORMS.values()))})"
     rf"(?P<after>{_AFTER})",
     re.I,
 )
@@ -76,14 +86,15 @@ _PHRASE: Final = re.compile(
 
 def without_thing(prompt: str, name: str, looks: Iterable[str] = ()) -> str:
     """`prompt` without the phrases of the object `name`; of those alone that have each of the adjectives `looks`."""
-    left, wanted, start = prompt, [_ALIKE[look] for look in looks], 0
+    left, wanted, start, is_cut = " ".join(prompt.split()), [_ALIKE[look] for look in looks], 0, False
     while found := _PHRASE.search(left, start):
         adjectives = frozenset(re.findall(r"[\w-]+", f"{found['looks']} {found['after']}".lower()))
-        if found["noun"].lower() in FORMS[name] and not any(each.isdisjoint(adjectives) for each in wanted):
-            left, start = _cut(left, found), 0
+        is_meant = found["noun"].lower() in FORMS[name] and not any(each.isdisjoint(adjectives) for each in wanted)
+        if is_meant and not found["no"]:  # what the prompt denies itself stays denied
+            left, start, is_cut = _cut(left, found), 0, True
         else:
             start = found.end("noun")
-    return prompt if left == prompt else _tidied(left)
+    return _tidied(left) if is_cut else prompt
 
 
 def _cut(prompt: str, found: re.Match[str]) -> str:
@@ -92,7 +103,8 @@ def _cut(prompt: str, found: re.Match[str]) -> str:
     joined, following = _JOINED_BEFORE.search(before), _JOINED_AFTER.match(after)
     if joined and joined["related"]:  # what stands behind both is where the other thing is, too
         before = before[: joined.start()]
-        return f"{before} {'' if _PLACED.search(before) else found['after'].strip()}".rstrip() + after
+        where = " ".join(_PLACE.findall(found["after"]))
+        return f"{before} {'' if not before or _PLACED.search(before) else where}".rstrip() + after
     is_first = not joined or not joined["other"] or "with" in joined["other"].lower()
     if following and is_first and (not joined or not joined["other"] or _PHRASE.match(after, following.end())):
         return before + after[following.end() :]
@@ -101,14 +113,15 @@ def _cut(prompt: str, found: re.Match[str]) -> str:
 
 def without_weather(prompt: str, name: str) -> str:
     """`prompt` without the phrases, keywords and adjectives of the weather `name`."""
-    phrases, left = [*words.WEATHER_PHRASES[name], *more.FALLING[name], *words.WEATHER_TAGS[name]], prompt
+    text = left = " ".join(prompt.split())
+    phrases = [*words.WEATHER_PHRASES[name], *more.FALLING[name], *words.WEATHER_TAGS[name]]
     adjectives = more.WEATHERS[name]
     before_light = rf"\b{any_of(adjectives)}\s+(?=(?:day|night|evening|weather)\b)"
     left = re.sub(before_light, "", left, flags=re.I)
     if name != "snowfall":  # a snowy meadow has snow on the ground
         left = re.sub(rf"\b{any_of(adjectives)}\s+(?=\w)", "", left, flags=re.I)
-    left = re.sub(rf",?\s*\b{any_of(phrases)}", "", left, flags=re.I)
-    return prompt if left == prompt else _tidied(left)
+    left = re.sub(rf",?\s*(?<!\bno )(?<!\bnot )(?<!\bwithout )\b{any_of(phrases)}", "", left, flags=re.I)
+    return prompt if left == text else _tidied(left)
 
 
 def _tidied(prompt: str) -> str:

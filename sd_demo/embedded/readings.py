@@ -51,6 +51,7 @@ _DENIABLE: Final = re.compile(
 )
 _BETWEEN: Final = re.compile(r"([,;\n]|\bBREAK\b|\b(?i:and|or)\b)")
 _LOOK: Final = re.compile(any_of(LOOKS))
+_MOST_DENIALS: Final = 40  # that are looked for in a prompt
 _NOT_PLAIN: Final = frozenset("()[]<>")  # weights and tags, which must not be torn apart
 _MEANT: Final = {alias: word for word, aliases in READ_AS.items() for alias in aliases}
 # Of phrases the words that say nothing by themselves.
@@ -93,18 +94,22 @@ def _meaning(picture: Picture) -> set[str]:
 def read(prompt: str, negative_prompt: str, *, is_all: bool) -> tuple[str, str]:
     """Prompt and negative prompt as the model reads them: what is denied is left out of both.
 
-    A denial is a thing or a weather, told from others by commas, "and" and the like. It stays in the negative prompt,
-    with a "no" if it has none, where the prompt is nothing else, or has brackets, or is not all that says what is to be
-    seen (is_all), and does not ask for it: the given picture may show it. What cannot be denied, such as "blurry" or "a
-    tree at night", stays as well.
+    A denial is a thing or a weather, told from others by commas, "and" and the like. It stays in the negative prompt as
+    well, with a "no" if it has none, where the prompt is not all that says what is to be seen (is_all): a given picture
+    may show it. It stays there alone where the prompt has brackets or is nothing else, and so does what cannot be
+    denied, such as "blurry" or "a tree at night".
     """
     parts, kept, left = _parts(negative_prompt), list[str](), prompt
     is_plain = bool(prompt.strip()) and not _NOT_PLAIN.intersection(prompt)
+    denied: dict[tuple[str, str], bool] = {}  # whether each could be left out
     for part, denial in parts[::2]:
-        shorter = _without(left, denial) if is_plain and denial else left
-        if denial is None or not is_plain or not shorter or (shorter == left and not is_all):
+        what = (denial["looks"].lower(), denial["noun"].lower()) if denial and is_plain else None
+        if denial and what and what not in denied and len(denied) < _MOST_DENIALS:
+            shorter = _without(left, denial)
+            denied[what] = bool(_WORD.search(shorter))
+            left = shorter if denied[what] else left
+        if not what or not is_all or not denied.get(what):
             kept.append(part.strip())
-        left = shorter or left
     is_as_it_was = len(kept) == len(parts[::2])
     rest = "".join(part for part, _ in parts) if is_as_it_was else ", ".join(part for part in kept if part)
     return (left, rest) if len(rest) <= MAX_PROMPT_CHARACTERS else (prompt, negative_prompt)

@@ -60,8 +60,11 @@ def listen(engine: Engine, page: gr.Blocks, header: Header, *others: Any) -> Non
     def arrived(chosen: Any) -> Any:
         """The model that the program fell back to, where the page was built before it did."""
         status, usual = engine.status(), header.model.value
-        fell_back = status.state == "ready" and status.message and engine.defaults(None).name != usual
-        return gr.update(value=engine.defaults(None).name) if fell_back and chosen == usual else gr.skip()
+        with suppress(PlaygroundError):  # its files may be gone from their place
+            now = engine.defaults(None).name
+            if status.state == "ready" and status.message and chosen == usual != now:
+                return gr.update(value=now)
+        return gr.skip()
 
     header.timer.tick(
         arrived, [header.model], [header.model], show_progress="hidden", queue=False, api_visibility="private"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import gradio as gr
@@ -70,7 +71,9 @@ def listen_for_model(engine: Engine, page: gr.Blocks, top: Header, chosen: Seque
     def restore(held: Any) -> dict[Any, Any]:
         held = held if isinstance(held, dict) else {}
         fresh = header.choices(engine)  # the page was built before the last download
-        name, now = held.get("name"), engine.defaults(None).name
+        name, now = held.get("name"), usual
+        with suppress(PlaygroundError):  # its files may be gone from their place
+            now = engine.defaults(None).name
         # The page may also have been built before the program fell back to a model that it can use.
         fallen_back: dict[str, Any] = {"value": now} if now != usual else {}
         unheld = {top.model: gr.update(choices=fresh, **fallen_back)}
