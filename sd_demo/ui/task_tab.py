@@ -35,7 +35,7 @@ def build(engine: Engine, task: str, build_inputs: BuildInputs | None = None) ->
             with gr.Row(elem_classes=["go"]):
                 generate = stopping.start_button(f"{task}-generate", GENERATE)
                 cancel = stopping.cancel_button(task)
-            estimate = gr.HTML("", elem_id=f"{task}-estimate", elem_classes=["estimate"], js_on_load=None)
+                estimate = gr.HTML("", elem_id=f"{task}-estimate", elem_classes=["estimate"], js_on_load=None)
             smaller = gr.Button("", visible=False, size="sm", elem_id=f"{task}-smaller")
         with gr.Column(elem_classes=["area-show"]):
             is_here = engine.registry.weights(entry) is not None
