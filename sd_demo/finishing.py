@@ -55,7 +55,7 @@ def _read(request: AnyRequest, seeds: Sequence[int]) -> tuple[tuple[str, ...], s
     if request.task == TextToImage.task and not prompt.strip():  # what is made up has nothing of what is denied
         prompts, rest = tuple(own_prompt(seed, negative_prompt) for seed in seeds), undeniable(negative_prompt)
     else:
-        read_prompt, rest = read(prompt, negative_prompt, is_all=request.task == TextToImage.task)
+        read_prompt, rest = read(prompt, negative_prompt)
         prompts = (read_prompt,) * len(seeds) if read_prompt != prompt else ()
     return prompts, None if rest == negative_prompt else rest
 

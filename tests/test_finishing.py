@@ -70,7 +70,7 @@ def test_what_is_denied_is_left_out_of_the_prompt_and_the_rest_stays() -> None:
         ("(home:1.3) and not any sun", "a small red car on the left" + rainy, ""),
         ("(sun, ugly:1.2), hut", "a yellow sun and a small red car on the left" + rainy, "(sun, ugly:1.2)"),
     ):
-        assert read(asked, negative, is_all=True) == (prompt, rest), negative
+        assert read(asked, negative) == (prompt, rest), negative
     for as_it_is in (
         "",
         "street , red,, night",
@@ -81,21 +81,17 @@ def test_what_is_denied_is_left_out_of_the_prompt_and_the_rest_stays() -> None:
         "nothing but the sun",
         "ugly. sun. blurry.",
     ):
-        assert read(asked, as_it_is, is_all=True) == (asked, as_it_is)
+        assert read(asked, as_it_is) == (asked, as_it_is)
         assert undeniable(as_it_is) == as_it_is
-    assert read("a red car and a boat that is red, a blue car", "ruby car", is_all=True) == (
+    assert read("a red car and a boat that is red, a blue car", "ruby car") == (
         "a boat that is red, a blue car",
         "",
     )
-    assert read("a  red car ,", "moon", is_all=True) == ("a  red car ,", ""), "nothing is left out, so all is as it was"
-    # The picture that was given may show what the prompt does not ask for.
-    assert read(asked, "tree Or moon;\na haze", is_all=False) == (asked, "no tree Or no moon;\nno haze")
-    shorter = "a house and a small red car on the left" + rainy
-    assert read(asked, "tree, sun", is_all=False) == (shorter, "no tree, no sun")
-    assert read(asked, "tree, " * 800, is_all=False) == (asked, "tree, " * 800), "with each its no it would be too long"
+    assert read("a  red car ,", "moon") == ("a  red car ,", ""), "nothing is left out, so all is as it was"
+    assert read(asked, "tree Or moon;\na haze, fuzzy") == (asked, "fuzzy")
     for prompt in (" ", "the sun", "the sun.", "a (yellow sun:1.3) and a house", "a house <lora:sun:1>, sun"):
-        for is_all in (True, False):
-            assert read(prompt, "sun and fuzzy", is_all=is_all) == (prompt, "no sun and fuzzy")
+        assert read(prompt, "sun and fuzzy") == (prompt, "no sun and fuzzy")
+    assert read("a (red:1.2) house", "sun, " * 800) == ("a (red:1.2) house", "sun, " * 800), "too long with each its no"
     assert undeniable("tree, red, no house,sun") == "red"
     book, large = (next(e for e in ENTRIES if e.is_embedded is is_book) for is_book in (True, False))
     request = parse_request(
@@ -168,7 +164,7 @@ def test_every_caption_of_a_picture_without_a_thing_names_no_such_thing_and_all_
 def test_no_prompt_takes_long_to_read() -> None:
     long = ["x" + " " * 3990 + "y a cat", "red " * 1000, "on the left " * 330 + "cat", ", " * 2000, "a cat and " * 390]
     for prompt in long:
-        left, rest = read(prompt, "cat, " * 500 + "dog, sun, rain, no red house", is_all=True)
+        left, rest = read(prompt, "cat, " * 500 + "dog, sun, rain, no red house")
         assert "cat" not in left or "cat" in rest, "it is denied where it could not be left out"
 
 

@@ -91,13 +91,12 @@ def _meaning(picture: Picture) -> set[str]:
     return {word for phrase in said for word in _WORD.findall(phrase)} - _SMALL
 
 
-def read(prompt: str, negative_prompt: str, *, is_all: bool) -> tuple[str, str]:
+def read(prompt: str, negative_prompt: str) -> tuple[str, str]:
     """Prompt and negative prompt as the model reads them: what is denied is left out of both.
 
-    A denial is a thing or a weather, told from others by commas, "and" and the like. It stays in the negative prompt as
-    well, with a "no" if it has none, where the prompt is not all that says what is to be seen (is_all): a given picture
-    may show it. It stays there alone where the prompt has brackets or is nothing else, and so does what cannot be
-    denied, such as "blurry" or "a tree at night".
+    A denial is a thing or a weather, told from others by commas, "and" and the like. It stays in the negative prompt,
+    with a "no" if it has none, where the prompt has brackets or is nothing else; and so does what cannot be denied,
+    such as "blurry" or "a tree at night".
     """
     parts, kept, left = _parts(negative_prompt), list[str](), prompt
     is_plain = bool(prompt.strip()) and not _NOT_PLAIN.intersection(prompt)
@@ -108,7 +107,7 @@ def read(prompt: str, negative_prompt: str, *, is_all: bool) -> tuple[str, str]:
             shorter = _without(left, denial)
             denied[what] = bool(_WORD.search(shorter))
             left = shorter if denied[what] else left
-        if not what or not is_all or not denied.get(what):
+        if not what or not denied.get(what):
             kept.append(part.strip())
     is_as_it_was = len(kept) == len(parts[::2])
     rest = "".join(part for part, _ in parts) if is_as_it_was else ", ".join(part for part in kept if part)
