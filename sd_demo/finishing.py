@@ -35,7 +35,7 @@ from sd_demo.running import Running
 def make_plan(request: AnyRequest, entry: ModelEntry) -> Plan:
     """Every choice that the request left open, made: the model's defaults and a random seed."""
     seeds = tuple(request.seeds(secrets.randbelow(SEED_LIMIT) if request.seed is None else request.seed))
-    read_prompts, read_negative_prompt = _read(request, seeds) if entry.is_embedded else ((), None)
+    read_prompts, read_negative_prompt = _as_read(request, seeds) if entry.is_embedded else ((), None)
     return Plan(
         task=request.task,
         seeds=seeds,
@@ -49,7 +49,7 @@ def make_plan(request: AnyRequest, entry: ModelEntry) -> Plan:
     )
 
 
-def _read(request: AnyRequest, seeds: Sequence[int]) -> tuple[tuple[str, ...], str | None]:
+def _as_read(request: AnyRequest, seeds: Sequence[int]) -> tuple[tuple[str, ...], str | None]:
     """Both prompts as the embedded model reads them, for Plan."""
     prompt, negative_prompt = request.prompt, request.negative_prompt
     if request.task == TextToImage.task and not prompt.strip():  # what is made up has nothing of what is denied

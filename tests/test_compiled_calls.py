@@ -20,6 +20,7 @@ from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 from sd_demo import compiled_calls, pipeline_manager
 from sd_demo.captured_calls import CapturedCalls
 from sd_demo.compiled_calls import CACHE_VARIABLE, CompiledBehind, Ordinary, Permit, Withdrawn, compiled, pays
+from sd_demo.recordings import NotNow
 from sd_demo.requests import parse_request
 from sd_demo.settings import Settings
 from tests.test_captured_calls import MODEL, InPlace, Unet, drawn, inputs_of, started
@@ -337,3 +338,18 @@ def test_compiled_code_is_kept_in_the_data_folder_or_where_the_environment_says(
     assert pipeline_manager._captured_calls(settings, torch.device("cpu")) is not None
     kept = "/elsewhere" if named == "/elsewhere" else str(tmp_path / "compiled")
     assert os.environ[CACHE_VARIABLE] == kept
+
+
+def test_nothing_is_recorded_for_one_model_while_another_compiles() -> None:
+    compiler, unet = Compiler(), Unet()
+    captured = CapturedCalls(CompiledBehind(InPlace, compiler))
+    for seed in range(4):
+        captured(unet, *inputs_of(2, seed))
+    assert compiler.began.wait(60)
+    other = CompiledBehind(InPlace, Compiler())
+    rows, times, words = inputs_of(2, 1)
+    with pytest.raises(NotNow):
+        other(lambda *values: values[0], [rows, times, *words.values()])
+    compiler.go.set()
+    settled(captured, unet)
+    other(lambda *values: values[0], [rows, times, *words.values()])

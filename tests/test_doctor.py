@@ -11,8 +11,9 @@ import torch
 
 from sd_demo import doctor, random_model
 from sd_demo.cli import main
-from sd_demo.doctor import _model, _try_attention, examine, readable
+from sd_demo.doctor import _model, _try_attention, _why_dtype, examine, readable
 from sd_demo.model_files import MANIFEST
+from sd_demo.placement import Placement
 from sd_demo.registry import EMBEDDED, Registry
 from sd_demo.settings import Settings
 
@@ -119,3 +120,20 @@ def test_the_command_says_why_a_start_would_fail(capsys: pytest.CaptureFixture[s
     out, _ = capsys.readouterr()
     assert "There is no cuda device" in json.loads(out)["will_use"]["error"]
     assert main(["doctor", "--attention", "flash"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("dtype", "device", "chosen", "is_faster", "why"),
+    [
+        ("bfloat16", "cpu", torch.bfloat16, False, "bfloat16 as asked"),
+        ("auto", "cuda", torch.float16, False, "half precision as on any GPU"),
+        ("auto", "cpu", torch.bfloat16, True, "bfloat16 as it is faster on this CPU"),
+        ("auto", "cpu", torch.float32, True, "float32 as in bfloat16 pictures would depend on who shares the loop"),
+        ("auto", "cpu", torch.float32, False, "float32 as bfloat16 is not faster on this CPU"),
+    ],
+)
+def test_the_precision_has_its_reason(
+    dtype: Any, device: str, chosen: torch.dtype, is_faster: bool, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sd_demo.placement._is_bfloat16_faster", lambda: is_faster)
+    assert _why_dtype(Settings(dtype=dtype), Placement(torch.device(device), chosen, "sdpa", "")) == why

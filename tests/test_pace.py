@@ -8,7 +8,8 @@ import torch
 from sd_demo.pace import Pace
 
 
-def test_the_worker_is_one_step_ahead_of_a_gpu_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", ["cuda", "mps"])
+def test_the_worker_is_one_step_ahead_of_a_gpu_and_no_more(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
 
     class Event:
@@ -24,10 +25,10 @@ def test_the_worker_is_one_step_ahead_of_a_gpu_and_no_more(monkeypatch: pytest.M
         def synchronize(self) -> None:
             said.append(f"done {self.number}")
 
-    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(getattr(torch, kind), "Event", Event)
     pace = Pace()
     for _ in range(3):
-        pace.keep(torch.device("cuda"))
+        pace.keep(torch.device(kind))
     assert said == ["launched 1", "launched 2", "done 1", "launched 3", "done 2"]
 
 

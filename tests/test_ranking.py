@@ -224,3 +224,18 @@ def test_what_cannot_be_kept_is_said(values: dict[str, object], said: str) -> No
         ask(**values)
     assert str(caught.value) == said
     assert caught.value.field == "keep_best"
+
+
+def test_what_is_denied_does_not_count_for_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(Ranker, "score", lambda _, images, text: (said.append(text), [0.5] * len(images))[1])
+    engine = Engine(Settings(device="cpu", dtype="float32", attention="sdpa", output_dir=tmp_path))
+    engine.start()
+    size = {"width": 64, "height": 64, "num_inference_steps": 1, "num_images_per_prompt": 2, "keep_best": 1}
+    try:
+        for negative in ("", "sun"):
+            asked = parse_request("text_to_image", {"prompt": "a house and a sun", "negative_prompt": negative, **size})
+            engine.submit(asked).result(120)
+    finally:
+        engine.close()
+    assert said == ["a house and a sun", "a house"]

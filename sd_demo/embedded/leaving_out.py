@@ -7,44 +7,37 @@ does and where; a weather in all its forms; and the word that joined it to the r
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from sd_demo.embedded import free_vocabulary as more
 from sd_demo.embedded import vocabulary as words
 
-_PLACES: Final = [
-    phrase
-    for table in (words.POSITION_PHRASES, words.DEPTH_PHRASES, more.POSITIONS)
-    for phrases in table.values()
-    for phrase in phrases
-]
-_DOINGS: Final = [*{doing for doings in words.DOINGS.values() for doing in doings}, *more.VERBS.values()]
-_RELATIONS: Final = [
-    phrase
-    for table in (words.SIDE_PHRASES, more.SIDES, words.RELATION_PHRASES, words.REVERSED_RELATION_PHRASES)
-    for phrases in table.values()
-    for phrase in phrases
-]
 
-
-def with_aliases(forms: Iterable[str]) -> list[str]:
+def and_aliases(forms: Iterable[str]) -> list[str]:
     """Each, and what is read as it."""
     return [form for word in forms for form in (word, *more.READ_AS.get(word, ()))]
 
 
 def any_of(forms: Iterable[str]) -> str:
     """A pattern for any of them, whole words, the longest first."""
-    longest_first = sorted(set(with_aliases(forms)), key=len, reverse=True)
-    return rf"(?:{'|'.join(rf'{re.escape(form)}' for form in longest_first)})(?![\w-])"
+    longest_first = sorted(set(and_aliases(forms)), key=len, reverse=True)
+    return rf"(?:{'|'.join(map(re.escape, longest_first))})(?![\w-])"
 
 
+def _all_of(*tables: Mapping[str, Iterable[str]]) -> list[str]:
+    return [phrase for table in tables for phrases in table.values() for phrase in phrases]
+
+
+_PLACES: Final = _all_of(words.POSITION_PHRASES, words.DEPTH_PHRASES, more.POSITIONS)
+_DOINGS: Final = [*_all_of(words.DOINGS), *more.VERBS.values()]
+_RELATIONS: Final = _all_of(words.SIDE_PHRASES, more.SIDES, words.RELATION_PHRASES, words.REVERSED_RELATION_PHRASES)
 # Every adjective with all that mean the same.
 _ALIKE: Final = {
     word: frozenset(group)
     for table, others in ((words.COLOUR_WORDS, more.COLOURS), (words.SIZE_WORDS, more.SIZES))
     for name, forms in table.items()
-    for group in [with_aliases((*forms, *others.get(name, ())))]
+    for group in [and_aliases((*forms, *others.get(name, ())))]
     for word in group
 }
 LOOKS: Final = tuple(_ALIKE)
@@ -69,10 +62,8 @@ _PLACED: Final = re.compile(rf"{any_of(_PLACES)}\s*$", re.I)
 _EDGES: Final = re.compile(
     r"^(?:[\s,.;!]|\b(?:and|with|or|but)\b)+|(?:[\s,;]|\b(?:and|with|or|but|is|are|the)\b)+$", re.I
 )
-
-
 FORMS: Final = {
-    name: frozenset(with_aliases(form for pair in (*pairs, *more.OBJECTS.get(name, ())) for form in pair))
+    name: frozenset(and_aliases(form for pair in (*pairs, *more.OBJECTS.get(name, ())) for form in pair))
     for name, pairs in words.OBJECT_WORDS.items()
 }
 # With the nouns of all things, so that no balloon is found in a hot-air balloon.

@@ -4,10 +4,10 @@ No prompt: to draw one of the world's captions and then a picture for it is to d
 sampling without a prompt does. The UNet alone does it badly: without words there is nothing to guide by, and what it
 cannot decide comes out as a mixture (MODEL_CARD.md, "Without a prompt").
 
-A negative prompt: what it denies, "sun" or "no sun", is left out of the prompt, as the model draws nothing that nobody
-asks for. Guidance away from "no sun" cannot know which sun is meant, and leaves half of them, or their ghosts; where
-there would be no sun anyway it does harm (MODEL_CARD.md, "Negative prompts"). It is there all the same (negatives.py)
-where nothing can be left out.
+A negative prompt: what it denies, "sun" or "no sun", is left out of the prompt, as the pictures that the model learned
+from show nothing unnamed. Guidance away from "no sun" cannot know which sun is meant, and leaves half of them, or their
+ghosts; where there would be no sun anyway it does harm (MODEL_CARD.md, "Negative prompts"). It is there all the same
+(negatives.py) where nothing can be left out.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 
 from sd_demo.embedded.captions import caption
 from sd_demo.embedded.free_vocabulary import READ_AS
-from sd_demo.embedded.leaving_out import FORMS, LOOKS, any_of, with_aliases, without_thing, without_weather
+from sd_demo.embedded.leaving_out import FORMS, LOOKS, and_aliases, any_of, without_thing, without_weather
 from sd_demo.embedded.negatives import WEATHERS
 from sd_demo.embedded.picture import Picture
 from sd_demo.embedded.sampling import sample
@@ -41,7 +41,7 @@ _STREAM: Final = 17  # of the numbers that a seed gives, those that nothing else
 _TRIES: Final = 200
 _WORD: Final = re.compile(r"[^\W\d_]+")
 _NAME_OF: Final = {form: name for name, forms in FORMS.items() for form in forms}
-_WEATHER_OF: Final = {form: name for name, forms in WEATHERS.items() for form in with_aliases(forms)}
+_WEATHER_OF: Final = {form: name for name, forms in WEATHERS.items() for form in and_aliases(forms)}
 # "sun", "no sun", "a small red car" or "(trees:1.2)", and nothing else: "a tree at night" is no denial of a tree.
 _DENIABLE: Final = re.compile(
     r"(?P<before>\s*[(\[]*)(?P<no>(?:no|not|without)\s+)?(?P<article>(?:an?|the|any)\s+)?"
@@ -52,7 +52,7 @@ _DENIABLE: Final = re.compile(
 _BETWEEN: Final = re.compile(r"([,;\n]|\bBREAK\b|\b(?i:and|or)\b)")
 _LOOK: Final = re.compile(any_of(LOOKS))
 _MOST_DENIALS: Final = 40  # that are looked for in a prompt
-_NOT_PLAIN: Final = frozenset("()[]<>")  # weights and tags, which must not be torn apart
+_NOT_PLAIN: Final = re.compile(r"[()\[\]<>]|\bBREAK\b")  # weights, tags and parts, which must not be torn apart
 _MEANT: Final = {alias: word for word, aliases in READ_AS.items() for alias in aliases}
 # Of phrases the words that say nothing by themselves.
 _SMALL: Final = frozenset(
@@ -95,11 +95,11 @@ def read(prompt: str, negative_prompt: str) -> tuple[str, str]:
     """Prompt and negative prompt as the model reads them: what is denied is left out of both.
 
     A denial is a thing or a weather, told from others by commas, "and" and the like. It stays in the negative prompt,
-    with a "no" if it has none, where the prompt has brackets or is nothing else; and so does what cannot be denied,
-    such as "blurry" or "a tree at night".
+    with a "no" if it has none, where the prompt has brackets or BREAK or is nothing else; and so does what cannot be
+    denied, such as "blurry" or "a tree at night".
     """
     parts, kept, left = _parts(negative_prompt), list[str](), prompt
-    is_plain = bool(prompt.strip()) and not _NOT_PLAIN.intersection(prompt)
+    is_plain = bool(prompt.strip()) and not _NOT_PLAIN.search(prompt)
     denied: dict[tuple[str, str], bool] = {}  # whether each could be left out
     for part, denial in parts[::2]:
         what = (denial["looks"].lower(), denial["noun"].lower()) if denial and is_plain else None

@@ -137,14 +137,15 @@ def _listen(engine: Engine, tab: TrainTab, place: gr.Tab, top: Header) -> None:
 
     def watch(training: LoraTraining) -> Iterator[dict[Any, Any]]:
         seen = _Seen()
-        yield {tab.samples: gr.update(value=[], visible=False), **_busy(tab, training)}
-        told_at = 0.0
+        # The text lies where samples will be, and these come before the first point of the chart.
+        yield {tab.chart: "", tab.samples: gr.update(value=[], visible=False), **_busy(tab, training)}
+        told_at, untold = 0.0, dict[Any, Any]()
         for event in training.events():
-            updates = _told(tab, event, seen, training)
+            untold |= _told(tab, event, seen, training)
             is_step = isinstance(event, TrainingStep) and event.index < event.total
             if is_step and time.monotonic() - told_at < TELL_EVERY_S:
                 continue  # a small model makes more steps than a page can draw
-            told_at = time.monotonic()
+            told_at, updates, untold = time.monotonic(), untold, {}
             yield updates
 
     def watch_again() -> Iterator[dict[Any, Any]]:

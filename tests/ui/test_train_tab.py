@@ -72,6 +72,7 @@ def test_a_training_is_paused_come_back_to_and_cancelled(
     page.reload()
     go_to_training(page)
     expect(status).to_contain_text("Paused after step")
+    expect(page.locator("#train-chart svg path.line")).to_have_count(1)
     expect(page.locator("#train-pause")).to_have_text("Go on")
     page.locator("#train-pause").click()
     expect(status).to_contain_text("Step")
