@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 from sd_demo.outputs import Outputs
@@ -22,6 +24,13 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 os.environ["HF_HUB_OFFLINE"] = "1"
 for name in [name for name in os.environ if name.startswith("SD_DEMO_")]:
     del os.environ[name]  # a developer's own settings must not decide what a test sees
+
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
+if WORKER:  # one of several processes of tests
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # where others compute, idle helpers sleep at once
+    os.environ["GRADIO_TEMP_DIR"] = str(Path(tempfile.gettempdir()) / f"gradio-{WORKER}")  # each writes its own files
+hypothesis.settings.register_profile("busy machine", deadline=None, database=None)
+hypothesis.settings.load_profile("busy machine")
 
 network_guard.install()
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The one test command: its own environment, a browser, then lint, format, types, known vulnerabilities and all tests.
 # Arguments go to pytest: bash tests/run.sh tests/test_requests.py -k seed
+# Two processes, a file of tests at a time, as browsers and servers leave a core waiting; --numprocesses 0 is one.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -59,4 +60,4 @@ export GRADIO_ANALYTICS_ENABLED=False HF_HUB_OFFLINE=1
 .venv/bin/ruff format --check .
 .venv/bin/mypy
 .venv/bin/python -m tests.dependency_audit
-exec .venv/bin/python -m pytest "$@"
+exec .venv/bin/python -m pytest --numprocesses 2 --dist loadfile "$@"

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from gradio import http_server
 from PIL import Image, ImageDraw
 from playwright.sync_api import Browser, BrowserContext, Error, Page, expect, sync_playwright
 
 from sd_demo.outputs import Outputs
 from sd_demo.settings import Settings
+from tests.conftest import WORKER
 from tests.fake_engine import FakeEngine
 
 FLAGS = [
@@ -27,7 +29,11 @@ STEP_S = 0.01  # of the fake engine
 FAULTS: list[str] = []  # errors that scripts of a page threw
 PATIENCE_MS = 60_000  # for a busy machine; nothing waits longer than it has to
 
+PORTS_EACH = 100  # that one process of tests looks through, so that no two want the same
+
 expect.set_options(timeout=PATIENCE_MS)
+if WORKER:
+    http_server.INITIAL_PORT_VALUE += PORTS_EACH * (1 + int(WORKER.removeprefix("gw")))
 
 
 @dataclass
