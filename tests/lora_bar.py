@@ -21,7 +21,7 @@ from torch import nn
 
 from sd_demo.cli.train_lora import run as train_lora
 from sd_demo.embedded import world
-from sd_demo.embedded.judge_training import softened
+from sd_demo.embedded.judge_views import softened
 from sd_demo.embedded.picture import Picture
 from sd_demo.engine import Engine
 from sd_demo.requests import parse_request

@@ -454,8 +454,8 @@ def test_each_picture_without_a_prompt_is_one_of_its_own_words_which_make_it_aga
     back = from_receipt(third.receipt, registry=engine.registry, lora_dir=tmp_path)
     assert back.values["prompt"] == owns[2]
     again = engine.submit(back.request()).result(WAIT_S).images[0]
-    for one in (alone, told, again):
-        assert np.array_equal(np.asarray(one.image), np.asarray(third.image))
+    for one in (alone, told, again):  # alone, and so the same up to the last bits of float32
+        assert np.abs(np.asarray(one.image, dtype=int) - np.asarray(third.image)).max() <= 1
     assert alone.receipt.done.read_prompt == owns[2]
     assert told.receipt.done.read_prompt is None
     shunning = engine.submit(request(prompt="", negative_prompt="tree, red", seed=6)).result(WAIT_S).images[0]

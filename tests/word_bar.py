@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from sd_demo.embedded import free_vocabulary as more
-from sd_demo.embedded.judge import Judgement, load_judge
+from sd_demo.embedded.judge import load_judge
+from sd_demo.embedded.sight import Judgement
 from sd_demo.engine import Engine
 from sd_demo.requests import TextToImage
 from sd_demo.settings import Settings

@@ -29,7 +29,8 @@ from sd_demo.embedded import world
 from sd_demo.embedded.architecture import MAX_TOKENS, TEXT_WIDTH
 from sd_demo.embedded.dataset import pictured
 from sd_demo.embedded.judge import Judge
-from sd_demo.embedded.judge_training import Labelled, labelled, losses, softened
+from sd_demo.embedded.judge_training import Labelled, labelled, losses
+from sd_demo.embedded.judge_views import softened
 from sd_demo.embedded.near_misses import kept_from_held_out, mirrored, with_one_thing_wrong
 from sd_demo.embedded.picture import Picture
 from sd_demo.embedded.redrawn import redrawn

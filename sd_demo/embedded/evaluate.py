@@ -23,9 +23,10 @@ from sd_demo.embedded import world
 from sd_demo.embedded.architecture import NATIVE_SIZE
 from sd_demo.embedded.evaluation_prompts import Asked, Denied
 from sd_demo.embedded.figures import Figure, figure, share
-from sd_demo.embedded.judge import Judge, Judgement
+from sd_demo.embedded.judge import Judge
 from sd_demo.embedded.marking import ABOUT_THINGS, ABOUT_WHOLE, Mark, mark
 from sd_demo.embedded.near_misses import with_one_thing_wrong
+from sd_demo.embedded.sight import Judgement
 from sd_demo.embedded.train_vae import reconstruction_psnr
 from sd_demo.requests import AnyRequest, ImageToImage, Inpaint, TextToImage
 

@@ -2,8 +2,8 @@
 
     python -m sd_demo.embedded.judge_training --work DIR --minutes 30
 
-It sees every picture softened, noisy, moved or enlarged a little, each time otherwise, so that it is fair to a model's
-pictures, which are less crisp than the renderer's and may put a thing where the renderer never would.
+It sees every picture as judge_views.py shows it, each time otherwise, so that it is fair to a model's pictures, which
+are less crisp than the renderer's and may put a thing where the renderer never would.
 """
 
 from __future__ import annotations
@@ -16,29 +16,24 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers import AutoencoderKL
 from PIL import Image
 from torch.nn import functional as F
 
 from sd_demo.embedded.architecture import NATIVE_SIZE
 from sd_demo.embedded.dataset import pictured, render_pictures
 from sd_demo.embedded.drawing import COLOURS
-from sd_demo.embedded.judge import (
-    JUDGE_FILE,
-    MEAN_EXTENT,
-    SIDE,
-    WHOLES,
-    Found,
-    Judge,
-    export_judge,
-    load_judge,
-    split_cells,
-)
+from sd_demo.embedded.judge import JUDGE_FILE, SIDE, Judge, export_judge, load_judge
+from sd_demo.embedded.judge_views import redrawn_by_decoder, shown
 from sd_demo.embedded.layout import layout
 from sd_demo.embedded.objects import KINDS
 from sd_demo.embedded.picture import MOST_THINGS, Picture
+from sd_demo.embedded.sight import MEAN_EXTENT, WHOLES, Found, split_cells
 from sd_demo.embedded.training_commands import check_settings, run_command
 from sd_demo.embedded.training_state import Stage, has_fast_bfloat16, load_averaged
+from sd_demo.errors import InvalidRequest
 from sd_demo.flags import Parser
+from sd_demo.known_models import EMBEDDED_FOLDER
 
 LOGGER = logging.getLogger(__name__)
 BATCH = 32
@@ -89,6 +84,23 @@ def _numbers(picture: Picture) -> list[list[float]]:
     ]
 
 
+def autoencoder_of(model: Path) -> AutoencoderKL:
+    """The one in a diffusers folder. Raises InvalidRequest where there is none that can be read."""
+    said = InvalidRequest(f"model: {model} has no autoencoder that can be read; name a model's folder.", "model")
+    if not (model / "vae" / "config.json").is_file():
+        raise said
+    try:
+        return AutoencoderKL.from_pretrained(model / "vae", local_files_only=True).eval()
+    except (OSError, ValueError) as error:
+        raise said from error
+
+
+def through_autoencoder(data: Labelled, count: int, vae: AutoencoderKL, seed: int) -> Labelled:
+    """The first `count` pictures once more, as `vae` redraws them."""
+    wholes = data.wholes[:count]
+    return Labelled(redrawn_by_decoder(vae, data.images[:count], wholes[:, -1], seed), wholes, data.things[:count])
+
+
 def train_judge(stage: Stage, judge: Judge, data: Labelled, seed: int) -> None:
     """Train `judge` within the stage's budget and leave its averaged weights in it."""
     judge.train()
@@ -96,11 +108,12 @@ def train_judge(stage: Stage, judge: Judge, data: Labelled, seed: int) -> None:
         rng = np.random.default_rng((seed, 3, step))
         chosen = np.sort(rng.integers(0, len(data.images), BATCH))
         pictures = torch.from_numpy(data.images[chosen]).permute(0, 3, 1, 2).float() / 127.5 - 1.0
-        pictures, things = moved(pictures, torch.from_numpy(data.things[chosen]), rng)
-        seen = softened(pictures, rng).contiguous(memory_format=torch.channels_last)
+        labels = torch.from_numpy(data.things[chosen]), torch.from_numpy(data.wholes[chosen])
+        pictures, things, wholes_shown = shown(pictures, *labels, rng)
+        seen = pictures.contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16, enabled=has_fast_bfloat16("cpu")):
             cells, wholes = judge(seen)
-        stage.update(**losses(cells.float(), wholes.float(), things, torch.from_numpy(data.wholes[chosen])))
+        stage.update(**losses(cells.float(), wholes.float(), things, wholes_shown))
     stage.swap_ema()
     judge.eval()
 
@@ -135,58 +148,6 @@ def losses(
     return {"loss": torch.stack(list(found.values())).sum() - 0.5 * found["presence"], **found}
 
 
-def moved(pictures: torch.Tensor, things: torch.Tensor, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Half the pictures mirrored; of half the batches, all shifted and scaled a little, their labels with them."""
-    count = len(pictures)
-    scale, shift = np.ones(count), np.zeros((count, 2))
-    mirror = np.where(rng.random(count) < 0.5, -1.0, 1.0)
-    things = things.clone()
-    if rng.random() < 0.5:
-        scale, shift = np.exp(rng.uniform(-0.18, 0.18, count)), rng.uniform(-0.09, 0.09, (count, 2))
-        theta = np.zeros((count, 2, 3), dtype=np.float32)  # from a pixel of the result to where it comes from, -1..1
-        theta[:, 0, 0], theta[:, 1, 1] = mirror / scale, 1 / scale
-        theta[:, 0, 2], theta[:, 1, 2] = -2 * mirror * shift[:, 0] / scale, -2 * shift[:, 1] / scale
-        grid = F.affine_grid(torch.from_numpy(theta), list(pictures.shape), align_corners=False)
-        pictures = F.grid_sample(pictures, grid, padding_mode="border", align_corners=False)
-    else:
-        flipped = torch.from_numpy(mirror < 0)
-        pictures = torch.where(flipped[:, None, None, None], pictures.flip(3), pictures)
-    is_thing = things[..., 0] >= 0
-    factor = torch.from_numpy(np.stack([mirror * scale, scale], axis=1)).float()[:, None]
-    centres = (things[..., 2:4] - 0.5) * factor + 0.5 + torch.from_numpy(shift).float()[:, None]
-    sides = things[..., 4:6] * torch.from_numpy(scale).float()[:, None, None]
-    things[..., 2:4] = torch.where(is_thing[..., None], centres, -1.0)
-    things[..., 4:6] = torch.where(is_thing[..., None], sides, -1.0)
-    return pictures, things
-
-
-def softened(pictures: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """The faults of a small diffusion model: blur, coarse and fine noise, contrast and tint a little off."""
-    count, whole = len(pictures), pictures.shape[-1]
-    kind = rng.random()
-    if kind < 0.3:  # blur
-        sigma = rng.uniform(0.6, 2.6) * whole / NATIVE_SIZE
-        offsets = torch.arange(-6, 7).float()
-        kernel = torch.exp(-(offsets**2) / (2 * sigma**2))
-        kernel = (kernel / kernel.sum()).expand(3, 1, 1, 13).contiguous()
-        pictures = F.conv2d(F.pad(pictures, (6, 6, 0, 0), mode="replicate"), kernel, groups=3)
-        pictures = F.conv2d(F.pad(pictures, (0, 0, 6, 6), mode="replicate"), kernel.transpose(2, 3), groups=3)
-    elif kind < 0.45:  # detail lost
-        side = round(whole * rng.uniform(0.44, 0.75))
-        small = F.interpolate(pictures, size=(side, side), mode="area")
-        pictures = F.interpolate(small, size=(whole, whole), mode="bilinear")
-    torch.manual_seed(int(rng.integers(2**31)))
-    if rng.random() < 0.5:
-        for side in (whole, whole // 8):  # of a pixel, and of a latent
-            noise = torch.randn(count, 3, side, side) * rng.uniform(0, 0.07)
-            pictures = pictures + F.interpolate(noise, size=(whole, whole), mode="bilinear")
-    if rng.random() < 0.7:
-        contrast = 1 + 0.08 * (2 * torch.rand(count, 1, 1, 1) - 1)
-        tint = 0.05 * (2 * torch.rand(count, 3, 1, 1) - 1)
-        pictures = pictures * contrast + tint
-    return pictures.clamp(-1, 1)
-
-
 def measure(judge: Judge, data: Labelled) -> dict[str, float]:
     """How often the judge is right about pictures [N] that it has not seen, in percent; `all` is everything at once.
 
@@ -219,10 +180,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=JUDGE_FILE, help="the weights to write (the project's own)")
     parser.add_argument("--pictures", type=int, default=12_000, help="ordinary ones to train on (12000)")
     parser.add_argument("--held-out", type=int, default=3_000, help="with pairs that the model never met (3000)")
+    parser.add_argument("--redrawn", type=int, default=6_000, help="ordinary ones that come redrawn as well (6000)")
+    parser.add_argument("--model", type=Path, default=EMBEDDED_FOLDER, help="whose autoencoder redraws them")
     parser.add_argument("--start", type=Path, help="weights to begin with, such as the project's own (none)")
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args(arguments)
     check_settings(chosen.minutes, chosen.seed, file=chosen.output, work=chosen.work)
+    if not 0 <= chosen.redrawn <= chosen.pictures:
+        raise InvalidRequest(f"redrawn must be 0 to the number of pictures, {chosen.pictures}.", "redrawn")
+    vae = autoencoder_of(chosen.model) if chosen.redrawn else None
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     judge = load_judge(chosen.start) if chosen.start else Judge()
     judge.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -234,6 +200,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             labelled(chosen.work, chosen.pictures, chosen.seed),
             labelled(chosen.work, chosen.held_out, chosen.seed + 1, is_held_out=True),
         ]
+        if vae is not None:
+            parts.append(through_autoencoder(parts[0], chosen.redrawn, vae, chosen.seed))
         names = ("images", "wholes", "things")
         data = Labelled(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
         train_judge(stage, judge, data, chosen.seed)

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from sd_demo.embedded import evaluation_prompts as prompts
 from sd_demo.embedded.evaluation_prompts import Asked
 from sd_demo.embedded.figures import Figure, share
-from sd_demo.embedded.judge import Judgement
 from sd_demo.embedded.marking import mark
+from sd_demo.embedded.sight import Judgement
 
 UNMISTAKABLE = 0.9  # likeness from which on a thing is one object to the judge, and no mixture
 

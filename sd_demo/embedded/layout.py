@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cache
 
@@ -11,6 +12,7 @@ from sd_demo.embedded.drawing import Brush, Paint, bounds
 from sd_demo.embedded.objects import KINDS
 from sd_demo.embedded.picture import POSITIONS, SIZES, Picture, Thing
 
+BELONGING = 0.75, 1.6  # least and most, in a thing's box
 HORIZON = 0.5  # the mean height of the line between ground and sky
 
 
@@ -73,3 +75,17 @@ def is_clear(picture: Picture) -> bool:
             if a.overlap(places[j]) > (0.3 if is_pair else 0.05):
                 return False
     return True
+
+
+def belonging(picture: Picture, side: int) -> np.ndarray:
+    """How much each of side x side cells is a thing's, float16 [side, side]: 0 where there is none.
+
+    1 in the box of a thing of medium size, more in a small one's, whose cells are few, and less in a large one's.
+    """
+    parts = np.zeros((side, side), dtype=np.float16)
+    medium = sum(SIZES["medium"]) / 2
+    for box in sorted(layout(picture), key=lambda box: -box.extent):
+        rows = slice(max(0, int(box.top * side)), math.ceil(box.bottom * side))
+        columns = slice(max(0, int(box.left * side)), math.ceil(box.right * side))
+        parts[rows, columns] = np.clip(medium / box.extent, *BELONGING)
+    return parts

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
-from sd_demo.embedded.judge import Found, Judgement
 from sd_demo.embedded.picture import Picture, Thing
+from sd_demo.embedded.sight import Found, Judgement
 
 ABOUT_THINGS = ("object", "colour", "size", "position")
 ABOUT_WHOLE = ("scene", "time", "weather", "style")

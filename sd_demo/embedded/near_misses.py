@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from sd_demo.embedded.drawing import COLOURS
 from sd_demo.embedded.objects import HELD_OUT, KINDS
-from sd_demo.embedded.picture import MOST_THINGS, POSITIONS, SCENES, SIZES, TIMES, Picture, Thing
+from sd_demo.embedded.picture import MOST_THINGS, POSITIONS, SCENES, SIZES, TIMES, WEATHERS, Picture, Thing
 
 MISSED_SHARE = 0.5  # of the rows of whole pictures that have a near miss
 PATCHY_SHARE = 0.5  # of those begin at the one in some places and at the other in others
@@ -75,6 +75,8 @@ def mirrored(picture: Picture) -> Picture:
 def with_one_thing_wrong(picture: Picture, rng: Generator) -> Picture:
     """What another picture would show that differs from this one in one thing that its caption tells."""
     what = ["scene", "time", *(["object", "colour", "size", "one less"] * 2 if picture.things else [])]
+    if picture.scene != "space":
+        what += ["weather"] * 2
     if 0 < len(picture.things) < MOST_THINGS:
         what += ["one more"] * 2
     if picture.things and picture.relation is None:
@@ -86,6 +88,8 @@ def with_one_thing_wrong(picture: Picture, rng: Generator) -> Picture:
         return replace(picture, scene=_other(SCENES, picture.scene, rng))
     if chosen == "time":
         return replace(picture, time=_other(TIMES, picture.time, rng))
+    if chosen == "weather":
+        return replace(picture, weather=_other(WEATHERS, picture.weather, rng))
     things = list(picture.things)
     if chosen == "colours swapped":
         colours = things[1].colour, things[0].colour

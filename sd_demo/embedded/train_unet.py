@@ -15,6 +15,7 @@ from sd_demo.embedded.architecture import build_scheduler
 from sd_demo.embedded.close_ups import CloseUps
 from sd_demo.embedded.near_misses import NearMisses
 from sd_demo.embedded.negatives import Denials
+from sd_demo.embedded.train_vae import uneven
 from sd_demo.embedded.training_state import Stage
 
 PROMPT_DROPOUT = 0.1  # rows trained without a prompt, for classifier-free guidance (arXiv 2207.12598)
@@ -82,18 +83,21 @@ class NoiseSchedule:
         return values[timesteps][:, None, None, None]
 
 
-def emphasis(latents: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
-    """Weights [B, 1, h, w] for the loss of latents [B, 4, h, w]: up to four times more where things are.
+def emphasis(latents: torch.Tensor, kept: torch.Tensor, belonging: torch.Tensor | None = None) -> torch.Tensor:
+    """Weights [B, 1, h, w] for the loss of latents [B, 4, h, w]: four times more where things are.
 
     Skies and meadows hardly change along a row, and things do: what differs from its row's median is a thing or a
-    detail. Things fill a tenth of a picture, and without this a short training learns scenery alone.
+    detail. Things fill a tenth of a picture, and without this a short training learns scenery alone. A white thing on
+    snow hardly differs, so belonging, [B, 1, h, w], tells of the boxes of things (layout.py); small ones weigh more.
 
     kept: [B], of each row's variance the part that is its picture's. The weight counts by that much alone: where noise
     hides the place of a thing, a weight that knows it would let the UNet's answer, an average over all places that are
-    possible, have up to four times as much thing at each of them, and pictures may get things that nobody asked for.
+    possible, have several times as much thing at each of them, and pictures may get things that nobody asked for.
     """
-    distance = (latents - latents.median(dim=3, keepdim=True).values).abs().mean(dim=1, keepdim=True)
-    weights = 1.0 + THINGS_COUNT * kept[:, None, None, None] * distance.clamp(max=1.0)
+    distance = uneven(latents).clamp(max=1.0)
+    if belonging is not None:
+        distance = torch.maximum(distance, belonging)
+    weights = 1.0 + THINGS_COUNT * kept[:, None, None, None] * distance
     return weights / weights.mean(dim=(2, 3), keepdim=True)
 
 
@@ -104,8 +108,8 @@ def train_unet(
     token_ids: np.ndarray,
     empty_ids: np.ndarray,
     is_pixel_art: np.ndarray,
-    has_several: np.ndarray,
-    has_small: np.ndarray,
+    repeats: np.ndarray,
+    belonging: np.ndarray,
     close_ups: CloseUps | None = None,
     near_misses: NearMisses | None = None,
     denials: Denials | None = None,
@@ -120,10 +124,10 @@ def train_unet(
     """Train `model` within the stage's budget and leave its averaged weights in it.
 
     latents: [N, 4, h, w]; token_ids: [N, captions, 77], one of the captions drawn at each use; empty_ids: [77], the
-    tokens of no prompt; is_pixel_art, has_several (things), has_small (thing): [N]. With close_ups, in the stage's
-    first half, five of eight rows of a batch give way to as many windows as cost about the same. at_checkpoint is
-    called every `checkpoint_every_s` seconds with the averaged weights in place, for a look at samples or an early
-    export.
+    tokens of no prompt; is_pixel_art: [N]; repeats: [N], how often each picture comes in a round; belonging:
+    [N, h, w], how much each latent is a thing's (layout.py). With close_ups, in the stage's first half, five of eight
+    rows of a batch give way to as many windows as cost about the same. at_checkpoint is called every
+    `checkpoint_every_s` seconds with the averaged weights in place, for a look at samples or an early export.
     """
     schedule = NoiseSchedule(device)
     # Plain attention has the cheaper backward pass on a CPU, in bfloat16 above all; on a GPU the fused kernels win.
@@ -131,11 +135,8 @@ def train_unet(
     model.unet.set_attn_processor(AttnProcessor2_0() if is_cuda else AttnProcessor())
     model.text_encoder.set_attn_implementation("sdpa" if is_cuda else "eager")
     model.unet.to(memory_format=torch.channels_last)
-    # Its few colours are small steps, which are drawn last, and it is one picture in twelve: twice as often, then.
-    # Pictures of several things as well, as which of them goes where is harder than what each looks like, and those of
-    # small things, which have few latents to be learned from and are taken for others most often.
-    twice = np.concatenate([np.arange(len(latents)), *map(np.flatnonzero, (is_pixel_art, has_several, has_small))])
-    order, epoch = _shuffled(twice, seed, 0), 0
+    a_round = np.repeat(np.arange(len(latents)), repeats)
+    order, epoch = _shuffled(a_round, seed, 0), 0
     looked = stage.spent_s
 
     def error(
@@ -146,10 +147,12 @@ def train_unet(
         rng: np.random.Generator,
         missed: np.ndarray | None = None,
         denied: np.ndarray | None = None,
+        boxes: np.ndarray | None = None,
     ) -> torch.Tensor:
         """Weighted squared error, summed over latents [B, 4, h, w] with a caption [B, 77] each.
 
-        missed, denied: as NearMisses.drawn and Denials.drawn give them, for each row; near misses come first.
+        missed, denied: as NearMisses.drawn and Denials.drawn give them, for each row; near misses come first. boxes:
+        [B, h, w], the things' of the rows' own pictures, also where another one is drawn.
         """
         count = len(clean_rows)
         is_missed = np.zeros(count, dtype=bool) if missed is None else missed >= 0
@@ -184,7 +187,9 @@ def train_unet(
             prediction = model(noisy, timesteps, torch.from_numpy(ids.astype(np.int64)).to(device))
         target = schedule.velocity_towards(clean, noisy, timesteps)
         kept = schedule.kept(timesteps)
-        weights = torch.maximum(emphasis(clean, kept), emphasis(begun, kept))  # what is there and what is to go
+        inside = None if boxes is None else torch.from_numpy(boxes).to(device).float()[:, None]
+        # what is there and what is to go
+        weights = torch.maximum(emphasis(clean, kept, inside), emphasis(begun, kept, inside))
         return (weights * (prediction.float() - target).square()).sum()
 
     for step in stage.steps():
@@ -192,14 +197,14 @@ def train_unet(
         position = step * batch_size % len(order)
         if step * batch_size // len(order) != epoch:
             epoch = step * batch_size // len(order)
-            order = _shuffled(twice, seed, epoch)
+            order = _shuffled(a_round, seed, epoch)
         looks_closer = close_ups is not None and stage.progress < ONLY_WHOLE_FROM
         count = max(1, 3 * batch_size // 8) if looks_closer else batch_size
         rows = np.take(order, np.arange(position, position + count), mode="wrap")
         missed = None if near_misses is None else near_misses.drawn(rows, rng)
         denied = None if denials is None else denials.drawn(rows, rng)
         captions = token_ids[rows, rng.integers(0, token_ids.shape[1], count)]
-        loss = error(latents[rows], captions, is_pixel_art[rows], COARSE_SHARE, rng, missed, denied)
+        loss = error(latents[rows], captions, is_pixel_art[rows], COARSE_SHARE, rng, missed, denied, belonging[rows])
         numbers = count * latents[0].size
         if close_ups is not None and looks_closer:
             chosen = rng.integers(0, len(close_ups.rows), 2 * batch_size)

@@ -28,6 +28,11 @@ def to_tensor(pictures: np.ndarray, device: torch.device | str = "cpu") -> torch
     return torch.from_numpy(np.array(pictures)).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1.0
 
 
+def uneven(latents: torch.Tensor) -> torch.Tensor:
+    """How far latents [B, 4, h, w] are from their row's median, [B, 1, h, w]: 0 in skies and meadows, 1 at things."""
+    return (latents - latents.median(dim=3, keepdim=True).values).abs().mean(dim=1, keepdim=True)
+
+
 def pixel_art_mark(shape: tuple[int, int]) -> np.ndarray:
     """What the latents of pixel art carry besides the picture: a checkerboard [4, h, w] on the first channel.
 

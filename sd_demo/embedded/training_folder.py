@@ -17,9 +17,10 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from sd_demo.embedded import world
-from sd_demo.embedded.architecture import NATIVE_SIZE, build_text_encoder, build_unet, build_vae
+from sd_demo.embedded.architecture import NATIVE_SIZE, VAE_SCALE_FACTOR, build_text_encoder, build_unet, build_vae
 from sd_demo.embedded.dataset import Pictures, pictured, render_pictures, tokenise
 from sd_demo.embedded.export import export
+from sd_demo.embedded.layout import belonging
 from sd_demo.embedded.near_misses import NearMisses
 from sd_demo.embedded.negatives import Denials, also_denied
 from sd_demo.embedded.other_words import put_otherwise
@@ -60,14 +61,29 @@ class Settings:
         """Which of the rendered pictures are: booleans [N]."""
         return np.array([pictured(self.seed, k).style == "pixel art" for k in range(self.pictures)])
 
-    def has_several(self) -> np.ndarray:
-        """Which of the rendered pictures show two or three things: booleans [N]."""
-        return np.array([len(pictured(self.seed, k).things) > 1 for k in range(self.pictures)])
+    def repeats(self) -> np.ndarray:
+        """How often each of the rendered pictures comes in a round of the UNet's training: integers [N].
 
-    def has_small(self) -> np.ndarray:
-        """Which of the rendered pictures show a small thing: booleans [N]."""
+        Once, and once more for what is harder than it is frequent: pixel art, whose few colours are small steps that
+        are drawn last; pencil drawings; several things, as which of them goes where is harder than what each looks
+        like; a small thing, which has few latents to be learned from.
+        """
         drawn = (pictured(self.seed, k) for k in range(self.pictures))
-        return np.array([any(thing.size == "small" for thing in picture.things) for picture in drawn])
+        return np.array(
+            [
+                1
+                + (picture.style == "pixel art")
+                + (picture.style == "pencil drawing")
+                + (len(picture.things) > 1)
+                + any(thing.size == "small" for thing in picture.things)
+                for picture in drawn
+            ]
+        )
+
+    def belonging(self, size: int) -> np.ndarray:
+        """Layout's `belonging` of the rendered pictures' latents, `size` pixels a side: float16 [N, h, w]."""
+        side = size // VAE_SCALE_FACTOR
+        return np.stack([belonging(pictured(self.seed, k), side) for k in range(self.pictures)])
 
     def captions_of(self, pictures: Pictures) -> list[list[str]]:
         """Captions of the rendered pictures, many in freer words, a few with words of what is not there ("no sun")."""

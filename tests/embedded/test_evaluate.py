@@ -18,11 +18,12 @@ from sd_demo.embedded import language_figures as language
 from sd_demo.embedded import world
 from sd_demo.embedded.evaluate import Draw, Evaluator, Made, mean_distance
 from sd_demo.embedded.figures import BARS, Figure, as_json, as_lines, share
-from sd_demo.embedded.judge import Found, Judgement, load_judge
+from sd_demo.embedded.judge import load_judge
 from sd_demo.embedded.layout import is_clear
 from sd_demo.embedded.marking import mark
 from sd_demo.embedded.objects import HELD_OUT
 from sd_demo.embedded.picture import Picture, Thing
+from sd_demo.embedded.sight import Found, Judgement
 from sd_demo.embedded.sweep import Cell, draw_table, measure_cell
 from sd_demo.errors import InvalidRequest
 from sd_demo.known_models import EMBEDDED_FOLDER

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,12 +13,26 @@ from PIL import Image, ImageFilter
 from safetensors.torch import load_file, save_file
 
 from sd_demo.embedded import world
-from sd_demo.embedded.judge import JUDGE_FILE, SIDE, Found, Judge, export_judge, load_judge
-from sd_demo.embedded.judge_training import labelled, losses, measure, moved, softened
+from sd_demo.embedded.judge import JUDGE_FILE, SIDE, Judge, export_judge, load_judge
+from sd_demo.embedded.judge_training import autoencoder_of, labelled, losses, measure, through_autoencoder, train_judge
+from sd_demo.embedded.judge_views import (
+    bent,
+    cut_into_cells,
+    in_few_colours,
+    moved,
+    redrawn_by_decoder,
+    shown,
+    softened,
+)
 from sd_demo.embedded.marking import mark
-from sd_demo.embedded.objects import HELD_OUT
-from sd_demo.embedded.picture import Picture, Thing
+from sd_demo.embedded.objects import HELD_OUT, KINDS
+from sd_demo.embedded.picture import STYLES, Picture, Thing
+from sd_demo.embedded.sight import MEAN_EXTENT, Found, judgement
+from sd_demo.embedded.styles import few_colours
+from sd_demo.embedded.train_vae import psnr, to_tensor
+from sd_demo.embedded.training_state import Stage
 from sd_demo.errors import ModelUnavailable
+from sd_demo.known_models import EMBEDDED_FOLDER
 
 SEED = 40_000  # of no picture that the judge was trained on
 
@@ -69,6 +84,45 @@ def test_a_mirrored_picture_is_seen_mirrored(judge: Judge) -> None:
     assert [(t.object, t.colour, t.size, t.position) for t in here.things] == [("car", "red", "medium", "left")]
     assert [t.position for t in there.things] == ["right"]
     assert there.things[0].x == pytest.approx(1 - here.things[0].x, abs=0.05)
+
+
+def cells_with(*things: tuple[int, int, float, int, float]) -> torch.Tensor:
+    """Answers [48, 8, 8] that show things, each in the middle of a row's and column's cell: how sure, which, extent."""
+    cells = torch.zeros(48, 8, 8)
+    cells[0] = -12
+    for row, column, sure, kind, extent in things:
+        cells[0, row, column] = math.log(sure / (1 - sure))
+        cells[1 + kind, row, column] = 9
+        cells[44:, row, column] = torch.tensor([0.5, 0.5, *[math.log(extent / MEAN_EXTENT)] * 2])
+    return cells
+
+
+def seen(cells: torch.Tensor, mirrored: torch.Tensor) -> list[tuple[str, float, float]]:
+    """What both answers show together: objects, how sure, and the longer sides."""
+    things = judgement(cells, torch.zeros(20), mirrored, torch.zeros(20)).things
+    return [(t.object, round(t.confidence, 2), round(t.width, 2)) for t in things]
+
+
+def test_two_looks_at_a_picture_are_one_answer() -> None:
+    first, second, third = list(KINDS)[:3]
+    here = cells_with((4, 2, 0.9, 0, 0.3))
+    assert seen(here, cells_with((4, 5, 0.7, 0, 0.4))) == [(first, 0.8, 0.35)]
+    assert seen(here, cells_with((4, 2, 0.9, 0, 0.3))) == [], "elsewhere in the mirror, so neither is sure enough"
+    unsure, doubtful = cells_with((4, 2, 0.9, 0, 0.3)), cells_with((4, 5, 0.3, 0, 0.3))
+    unsure[2, 4, 2], doubtful[2, 4, 5] = 8.5, 12  # which thing: perhaps the second, and surely that
+    assert seen(unsure, cells_with((4, 5, 0.9, 0, 0.3))) == [(first, 0.9, 0.3)]
+    assert seen(unsure, doubtful) == [(second, 0.6, 0.3)], "by the mean of what both say"
+    assert seen(cells_with(), cells_with((4, 5, 0.99, 1, 0.3))) == []
+    far_apart = cells_with((4, 1, 0.9, 0, 0.2), (4, 6, 0.8, 2, 0.2))
+    mirrored = cells_with((4, 6, 0.9, 0, 0.2), (4, 1, 0.8, 2, 0.2))
+    assert seen(far_apart, mirrored) == [(first, 0.9, 0.2), (third, 0.8, 0.2)]
+
+
+def test_what_is_inside_another_things_box_is_that_thing() -> None:
+    first = next(iter(KINDS))
+    inside = cells_with((4, 3, 0.9, 0, 0.5), (4, 4, 0.8, 1, 0.2))
+    mirrored = cells_with((4, 4, 0.9, 0, 0.5), (4, 3, 0.8, 1, 0.2))
+    assert seen(inside, mirrored) == [(first, 0.9, 0.5)]
 
 
 @pytest.mark.parametrize(
@@ -152,6 +206,72 @@ def test_softened_pictures_stay_in_range_and_are_the_same_for_a_seed() -> None:
         assert once.shape == images.shape
         assert once.abs().max() <= 1
         assert torch.equal(once, softened(images, np.random.default_rng(step)))
+
+
+def test_bent_pictures_show_the_same_a_little_elsewhere() -> None:
+    drawn = torch.cat([to_tensor(np.asarray(world.draw(picture))[None]) for picture in pictures(4)])
+    after = bent(drawn, np.random.default_rng(0))
+    assert after.shape == drawn.shape
+    assert after.abs().max() <= 1 + 1e-6
+    assert psnr(after, drawn) > 15
+    assert not torch.equal(after, drawn)
+
+
+def test_cells_are_pixel_art_whatever_their_colours() -> None:
+    drawn = torch.cat([to_tensor(np.asarray(world.draw(picture))[None]) for picture in pictures(12)])
+    wholes = torch.tensor([[0, 0, 0, k % 3] for k in range(12)])
+    things = torch.full((12, 3, 6), -1.0)
+    became = 0
+    for step in range(12):
+        seen, _, after = shown(drawn, things, wholes, np.random.default_rng(step))
+        assert seen.shape == drawn.shape
+        is_cut = after[:, 3] != wholes[:, 3]
+        became += int(is_cut.sum())
+        assert (wholes[is_cut, 3] == STYLES.index("picture book")).all()
+        assert (after[is_cut, 3] == STYLES.index("pixel art")).all()
+        assert torch.equal(after[:, :3], wholes[:, :3])
+        for k in np.flatnonzero(is_cut):  # where it was moved, its cells are softer
+            blocks = seen[k].unfold(1, 4, 4).unfold(2, 4, 4)
+            assert blocks.std(dim=(3, 4)).mean() < 0.05
+    assert became > 0
+    cells = cut_into_cells(drawn)
+    assert torch.equal(cells[..., ::4], cells[..., 3::4])
+    assert torch.allclose(cells.mean(dim=(2, 3)), drawn.mean(dim=(2, 3)), atol=1e-4)
+    few = ((in_few_colours(drawn) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    for k, picture in enumerate(pictures(12)):
+        assert np.array_equal(few[k], np.asarray(few_colours(world.draw(picture))))
+
+
+def test_the_autoencoder_redraws_things_unevenly_and_skies_as_they_are() -> None:
+    plain = [replace(p, weather="clear", style="picture book", scene="desert", time="day") for p in pictures(3)]
+    drawn = np.stack([np.asarray(world.draw(picture)) for picture in plain])
+    vae = autoencoder_of(EMBEDDED_FOLDER)
+    once = redrawn_by_decoder(vae, drawn, np.zeros(3, dtype=np.int64), SEED)
+    assert np.array_equal(once, redrawn_by_decoder(vae, drawn, np.zeros(3, dtype=np.int64), SEED))
+    assert once.dtype == np.uint8
+    assert once.shape == drawn.shape
+    skies = np.abs(once[:, :40].astype(int) - drawn[:, :40]).mean(axis=(1, 2, 3))
+    assert skies.min() < 8
+    is_thing = np.abs(drawn.astype(int) - np.median(drawn, axis=2, keepdims=True)).max(axis=3) > 60
+    off = np.abs(once.astype(int) - drawn).max(axis=3)
+    assert off[is_thing].mean() > 2 * off[~is_thing].mean()
+    marked = redrawn_by_decoder(vae, drawn, np.full(3, STYLES.index("pixel art")), SEED)
+    within, between = (np.abs(np.diff(marked.astype(int), axis=2))[:, :, k::4].mean() for k in (0, 3))
+    assert within < 0.5 * between, "the mark makes cells"
+
+
+def test_a_training_sees_the_pictures_and_what_the_autoencoder_makes_of_them(tmp_path: Path) -> None:
+    data = labelled(tmp_path, 8, SEED)
+    once_more = through_autoencoder(data, 4, autoencoder_of(EMBEDDED_FOLDER), SEED)
+    assert np.array_equal(once_more.wholes, data.wholes[:4])
+    assert np.array_equal(once_more.things, data.things[:4])
+    assert once_more.images.shape == (4, SIDE, SIDE, 3)
+    begun = load_judge()
+    before = {name: value.clone() for name, value in begun.state_dict().items()}
+    train_judge(Stage("judge", tmp_path, 5, begun, learning_rate=1e-3, max_steps=2), begun, once_more, SEED)
+    after = begun.state_dict()
+    assert not torch.equal(after["cells.weight"], before["cells.weight"])
+    assert all(value.isfinite().all() for value in after.values())
 
 
 def test_the_loss_knows_right_from_wrong() -> None:

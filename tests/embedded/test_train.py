@@ -376,9 +376,9 @@ class Recorder(torch.nn.Module):
         return self.answer(noisy, timesteps) + 0 * next(self.unet.parameters()).sum()
 
 
-def test_what_is_hard_comes_twice_as_often_and_half_of_the_rows_where_it_is_settled(tmp_path: Path) -> None:
+def test_what_is_hard_comes_more_often_and_half_of_the_rows_where_it_is_settled(tmp_path: Path) -> None:
     model = Recorder(lambda noisy, timesteps: torch.zeros_like(noisy))
-    is_pixel_art, has_several = np.arange(12) < 3, np.arange(12) >= 8  # a row's tokens tell its number
+    is_pixel_art, numbers = np.arange(12) < 3, np.arange(12)  # a row's tokens tell its number
     token_ids = np.arange(12)[:, None, None] * np.ones((1, 2, 77), dtype=np.int64)
     stage = Stage("unet-256", tmp_path, 60, model, learning_rate=1e-6, max_steps=40)
     train_unet(
@@ -388,8 +388,8 @@ def test_what_is_hard_comes_twice_as_often_and_half_of_the_rows_where_it_is_sett
         token_ids,
         np.full(77, 99),
         is_pixel_art,
-        has_several,
-        np.zeros(12, dtype=bool) | (np.arange(12) == 7),
+        1 + is_pixel_art + (numbers >= 8) + 2 * (numbers == 7),
+        np.zeros((12, 4, 4)),
         seed=0,
         device=torch.device("cpu"),
         autocast=None,
@@ -400,9 +400,9 @@ def test_what_is_hard_comes_twice_as_often_and_half_of_the_rows_where_it_is_sett
     of_several = [row for row, *_ in named if row >= 8]
     of_others = np.array([t for row, t, _ in named if row >= 3])
     of_small = [row for row, *_ in named if row == 7]
-    assert len(of_pixel_art) / len(named) == pytest.approx(6 / 20, abs=0.03), "three of twelve, each twice"
-    assert len(of_several) / len(named) == pytest.approx(8 / 20, abs=0.03), "four of twelve, each twice"
-    assert len(of_small) / len(named) == pytest.approx(2 / 20, abs=0.02), "one of twelve, twice"
+    assert len(of_pixel_art) / len(named) == pytest.approx(6 / 21, abs=0.03), "three of twelve, each twice"
+    assert len(of_several) / len(named) == pytest.approx(8 / 21, abs=0.03), "four of twelve, each twice"
+    assert len(of_small) / len(named) == pytest.approx(3 / 21, abs=0.02), "one of twelve, three times"
     usual = NoiseSchedule(torch.device("cpu")).draw(np.linspace(0, 1, 10_001))
     coarse, fine = 0.5 + 0.5 * (usual >= COARSE_FROM).mean(), 0.5 * (usual < FINE_BELOW).mean()
     assert (of_others >= COARSE_FROM).mean() == pytest.approx(coarse, abs=0.06)
@@ -429,8 +429,8 @@ def test_a_near_miss_under_noise_is_led_back_to_its_picture_by_a_caption_that_te
         np.full((16, 1, 77), 5),
         np.full(77, 99),
         np.zeros(16, dtype=bool),
-        np.zeros(16, dtype=bool),
-        np.zeros(16, dtype=bool),
+        np.ones(16, dtype=int),
+        np.zeros((16, 8, 8)),
         None,
         near_misses,
         seed=0,
@@ -477,7 +477,9 @@ def test_what_a_negative_prompt_denies_is_shown_so_strongly_that_guidance_leaves
         latents,
         np.full((16, 1, 77), 5),
         np.full(77, 99),
-        *(np.zeros(16, dtype=bool) for _ in range(3)),
+        np.zeros(16, dtype=bool),
+        np.ones(16, dtype=int),
+        np.zeros((16, 8, 8)),
         denials=denials,
         seed=0,
         device=torch.device("cpu"),
@@ -554,7 +556,7 @@ def test_near_misses_tell_of_the_right_picture_and_show_no_held_out_pair(tmp_pat
     assert all(picture != pictured(3, k) for k, picture in enumerate(shown))
     pairs = [(picture.things, pictured(3, k).things) for k, picture in enumerate(shown) if pictured(3, k).things]
     mistaken = [wrong for wrong, right in pairs if _differences(wrong, right) == {"object"}]
-    assert len(mistaken) / len(pairs) == pytest.approx(0.58, abs=0.08), "half of them, and one in six of the others"
+    assert len(mistaken) / len(pairs) == pytest.approx(0.58, abs=0.08), "half of them, and one in seven of the others"
 
 
 @pytest.mark.parametrize(("timestep", "is_even"), [(950, True), (50, False)])
@@ -567,6 +569,36 @@ def test_a_thing_weighs_more_only_where_noise_no_longer_hides_its_place(timestep
     amount = answer[:, 4].sum(1)  # of things in one picture
     assert (amount < 1.02).all() if is_even else (amount > 2).all()
     assert weights.mean(dim=(2, 3)).allclose(torch.ones(8, 1))
+
+
+def test_a_thing_counts_where_it_does_not_differ_too() -> None:
+    latents, kept = torch.zeros(1, 4, 8, 8), torch.ones(1)
+    belonging = torch.zeros(1, 1, 8, 8)
+    belonging[..., 2:4, 2:4] = 1.6
+    weights = emphasis(latents, kept, belonging)
+    assert weights[0, 0, 2, 2] == pytest.approx(5.8 * weights[0, 0, 0, 0])
+    assert (emphasis(latents, kept) == 1).all()
+    assert (emphasis(latents, torch.zeros(1), belonging) == 1).all(), "noise hides where it is"
+
+
+def test_how_often_pictures_come_and_which_latents_are_things(tmp_path: Path) -> None:
+    settings = Settings(tmp_path, torch.device("cpu"), None, 3, 40, 1, None, None)
+    repeats, belonging = settings.repeats(), settings.belonging(256)
+    assert belonging.shape == (40, 32, 32)
+    for k in range(40):
+        picture = pictured(3, k)
+        small = [thing for thing in picture.things if thing.size == "small"]
+        expected = 1 + (picture.style != "picture book") + (len(picture.things) > 1) + bool(small)
+        assert repeats[k] == expected
+        assert bool(belonging[k].any()) == bool(picture.things)
+        for place in layout(picture):
+            centre = (place.top + place.bottom) / 2, (place.left + place.right) / 2
+            assert belonging[k][tuple(int(part * 32) for part in centre)] >= 0.75
+        assert (belonging[k].max() > 1.5) == bool(small)
+        boxes = sum(
+            (place.right - place.left + 2 / 32) * (place.bottom - place.top + 2 / 32) for place in layout(picture)
+        )
+        assert (belonging[k] > 0).mean() <= boxes, "nothing beyond them"
 
 
 def test_meanings_say_what_is_in_a_picture() -> None:

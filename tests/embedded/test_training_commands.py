@@ -121,6 +121,23 @@ def test_a_judge_is_no_folder(tmp_path: Path) -> None:
         judge_training.main(["--work", str(tmp_path / "work"), "--output", str(tmp_path)])
 
 
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (("--redrawn", "-5"), r"redrawn must be 0 to the number of pictures, 12000\."),
+        (("--redrawn", "13000"), "redrawn must be 0 to"),
+        (("--model", "nothing"), "model: nothing has no autoencoder that can be read; name a model's folder"),
+    ],
+)
+@pytest.mark.usefixtures("nothing_runs")
+def test_what_redraws_the_judges_pictures_is_looked_at_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: tuple[str, str], told: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InvalidRequest, match=f"^{told}"):
+        judge_training.main(["--work", "work", "--output", "judge.safetensors", *wrong])
+
+
 @pytest.mark.usefixtures("nothing_runs")
 def test_a_first_stage_that_never_ran_is_missed_before_the_minutes(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match=r"has no vae\.pt; train that stage first"):
