@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from PIL import Image
 from sd_demo.contact_sheet import sheet_of
 from sd_demo.decoding import decode
 from sd_demo.denoising import Denoising
+from sd_demo.embedded.placing import placed
 from sd_demo.embedded.readings import own_prompt, read, undeniable
 from sd_demo.errors import JobCancelled, PictureWithheld
 from sd_demo.events import Decoding, Done, ResultImage
@@ -28,36 +30,43 @@ from sd_demo.prompt_grammar import plain_text
 from sd_demo.receipt import Done as ReceiptDone
 from sd_demo.receipt import Lora, Receipt
 from sd_demo.registry import ModelEntry
-from sd_demo.requests import SEED_LIMIT, AnyRequest, TextToImage
+from sd_demo.requests import SEED_LIMIT, AnyRequest, Inpaint, TextToImage
 from sd_demo.running import Running
 
 
 def make_plan(request: AnyRequest, entry: ModelEntry) -> Plan:
     """Every choice that the request left open, made: the model's defaults and a random seed."""
-    seeds = tuple(request.seeds(secrets.randbelow(SEED_LIMIT) if request.seed is None else request.seed))
-    read_prompts, read_negative_prompt = _as_read(request, seeds) if entry.is_embedded else ((), None)
-    return Plan(
+    plan = Plan(
         task=request.task,
-        seeds=seeds,
+        seeds=tuple(request.seeds(secrets.randbelow(SEED_LIMIT) if request.seed is None else request.seed)),
         num_inference_steps=request.num_inference_steps or entry.num_inference_steps,
         guidance_scale=request.guidance_scale or entry.guidance_scale,
         scheduler=request.scheduler or entry.scheduler,
         strength=getattr(request, "strength", None),
         noise_level=getattr(request, "noise_level", None),
-        read_prompts=read_prompts,
-        read_negative_prompt=read_negative_prompt,
     )
+    return _as_read(request, plan) if entry.is_embedded else plan
 
 
-def _as_read(request: AnyRequest, seeds: Sequence[int]) -> tuple[tuple[str, ...], str | None]:
-    """Both prompts as the embedded model reads them, for Plan."""
+def _as_read(request: AnyRequest, plan: Plan) -> Plan:
+    """The plan with both prompts as the embedded model reads them."""
     prompt, negative_prompt = request.prompt, request.negative_prompt
+    is_placed = False
     if request.task == TextToImage.task and not prompt.strip():  # what is made up has nothing of what is denied
-        prompts, rest = tuple(own_prompt(seed, negative_prompt) for seed in seeds), undeniable(negative_prompt)
+        prompts, rest = tuple(own_prompt(seed, negative_prompt) for seed in plan.seeds), undeniable(negative_prompt)
+        heeds_denials = True
     else:
-        read_prompt, rest = read(prompt, negative_prompt)
-        prompts = (read_prompt,) * len(seeds) if read_prompt != prompt else ()
-    return prompts, None if rest == negative_prompt else rest
+        without, rest = read(prompt, negative_prompt)
+        read_prompt = placed(without, request.mask_image, request.image) if isinstance(request, Inpaint) else without
+        heeds_denials, is_placed = without != prompt, read_prompt != without
+        prompts = (read_prompt,) * len(plan.seeds) if heeds_denials or is_placed else ()
+    return replace(
+        plan,
+        read_prompts=prompts,
+        read_negative_prompt=None if rest == negative_prompt else rest,
+        heeds_denials=heeds_denials,
+        is_placed=is_placed,
+    )
 
 
 def finish(running: Running, outputs: Outputs) -> Done:
@@ -137,7 +146,7 @@ def _chosen(running: Running, images: dict[int, Image.Image]) -> dict[int, float
     request = running.job.request
     if running.ranker is None:
         return dict.fromkeys(images)
-    read_prompts = running.denoising.plan.read_prompts  # what is denied must not count for a picture
+    read_prompts = running.denoising.plan.read_prompts  # as was asked of the model: what is denied must not count
     words = plain_text(read_prompts[0] if read_prompts else request.prompt)
     scores = dict(zip(images, running.ranker.score(list(images.values()), words), strict=True))
     return dict(sorted(scores.items(), key=lambda item: -item[1])[: request.keep_best])
@@ -164,7 +173,7 @@ def make_receipt(
         model=model.entry.name,
         model_hash=model.model_hash,
         read_prompt=plan.read_prompts[index] if plan.read_prompts else None,
-        read_negative_prompt=plan.read_negative_prompt if denoising.has_two_rows or plan.read_prompts else None,
+        read_negative_prompt=plan.read_negative_prompt if denoising.has_two_rows or plan.heeds_denials else None,
         seed=plan.seeds[index],
         index=index,
         num_inference_steps=plan.num_inference_steps,

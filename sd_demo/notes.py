@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sd_demo.embedded.known_words import unknown_words
+from sd_demo.plan import Plan
 from sd_demo.prompt_grammar import taken_as_words
 from sd_demo.receipt import Done
 from sd_demo.requests import Inpaint
@@ -46,10 +47,10 @@ def notes_of(running: Running, done: Done, withheld: int, rank: int) -> list[str
         chosen = "the model chose what to show" + (f": {done.read_prompt}" if is_made_up else "")
         notes.append(f"The prompt is empty, so {'only the picture was followed' if follows_picture else chosen}.")
     if done.read_prompt and not is_made_up:
-        notes.append(f"What the negative prompt denies was left out of the prompt: {done.read_prompt}.")
+        notes.append(f"{_reason(plan)}: {done.read_prompt.rstrip(' .')}.")
     if done.read_negative_prompt and done.is_guided and not is_made_up:
         notes.append(f"The negative prompt was read as: {done.read_negative_prompt}.")
-    elif plan.read_negative_prompt == "" and not done.read_prompt:
+    elif plan.read_negative_prompt == "" and not plan.heeds_denials:
         notes.append("What the negative prompt denies was not found in the prompt, so it changed nothing.")
     notes += taken_as_words(request.prompt, request.negative_prompt if done.is_guided else "")
     if plan.effective_strength != plan.strength:
@@ -67,7 +68,7 @@ def notes_of(running: Running, done: Done, withheld: int, rank: int) -> list[str
         cause = "this model is distilled and reads none" if running.denoising.is_distilled else "guidance_scale is 1"
         what = (
             f"The rest of the negative prompt, {rest},"
-            if done.read_prompt and not is_made_up
+            if plan.heeds_denials and not is_made_up
             else "The negative prompt"
         )
         effect = "was heeded only in what the model chose" if is_made_up else "had no effect"
@@ -78,6 +79,17 @@ def notes_of(running: Running, done: Done, withheld: int, rank: int) -> list[str
     if withheld:
         notes.append(f"The safety checker withheld {withheld} of {count} pictures; try another seed or other words.")
     return notes + done.retries
+
+
+def _reason(plan: Plan) -> str:
+    """Why the prompt was read otherwise than it was written."""
+    if not plan.is_placed:
+        return "What the negative prompt denies was left out of the prompt"
+    if not plan.heeds_denials:
+        return "What the prompt leaves open was read from the mask"
+    return (
+        "What the negative prompt denies was left out of the prompt, and what that leaves open was read from the mask"
+    )
 
 
 def _negative_prompt(running: Running) -> str:

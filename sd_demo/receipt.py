@@ -63,7 +63,8 @@ class Done(BaseModel):
     read_prompt: str | None = Field(
         default=None,
         validation_alias=AliasChoices("read_prompt", "own_prompt"),
-        description="the prompt as the model read it, if otherwise than asked: made up, or without what is denied",
+        description="the prompt as the model read it, if otherwise than asked: made up, without what is denied, or "
+        "with the mask's place",
     )
     read_negative_prompt: str | None = Field(
         default=None,

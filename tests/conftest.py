@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import tempfile
@@ -28,7 +29,8 @@ for name in [name for name in os.environ if name.startswith("SD_DEMO_")]:
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
 if WORKER:  # one of several processes of tests
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # where others compute, idle helpers sleep at once
-    os.environ["GRADIO_TEMP_DIR"] = str(Path(tempfile.gettempdir()) / f"gradio-{WORKER}")  # each writes its own files
+    os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix=f"gradio-{WORKER}-")  # each writes its own files
+    atexit.register(shutil.rmtree, os.environ["GRADIO_TEMP_DIR"], ignore_errors=True)
 hypothesis.settings.register_profile("busy machine", deadline=None, database=None)
 hypothesis.settings.load_profile("busy machine")
 

@@ -122,7 +122,7 @@ PIECES = [*AXES, ":", ",", "1", "..", "9" * 30, "1e9999", '"', "x", " ", "-", ".
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=10).map("".join), st.one_of(st.just(""), st.text(max_size=20)))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_axis_is_a_table_or_a_sentence(x: str, y: str) -> None:
     with suppress(InvalidRequest):
         table = plan_comparison("image_to_image", {"prompt": "a 1 x", "image": PHOTO}, x, y)

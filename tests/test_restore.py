@@ -307,7 +307,7 @@ PIECES = st.sampled_from(
 
 
 @given(st.one_of(st.text(max_size=200), st.lists(PIECES, max_size=30).map("".join)))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_any_text_gives_valid_values_or_sentences(text: str) -> None:
     restored = back(text)
     pictures = {name: Image.new("RGB", (64, 64)) for name in restored.pictures}
@@ -328,7 +328,7 @@ json_values = st.recursive(
     st.integers(-5, 2**40),
     st.floats(),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_any_receipt_gives_valid_values_or_sentences(asked: Any, task: str, number: int, real: float) -> None:
     receipt = make_receipt(seed=number, guidance_scale=real, num_inference_steps=number, strength=real)
     restored = of_receipt(receipt.model_copy(update={"asked": asked, "task": task}))

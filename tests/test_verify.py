@@ -149,13 +149,14 @@ def test_each_difference_is_a_likely_cause() -> None:
     worn = Lora(name="pencil", weight=1.0, sha256="a", matched=1, total=1)
     then = make_receipt(model_hash="a" * 64, torch="2.0", diffusers="0.1", device="cuda", dtype="float16", loras=[worn])
     then = then.model_copy(update={"version": "0.0.1"})
-    then = then.model_copy(update={"done": then.done.model_copy(update={"compiled_steps": 17})})
+    then = then.model_copy(update={"done": then.done.model_copy(update={"compiled_steps": 17, "read_prompt": "a cat"})})
     now = make_receipt(shared_with=3, loras=[worn.model_copy(update={"sha256": "b"})], retries=["decoded again"])
     black, white = Image.new("RGB", (256, 256)), Image.new("RGB", (256, 256), "white")
     found = compare(white, then, ResultImage(Path(), black, now))
     told = " ".join(found.causes)
     for word in ("weights", "pencil", "0.0.1", "device was cuda", "dtype was float16", "torch was 2.0",
-                 "diffusers was 0.1", "decoded again", "with 3", "17 of its steps ran compiled"):  # fmt: skip
+                 "diffusers was 0.1", "decoded again", "with 3", "17 of its steps ran compiled",
+                 'read as "a cat", and is read as "a red ball" here'):  # fmt: skip
         assert word in told
 
 

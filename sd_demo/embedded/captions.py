@@ -156,7 +156,7 @@ class Speaker:
         """Things that are alike in all but their place are said together: "two blue balloons"."""
         groups: dict[tuple[str, ...], list[Thing]] = {}
         for thing in picture.things:
-            own_place = (thing.position,) if self.is_complete else ()
+            own_place = (thing.position,) if self.is_complete and self.is_placed else ()
             groups.setdefault((thing.object, thing.colour, thing.size, thing.depth, *own_place), []).append(thing)
         listed = list(groups.values())
         return [listed[int(k)] for k in self.rng.permutation(len(listed))]

@@ -17,13 +17,21 @@ from PIL import Image
 from transformers import CLIPTokenizer
 
 from sd_demo.embedded import world
-from sd_demo.embedded.near_misses import kept_from_held_out, with_one_thing_mistaken, with_one_thing_wrong
+from sd_demo.embedded.near_misses import (
+    alike,
+    kept_from_held_out,
+    with_one_thing_mistaken,
+    with_one_thing_wrong,
+    with_one_too_many,
+)
 from sd_demo.embedded.negatives import denied
-from sd_demo.embedded.picture import Picture
+from sd_demo.embedded.picture import MOST_THINGS, Picture
 
 Kind = Literal["ordinary", "held-out", "near-miss", "denied"]
 CAPTIONS_EACH = 6
-MISTAKEN_SHARE = 0.5  # of the near misses that training draws: things taken for others are most of a model's errors
+TOO_MANY_SHARE = 0.3, 0.7  # of training's near misses of things are in the number, of pictures of alike ones more
+MISTAKEN_SHARE = 0.5  # of the others have a thing taken for another, as most of a model's errors are
+PLACED_SHARE = 0.5  # of their captions, where the number alone is wrong, say where things are; of alike ones none
 CHUNK = 250  # pictures one process renders at a time
 
 
@@ -42,8 +50,8 @@ def render_pictures(
 
     Picture k depends on `seed` and k alone, so that any machine makes the same ones. kind "held-out": only pictures
     with a pair of object and colour that training never sees. "near-miss": each picture is wrong in one thing, and its
-    one caption is a complete one of what it should have been, the ordinary picture k. "denied": the ordinary picture k
-    without something in it, and negative prompts that deny that.
+    one caption, of what it should have been, the ordinary picture k, tells the two apart. "denied": the ordinary
+    picture k without something in it, and negative prompts that deny that.
 
     What `work` holds is read whatever wrote it, so that a training which goes on keeps its pictures and their latents:
     after a change of the world or its captions another seed or folder makes new ones.
@@ -61,14 +69,22 @@ def pictured(seed: int, number: int, is_held_out: bool = False) -> Picture:
 
 
 def near_miss(seed: int, number: int) -> tuple[Picture, str]:
-    """What picture `number` would show with one thing wrong, and a caption of the right one that tells all of it."""
+    """What picture `number` would show with one thing wrong, and a caption of the right one.
+
+    It tells all of it, but for where things are if it is their number that is wrong: "two red balloons in space".
+    """
     rng, right = np.random.default_rng((seed, 2, number)), pictured(seed, number)
+    has_twins = bool(alike(right.things))
+    is_counted = (has_twins or 0 < len(right.things) < MOST_THINGS) and rng.random() < TOO_MANY_SHARE[has_twins]
 
     def wrong() -> Picture:
+        if is_counted:
+            return with_one_too_many(right, rng)
         is_mistaken = bool(right.things) and rng.random() < MISTAKEN_SHARE
         return (with_one_thing_mistaken if is_mistaken else with_one_thing_wrong)(right, rng)
 
-    return kept_from_held_out(wrong), world.caption(right, rng, is_complete=True)
+    is_placed = not is_counted or (not has_twins and rng.random() < PLACED_SHARE)
+    return kept_from_held_out(wrong), world.caption(right, rng, is_complete=True, is_placed=is_placed)
 
 
 def without(seed: int, number: int, size: int) -> tuple[Image.Image, list[str]]:

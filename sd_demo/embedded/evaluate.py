@@ -26,6 +26,7 @@ from sd_demo.embedded.figures import Figure, figure, share
 from sd_demo.embedded.judge import Judge
 from sd_demo.embedded.marking import ABOUT_THINGS, ABOUT_WHOLE, Mark, mark
 from sd_demo.embedded.near_misses import with_one_thing_wrong
+from sd_demo.embedded.placing import covers
 from sd_demo.embedded.sight import Judgement
 from sd_demo.embedded.train_vae import reconstruction_psnr
 from sd_demo.requests import AnyRequest, ImageToImage, Inpaint, TextToImage
@@ -82,6 +83,7 @@ class Evaluator:
             *self.language(some),
             self.recoloured(some),
             self.added(some),
+            self.added(some, is_placed=False),
             self.diversity(min(3, max(1, count // 40)), min(20, max(5, few))),
             *self.seconds(3),
             self.megabytes(),
@@ -161,7 +163,7 @@ class Evaluator:
 
     def language(self, count: int) -> list[Figure]:
         """What people type beside plain prompts: free phrasings, plurals, negative prompts, nothing."""
-        self.tell(f"{4 * count} pictures of other words, twins, negative prompts and no prompt")
+        self.tell(f"{5 * count} pictures of other words, places left open, twins, negative prompts and no prompt")
 
         def judged(asked: Sequence[Asked]) -> list[Judgement]:
             told = [(a, a.negative_prompt if isinstance(a, Denied) else "") for a in asked]
@@ -190,10 +192,10 @@ class Evaluator:
         ]
         return share("image_to_image_recoloured", kept)
 
-    def added(self, count: int) -> Figure:
-        """Inpainting: a thing put into an empty place."""
+    def added(self, count: int, *, is_placed: bool = True) -> Figure:
+        """Inpainting: a thing put into an empty place; is_placed: the prompt says where, too."""
         self.tell(f"{count} pictures inpainted")
-        asked = prompts.add(count, self.seed, NATIVE_SIZE)
+        asked = prompts.add(count, self.seed, NATIVE_SIZE, is_placed=is_placed)
         requests = [
             Inpaint(prompt=a.prompt, seed=a.seed, image=a.image, mask_image=a.mask, **self.options) for a in asked
         ]
@@ -201,9 +203,9 @@ class Evaluator:
         right = []
         for a, seen in zip(asked, judged, strict=True):
             wanted = a.picture.things[0]
-            inside = [thing for thing in seen.things if a.holds(thing.x, thing.y)]
+            inside = [thing for thing in seen.things if covers(a.mask, thing.x, thing.y)]
             right.append(any((t.object, t.colour) == (wanted.object, wanted.colour) for t in inside))
-        return share("inpaint_added", right)
+        return share("inpaint_added" if is_placed else "inpaint_added_where_the_mask_is", right)
 
     def diversity(self, different: int, seeds: int) -> Figure:
         """Mean distance of two pictures of one prompt, in percent of that of the world's own for that prompt."""

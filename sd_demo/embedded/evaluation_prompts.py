@@ -51,11 +51,6 @@ class Added(Asked):
     image: Image.Image
     mask: Image.Image
 
-    def holds(self, x: float, y: float) -> bool:
-        """Whether the mask covers the point at x, y (parts of the side)."""
-        column, row = (min(int(part * self.mask.width), self.mask.width - 1) for part in (x, y))
-        return bool(self.mask.getpixel((max(column, 0), max(row, 0))))
-
 
 def stream(seed: int, part: str, number: int) -> Generator:
     """The randomness of prompt `number` of a part: of no training picture, and of no other part."""
@@ -79,6 +74,16 @@ def ask_freely(count: int, seed: int) -> list[Asked]:
         rng = stream(seed, "freely", k)
         picture = _sample(rng, 1 + k % 2, False)
         asked.append(Asked(picture, other_words(picture, rng, is_complete=True), _seed(rng)))
+    return asked
+
+
+def ask_openly(count: int, seed: int) -> list[Asked]:
+    """Prompts for one thing that leave open where it is, as most people's do: "a red car in the city at night"."""
+    asked = []
+    for k in range(count):
+        rng = stream(seed, "openly", k)
+        picture = _sample(rng, 1, False)
+        asked.append(Asked(picture, _prompt(picture, rng, is_placed=False), _seed(rng)))
     return asked
 
 
@@ -131,15 +136,18 @@ def recolour(count: int, seed: int, size: int) -> list[Recoloured]:
     return asked
 
 
-def add(count: int, seed: int, size: int) -> list[Added]:
-    """Empty scenes, size x size pixels, masks in them, and prompts for the scene with a thing at the mask."""
+def add(count: int, seed: int, size: int, *, is_placed: bool = True) -> list[Added]:
+    """Empty scenes, size x size pixels, masks in them, and prompts for the scene with a thing at the mask.
+
+    is_placed: False leaves it to the mask to say where.
+    """
     asked = []
     for k in range(count):
         rng = stream(seed, "add", k)
         picture = _sample(rng, 1, False)
         empty = world.draw(replace(picture, things=()), size)
         mask = mask_for(picture, size)
-        asked.append(Added(picture, _prompt(picture, rng), _seed(rng), empty, mask))
+        asked.append(Added(picture, _prompt(picture, rng, is_placed), _seed(rng), empty, mask))
     return asked
 
 
@@ -191,8 +199,8 @@ def _sample(rng: Generator, things: int, held_out: bool) -> Picture:
             return picture
 
 
-def _prompt(picture: Picture, rng: Generator) -> str:
-    return world.caption(picture, rng, is_complete=True)
+def _prompt(picture: Picture, rng: Generator, is_placed: bool = True) -> str:
+    return world.caption(picture, rng, is_complete=True, is_placed=is_placed)
 
 
 def _seed(rng: Generator) -> int:

@@ -20,6 +20,7 @@ def figures(drawn: Judged, own: Judged, count: int, seed: int) -> list[Figure]:
     """All of them, of `count` pictures each. drawn: of the model's pictures; own: of the renderer's."""
     return [
         _figure("other_words", prompts.ask_freely(count, seed), _is_all_right, drawn, own),
+        _figure("place_left_open", prompts.ask_openly(count, seed), _is_right_anywhere, drawn, own),
         _figure("two_alike", prompts.ask_twice(count, seed), _are_twins, drawn, own),
         _figure("negative_prompt_removes", prompts.deny(count, seed), _is_gone, drawn, None),
         _figure("unmistakable_without_prompt", prompts.ask_nothing(count, seed), _is_unmistakable, drawn, own),
@@ -39,6 +40,13 @@ def _figure(
 
 def _is_all_right(asked: Asked, seen: Judgement) -> bool:
     return mark(asked.picture, seen).is_all_right
+
+
+def _is_right_anywhere(asked: Asked, seen: Judgement) -> bool:
+    """Everything right, wherever the things are."""
+    m = mark(asked.picture, seen)
+    about_things = (right for thing in m.things for name, right in thing.items() if name != "position")
+    return m.is_number_right and all(m.whole.values()) and all(about_things)
 
 
 def _are_twins(asked: Asked, seen: Judgement) -> bool:

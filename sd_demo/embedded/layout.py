@@ -13,6 +13,8 @@ from sd_demo.embedded.objects import KINDS
 from sd_demo.embedded.picture import POSITIONS, SIZES, Picture, Thing
 
 BELONGING = 0.75, 1.6  # least and most, in a thing's box
+STANDS_AT = {"near": (0.87, 0.95), "far": (0.6, 0.66)}  # heights of the feet of what stands on the ground
+SKY_TOPS = 0.03, 0.14  # heights of the upper edges of what is in the sky
 HORIZON = 0.5  # the mean height of the line between ground and sky
 
 
@@ -54,11 +56,17 @@ def place(thing: Thing, rng: np.random.Generator) -> Place:
     x = POSITIONS[thing.position] + rng.uniform(-0.05, 0.05)
     x = min(max(x, width / 2 + 0.015), 1 - width / 2 - 0.015)
     if thing.depth == "sky":
-        top = rng.uniform(0.03, 0.1) if thing.size == "large" else rng.uniform(0.04, 0.14)
+        top = rng.uniform(SKY_TOPS[0], 0.1) if thing.size == "large" else rng.uniform(0.04, SKY_TOPS[1])
         bottom = top + height
     else:
-        bottom = rng.uniform(0.87, 0.95) if thing.depth == "near" else rng.uniform(0.6, 0.66)
+        bottom = rng.uniform(*STANDS_AT[thing.depth])
     return Place(x - width / 2, bottom - height, x + width / 2, bottom, extent)
+
+
+def nearest_position(x: float, width: float) -> str:
+    """left, middle or right: where the centre x of a thing of this width is nearest to, as it keeps off the edge."""
+    half = width / 2
+    return min(POSITIONS, key=lambda name: abs(min(max(POSITIONS[name], half), 1 - half) - x))
 
 
 def layout(picture: Picture) -> list[Place]:

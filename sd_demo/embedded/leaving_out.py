@@ -25,13 +25,14 @@ def any_of(forms: Iterable[str]) -> str:
     return rf"(?:{'|'.join(map(re.escape, longest_first))})(?![\w-])"
 
 
-def _all_of(*tables: Mapping[str, Iterable[str]]) -> list[str]:
+def all_of(*tables: Mapping[str, Iterable[str]]) -> list[str]:
+    """All phrases of tables."""
     return [phrase for table in tables for phrases in table.values() for phrase in phrases]
 
 
-_PLACES: Final = _all_of(words.POSITION_PHRASES, words.DEPTH_PHRASES, more.POSITIONS)
-_DOINGS: Final = [*_all_of(words.DOINGS), *more.VERBS.values()]
-_RELATIONS: Final = _all_of(words.SIDE_PHRASES, more.SIDES, words.RELATION_PHRASES, words.REVERSED_RELATION_PHRASES)
+_PLACES: Final = all_of(words.POSITION_PHRASES, words.DEPTH_PHRASES, more.POSITIONS)
+_DOINGS: Final = [*all_of(words.DOINGS), *more.VERBS.values()]
+_RELATIONS: Final = all_of(words.SIDE_PHRASES, more.SIDES, words.RELATION_PHRASES, words.REVERSED_RELATION_PHRASES)
 # Every adjective with all that mean the same.
 _ALIKE: Final = {
     word: frozenset(group)
@@ -41,20 +42,21 @@ _ALIKE: Final = {
     for word in group
 }
 LOOKS: Final = tuple(_ALIKE)
-_COUNTS: Final = ("a", "an", "the", "one", "two", "three", "some", "several", "any")
+_SINGLE: Final = ("a", "an", "the", "one")
+_COUNTS: Final = (*_SINGLE, "two", "three", "some", "several", "any")
 # Repetitions have an end, as all that a prompt may be must be read in no time.
 _BEFORE: Final = (
     rf"(?:{any_of(_PLACES)}:?\s+(?:(?:there\s+)?(?:is|are)\s+)?){{0,2}}"
-    rf"(?P<no>(?:no|not|without)\s+)?(?:{any_of(_COUNTS)}\s+)?"
+    rf"(?P<no>(?:no|not|without)\s+)?(?:(?P<count>{any_of(_COUNTS)})\s+)?"
 )
 _AFTER: Final = (
     rf"(?:\s+that\s+(?:is|are)\s+{any_of(LOOKS)}|,?\s+(?:is\s+|are\s+)?{any_of(_DOINGS)}|\s+{any_of(_PLACES)}(?!\s+of\b)"
     rf"|\s+{any_of(_RELATIONS)}\s+it\b|\s+next to each other|\s+side by side){{0,6}}"
 )
-_RELATED: Final = rf"(?:(?:is|are)\s+)?(?!by (?:the sea|day|night)\b){any_of(_RELATIONS)}"
-_JOINT: Final = rf"(?:,\s*(?:and\s+|with\s+)?|(?:and|with)\b\s*|{_RELATED}\s*|(?:is|are)\b\s*)"
+RELATED: Final = rf"(?:(?:is|are)\s+)?(?!by (?:the sea|day|night)\b){any_of(_RELATIONS)}"
+_JOINT: Final = rf"(?:,\s*(?:and\s+|with\s+)?|(?:and|with)\b\s*|{RELATED}\s*|(?:is|are)\b\s*)"
 _JOINED_BEFORE: Final = re.compile(
-    rf"(?P<related>(?:^|(?<=,)|\s+){_RELATED})?(?P<other>\s*,?\s*\b(?:and|with|or|but)|\s*,)?\s*$", re.I
+    rf"(?P<related>(?:^|(?<=,)|\s+){RELATED})?(?P<other>\s*,?\s*\b(?:and|with|or|but)|\s*,)?\s*$", re.I
 )
 _JOINED_AFTER: Final = re.compile(rf"\s*{_JOINT}", re.I)
 _PLACE: Final = re.compile(rf"\b{any_of(_PLACES)}", re.I)
@@ -66,6 +68,14 @@ FORMS: Final = {
     name: frozenset(and_aliases(form for pair in (*pairs, *more.OBJECTS.get(name, ())) for form in pair))
     for name, pairs in words.OBJECT_WORDS.items()
 }
+_SINGULAR, _PLURAL = (
+    frozenset(
+        and_aliases(
+            pair[k] for name, pairs in words.OBJECT_WORDS.items() for pair in (*pairs, *more.OBJECTS.get(name, ()))
+        )
+    )
+    for k in (0, 1)
+)
 # With the nouns of all things, so that no balloon is found in a hot-air balloon.
 _PHRASE: Final = re.compile(
     rf"\b{_BEFORE}(?P<looks>(?:(?<!\bthat is )(?<!\bthat are ){any_of(LOOKS)}(?:,?\s+(?:and\s+)?|,)){{0,6}})"
@@ -73,6 +83,23 @@ _PHRASE: Final = re.compile(
     rf"(?P<after>{_AFTER})",
     re.I,
 )
+
+
+def only_thing(prompt: str) -> re.Match[str] | None:
+    """The phrase of the one thing that a prompt asks for, or None where it asks for none or for several.
+
+    Its groups: no, count, looks (adjectives), noun and after (what the thing does, and where).
+    """
+    found = [each for each in _PHRASE.finditer(prompt) if not each["no"]]
+    if len(found) != 1 or found[0]["noun"].lower() not in _SINGULAR:
+        return None
+    is_several = found[0]["noun"].lower() in _PLURAL and not found[0]["count"]  # "many fish" are no fish
+    return None if is_several or (found[0]["count"] or "a").lower() not in _SINGLE else found[0]
+
+
+def name_of(found: re.Match[str]) -> str:
+    """The object that a phrase asks for."""
+    return next(name for name, forms in FORMS.items() if found["noun"].lower() in forms)
 
 
 def without_thing(prompt: str, name: str, looks: Iterable[str] = ()) -> str:

@@ -114,9 +114,32 @@ def with_one_thing_mistaken(picture: Picture, rng: Generator) -> Picture:
     return replace(picture, things=tuple(things))
 
 
+def alike(things: Sequence[Thing]) -> list[int]:
+    """The numbers of the things of whose kind and colour there are several."""
+    kinds = [(thing.object, thing.colour) for thing in things]
+    return [k for k, kind in enumerate(kinds) if kinds.count(kind) > 1]
+
+
+def with_one_too_many(picture: Picture, rng: Generator) -> Picture:
+    """What another picture would show in which a thing is once more where it might be as well; one less if it is full.
+
+    A caption that says "two red balloons" or "a bus" leaves open where, and a model may then draw one at each place.
+    """
+    things, doubles = list(picture.things), alike(picture.things)
+    k = doubles[int(rng.integers(len(doubles)))] if doubles else int(rng.integers(len(things)))
+    if len(things) >= MOST_THINGS:
+        del things[k]
+        return replace(picture, things=tuple(things), relation=None)
+    depths = ("sky",) if things[k].depth == "sky" else ("near", "far")
+    taken = {(thing.position, thing.depth) for thing in things}
+    places = [(x, depth) for x in POSITIONS for depth in depths if (x, depth) not in taken]
+    position, depth = places[int(rng.integers(len(places)))]
+    return replace(picture, things=(*things, replace(things[k], position=position, depth=depth)))
+
+
 def _changed(thing: Thing, what: str, rng: Generator) -> Thing:
-    alike = tuple(name for name, kind in KINDS.items() if kind.is_in_sky == KINDS[thing.object].is_in_sky)
-    options = {"object": alike, "colour": tuple(COLOURS), "size": tuple(SIZES), "position": tuple(POSITIONS)}
+    exchangeable = tuple(name for name, kind in KINDS.items() if kind.is_in_sky == KINDS[thing.object].is_in_sky)
+    options = {"object": exchangeable, "colour": tuple(COLOURS), "size": tuple(SIZES), "position": tuple(POSITIONS)}
     return replace(thing, **{what: _other(options[what], getattr(thing, what), rng)})
 
 

@@ -136,6 +136,8 @@ def _parts(negative_prompt: str) -> list[tuple[str, re.Match[str] | None]]:
         was_outside = depth == 0
         depth += sum(part.count(bracket) for bracket in "([") - sum(part.count(bracket) for bracket in ")]")
         found = _DENIABLE.fullmatch(part) if was_outside and depth == 0 else None  # brackets must not be torn apart
+        if found and found["noun"].lower() not in _NAME_OF | _WEATHER_OF:  # re.I takes other letters for "s" and "i"
+            found = None
         if found:
             is_said = (found["no"] or "").strip().lower() in ("no", "without")
             part = found["before"] + (found["no"] + (found["article"] or "") if is_said else "no ") + found["what"]

@@ -21,7 +21,7 @@ from sd_demo.embedded.architecture import NATIVE_SIZE, VAE_SCALE_FACTOR, build_t
 from sd_demo.embedded.dataset import Pictures, pictured, render_pictures, tokenise
 from sd_demo.embedded.export import export
 from sd_demo.embedded.layout import belonging
-from sd_demo.embedded.near_misses import NearMisses
+from sd_demo.embedded.near_misses import NearMisses, alike
 from sd_demo.embedded.negatives import Denials, also_denied
 from sd_demo.embedded.other_words import put_otherwise
 from sd_demo.embedded.tokenizer import train_tokenizer, with_aliases
@@ -66,7 +66,8 @@ class Settings:
 
         Once, and once more for what is harder than it is frequent: pixel art, whose few colours are small steps that
         are drawn last; pencil drawings; several things, as which of them goes where is harder than what each looks
-        like; a small thing, which has few latents to be learned from.
+        like; things that are alike, as "two" is no more than a word; a small thing, which has few latents to be learned
+        from.
         """
         drawn = (pictured(self.seed, k) for k in range(self.pictures))
         return np.array(
@@ -75,6 +76,7 @@ class Settings:
                 + (picture.style == "pixel art")
                 + (picture.style == "pencil drawing")
                 + (len(picture.things) > 1)
+                + bool(alike(picture.things))
                 + any(thing.size == "small" for thing in picture.things)
                 for picture in drawn
             ]

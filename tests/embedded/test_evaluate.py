@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from sd_demo.embedded.judge import load_judge
 from sd_demo.embedded.layout import is_clear
 from sd_demo.embedded.marking import mark
 from sd_demo.embedded.objects import HELD_OUT
-from sd_demo.embedded.picture import Picture, Thing
+from sd_demo.embedded.picture import POSITIONS, Picture, Thing
 from sd_demo.embedded.sight import Found, Judgement
 from sd_demo.embedded.sweep import Cell, draw_table, measure_cell
 from sd_demo.errors import InvalidRequest
@@ -95,6 +96,32 @@ def test_prompts_are_the_same_for_a_seed_and_held_out_where_they_say() -> None:
         assert not world.unknown_words(asked.prompt)
 
 
+def test_a_place_that_is_left_open_is_not_in_the_prompt() -> None:
+    placed = re.compile(r"\b(left|right|middle|cent(er|re))\b")
+    opened = [*prompts.ask_openly(40, 5), *prompts.add(40, 5, 16, is_placed=False)]
+    assert not [asked.prompt for asked in opened if placed.search(asked.prompt)]
+    assert all(placed.search(asked.prompt) for asked in prompts.add(40, 5, 16))
+
+
+def test_a_thing_whose_place_is_open_is_right_anywhere_once() -> None:
+    [asked], judge = prompts.ask_openly(1, 5), load_judge()
+    thing = asked.picture.things[0]
+
+    def is_right(*things: Thing) -> bool:
+        picture = replace(asked.picture, things=things)
+
+        def drawn(some: Sequence[prompts.Asked]) -> list[Judgement]:
+            return judge.judge([world.draw(picture, 256)] * len(some))
+
+        return {f.name: f.value for f in language.figures(drawn, drawn, 1, 5)}["place_left_open"] == 100
+
+    others = [replace(thing, position=name) for name in POSITIONS]
+    assert [is_right(one) for one in others] == [True] * 3
+    assert not is_right(others[0], others[2])
+    assert not is_right(replace(thing, colour="blue" if thing.colour == "red" else "red"))
+    assert not is_right()
+
+
 def test_what_is_asked_for_can_be_seen() -> None:
     asked = [*prompts.ask_twice(200, 0), *prompts.ask_freely(200, 0), *prompts.ask(100, 3, 0)]
     assert all(is_clear(one.picture) for one in asked)
@@ -124,7 +151,9 @@ def drawer(seed: int, count: int, draw: Callable[[Picture], Image.Image]) -> Dra
     known |= {asked.prompt: asked.picture for asked in prompts.ask(count, 1, seed, held_out=True)}
     known |= {asked.prompt: asked.picture for asked in prompts.recolour(count, seed, 16)}
     known |= {asked.prompt: asked.picture for asked in prompts.add(count, seed, 16)}
+    known |= {asked.prompt: asked.picture for asked in prompts.add(count, seed, 16, is_placed=False)}
     known |= {asked.prompt: asked.picture for asked in prompts.ask_freely(count, seed)}
+    known |= {asked.prompt: asked.picture for asked in prompts.ask_openly(count, seed)}
     known |= {asked.prompt: asked.picture for asked in prompts.ask_twice(count, seed)}
     denied = {asked.prompt: asked.picture for asked in prompts.deny(count, seed)}
     unprompted = {asked.seed: asked.picture for asked in prompts.ask_nothing(count, seed)}
@@ -163,8 +192,9 @@ def test_a_perfect_drawer_is_right_and_a_careless_one_is_not() -> None:
         assert right[name].value == right[name].world
     assert right["image_to_image_recoloured"].value >= 50  # of four
     assert right["inpaint_added"].value >= 50
+    assert right["inpaint_added_where_the_mask_is"].value >= 50
     assert right["negative_prompt_removes"].value >= 75  # of four
-    for name in ("other_words", "two_alike", "unmistakable_without_prompt"):
+    for name in ("other_words", "place_left_open", "two_alike", "unmistakable_without_prompt"):
         assert right[name].value == right[name].world >= 50  # of four
     assert 60 <= right["diversity"].value <= 160
     assert right["clip_right_among_20"].value == 100
@@ -178,8 +208,10 @@ def test_a_perfect_drawer_is_right_and_a_careless_one_is_not() -> None:
         "all_correct_one_object",
         "image_to_image_recoloured",
         "inpaint_added",
+        "inpaint_added_where_the_mask_is",
         "negative_prompt_removes",
         "other_words",
+        "place_left_open",
         "two_alike",
         "unmistakable_without_prompt",
         "diversity",

@@ -46,8 +46,9 @@ def pictures(count: int, seed: int = SEED, *, held_out: bool = False) -> list[Pi
     return [world.sample(np.random.default_rng((seed, k)), held_out=held_out) for k in range(count)]
 
 
-# What the judge reaches with 400 pictures, 98 to 100 and all of it together 94, less a margin for so few pictures.
-REACHED = {"scene": 97, "time": 97, "weather": 97, "style": 97, "colour": 96, "object": 94, "number": 95, "all": 86}
+# What the judge reaches with 400 pictures, 99 to 100 and all of it together 98.75, less two of 60.
+REACHED = dict.fromkeys(("scene", "time", "weather", "style", "number", "object", "colour", "position"), 96.6)
+REACHED |= {"size": 96, "all": 95}
 
 
 @pytest.mark.parametrize("held_out", [False, True])
@@ -62,8 +63,8 @@ def test_softness_alone_does_not_make_a_picture_wrong(judge: Judge) -> None:
     marks = [mark(picture, seen) for picture, seen in zip(shown, judge.judge(images), strict=True)]
     things = [thing for m in marks for thing in m.things]
     assert np.mean([m.whole["scene"] for m in marks]) >= 0.95
-    assert np.mean([thing["object"] for thing in things]) >= 0.72
-    assert np.mean([thing["colour"] for thing in things]) >= 0.72  # of the things matched by their object
+    assert np.mean([thing["object"] for thing in things]) >= 0.94
+    assert np.mean([thing["colour"] for thing in things]) >= 0.94  # of the things matched by their object
 
 
 def test_it_does_not_agree_with_everything(judge: Judge) -> None:
@@ -217,23 +218,26 @@ def test_bent_pictures_show_the_same_a_little_elsewhere() -> None:
     assert not torch.equal(after, drawn)
 
 
-def test_cells_are_pixel_art_whatever_their_colours() -> None:
+def test_cells_are_pixel_art_whatever_their_colours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sd_demo.embedded.judge_views.CELLS_SHARE", 0.5)
     drawn = torch.cat([to_tensor(np.asarray(world.draw(picture))[None]) for picture in pictures(12)])
     wholes = torch.tensor([[0, 0, 0, k % 3] for k in range(12)])
     things = torch.full((12, 3, 6), -1.0)
-    became = 0
+    in_place: dict[bool, list[bool]] = {True: [], False: []}
     for step in range(12):
         seen, _, after = shown(drawn, things, wholes, np.random.default_rng(step))
         assert seen.shape == drawn.shape
         is_cut = after[:, 3] != wholes[:, 3]
-        became += int(is_cut.sum())
         assert (wholes[is_cut, 3] == STYLES.index("picture book")).all()
         assert (after[is_cut, 3] == STYLES.index("pixel art")).all()
         assert torch.equal(after[:, :3], wholes[:, :3])
-        for k in np.flatnonzero(is_cut):  # where it was moved, its cells are softer
+        for k in range(12):
             blocks = seen[k].unfold(1, 4, 4).unfold(2, 4, 4)
-            assert blocks.std(dim=(3, 4)).mean() < 0.05
-    assert became > 0
+            are_cells = bool(blocks.std(dim=(3, 4)).max() < 1e-4)
+            in_place[bool(after[k, 3] == STYLES.index("pixel art"))].append(are_cells)
+    assert 0.5 < np.mean(in_place[True]) < 0.95, "in some they are soft, as a diffusion model's are"
+    assert not any(in_place[False])
+    assert len(in_place[True]) > 12 * 4 + 12, "drawings that were cut are pixel art as well"
     cells = cut_into_cells(drawn)
     assert torch.equal(cells[..., ::4], cells[..., 3::4])
     assert torch.allclose(cells.mean(dim=(2, 3)), drawn.mean(dim=(2, 3)), atol=1e-4)
@@ -242,20 +246,20 @@ def test_cells_are_pixel_art_whatever_their_colours() -> None:
         assert np.array_equal(few[k], np.asarray(few_colours(world.draw(picture))))
 
 
-def test_the_autoencoder_redraws_things_unevenly_and_skies_as_they_are() -> None:
-    plain = [replace(p, weather="clear", style="picture book", scene="desert", time="day") for p in pictures(3)]
+def test_the_autoencoder_redraws_things_unevenly_and_skies_nearly_as_they_are() -> None:
+    plain = [replace(p, weather="clear", style="picture book", scene="desert", time="day") for p in pictures(8)]
     drawn = np.stack([np.asarray(world.draw(picture)) for picture in plain])
-    vae = autoencoder_of(EMBEDDED_FOLDER)
-    once = redrawn_by_decoder(vae, drawn, np.zeros(3, dtype=np.int64), SEED)
-    assert np.array_equal(once, redrawn_by_decoder(vae, drawn, np.zeros(3, dtype=np.int64), SEED))
+    vae, styles = autoencoder_of(EMBEDDED_FOLDER), np.zeros(8, dtype=np.int64)
+    once = redrawn_by_decoder(vae, drawn, styles, SEED)
+    assert np.array_equal(once, redrawn_by_decoder(vae, drawn, styles, SEED))
     assert once.dtype == np.uint8
     assert once.shape == drawn.shape
-    skies = np.abs(once[:, :40].astype(int) - drawn[:, :40]).mean(axis=(1, 2, 3))
-    assert skies.min() < 8
+    assert np.abs(once[:, :40].astype(int) - drawn[:, :40]).mean() < 6, "9 with things' noise everywhere"
     is_thing = np.abs(drawn.astype(int) - np.median(drawn, axis=2, keepdims=True)).max(axis=3) > 60
     off = np.abs(once.astype(int) - drawn).max(axis=3)
-    assert off[is_thing].mean() > 2 * off[~is_thing].mean()
-    marked = redrawn_by_decoder(vae, drawn, np.full(3, STYLES.index("pixel art")), SEED)
+    assert off[is_thing].mean() > 15, "12 with no more noise than skies have"
+    assert off[is_thing].mean() > 4 * off[~is_thing].mean()
+    marked = redrawn_by_decoder(vae, drawn[:3], np.full(3, STYLES.index("pixel art")), SEED)
     within, between = (np.abs(np.diff(marked.astype(int), axis=2))[:, :, k::4].mean() for k in (0, 3))
     assert within < 0.5 * between, "the mark makes cells"
 

@@ -29,11 +29,10 @@ STEP_S = 0.01  # of the fake engine
 FAULTS: list[str] = []  # errors that scripts of a page threw
 PATIENCE_MS = 60_000  # for a busy machine; nothing waits longer than it has to
 
-PORTS_EACH = 100  # that one process of tests looks through, so that no two want the same
-
 expect.set_options(timeout=PATIENCE_MS)
 if WORKER:
-    http_server.INITIAL_PORT_VALUE += PORTS_EACH * (1 + int(WORKER.removeprefix("gw")))
+    # Each process looks through ports of its own, so that no two want the same.
+    http_server.INITIAL_PORT_VALUE += http_server.TRY_NUM_PORTS * (1 + int(WORKER.removeprefix("gw")))
 
 
 @dataclass
