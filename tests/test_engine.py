@@ -483,11 +483,11 @@ def test_what_a_prompt_leaves_open_is_read_from_the_mask(engine: Engine, tmp_pat
         given = {"image": noise, "mask_image": left, "negative_prompt": negative_prompt, **values}
         return engine.submit(request("inpaint", prompt=prompt, **given)).result(WAIT_S).images[0]
 
-    read, both = "a red ball on the left", "What the negative prompt denies was left out of the prompt"
+    read, left_out = "a red ball on the left", "What the negative prompt denies was left out of the prompt"
     one, denied = made("a red ball."), made("a red ball and a sun", "sun")
     unguided = made("a red ball", "fuzzy", guidance_scale=1.0)
     assert f"What the prompt leaves open was read from the mask: {read}." in one.receipt.notes
-    assert f"{both}, and what that leaves open was read from the mask: {read}." in denied.receipt.notes
+    assert f"{left_out}, and what that leaves open was read from the mask: {read}." in denied.receipt.notes
     assert "The negative prompt had no effect, because guidance_scale is 1." in unguided.receipt.notes
     for result, told, rest in ((one, f"{read}.", None), (denied, read, ""), (unguided, read, None)):
         assert (result.receipt.done.read_prompt, result.receipt.done.read_negative_prompt) == (told, rest)

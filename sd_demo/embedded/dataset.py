@@ -29,9 +29,9 @@ from sd_demo.embedded.picture import MOST_THINGS, Picture
 
 Kind = Literal["ordinary", "held-out", "near-miss", "denied"]
 CAPTIONS_EACH = 6
-TOO_MANY_SHARE = 0.3, 0.7  # of training's near misses of things are in the number, of pictures of alike ones more
+TOO_MANY_SHARE = 0.3, 0.7  # of training's near misses have one thing too many: without alike things, and with them
 MISTAKEN_SHARE = 0.5  # of the others have a thing taken for another, as most of a model's errors are
-PLACED_SHARE = 0.5  # of their captions, where the number alone is wrong, say where things are; of alike ones none
+PLACED_SHARE = 0.5  # of the captions of one too many say where things are all the same; with alike things none does
 CHUNK = 250  # pictures one process renders at a time
 
 
@@ -71,7 +71,7 @@ def pictured(seed: int, number: int, is_held_out: bool = False) -> Picture:
 def near_miss(seed: int, number: int) -> tuple[Picture, str]:
     """What picture `number` would show with one thing wrong, and a caption of the right one.
 
-    It tells all of it, but for where things are if it is their number that is wrong: "two red balloons in space".
+    It tells all of it; where there is one too many, mostly not where things are: "two red balloons in space".
     """
     rng, right = np.random.default_rng((seed, 2, number)), pictured(seed, number)
     has_twins = bool(alike(right.things))

@@ -1,5 +1,7 @@
 """The judge: a small network that says what a picture shows, so that a model can be marked by what it draws.
 
+Inpainting asks it as well, what the given picture has already (placing.py).
+
 It was trained on pictures of the renderer alone, some of them redrawn by the model's autoencoder (judge_training.py),
 and has never met a picture of the UNet that it judges. A picture is divided into 8x8 cells; each cell says whether the
 centre of a thing lies in it, and if so which object it is, in which colour, and where its box ends (as in Redmon et

@@ -63,12 +63,6 @@ def place(thing: Thing, rng: np.random.Generator) -> Place:
     return Place(x - width / 2, bottom - height, x + width / 2, bottom, extent)
 
 
-def nearest_position(x: float, width: float) -> str:
-    """left, middle or right: where the centre x of a thing of this width is nearest to, as it keeps off the edge."""
-    half = width / 2
-    return min(POSITIONS, key=lambda name: abs(min(max(POSITIONS[name], half), 1 - half) - x))
-
-
 def layout(picture: Picture) -> list[Place]:
     """The boxes of all things, in the picture's order."""
     return [place(t, np.random.default_rng([picture.seed, 1, k])) for k, t in enumerate(picture.things)]

@@ -64,18 +64,9 @@ _PLACED: Final = re.compile(rf"{any_of(_PLACES)}\s*$", re.I)
 _EDGES: Final = re.compile(
     r"^(?:[\s,.;!]|\b(?:and|with|or|but)\b)+|(?:[\s,;]|\b(?:and|with|or|but|is|are|the)\b)+$", re.I
 )
-FORMS: Final = {
-    name: frozenset(and_aliases(form for pair in (*pairs, *more.OBJECTS.get(name, ())) for form in pair))
-    for name, pairs in words.OBJECT_WORDS.items()
-}
-_SINGULAR, _PLURAL = (
-    frozenset(
-        and_aliases(
-            pair[k] for name, pairs in words.OBJECT_WORDS.items() for pair in (*pairs, *more.OBJECTS.get(name, ()))
-        )
-    )
-    for k in (0, 1)
-)
+_PAIRS: Final = {name: (*pairs, *more.OBJECTS.get(name, ())) for name, pairs in words.OBJECT_WORDS.items()}
+FORMS: Final = {name: frozenset(and_aliases(form for pair in pairs for form in pair)) for name, pairs in _PAIRS.items()}
+_SINGULAR, _PLURAL = (frozenset(and_aliases(pair[k] for pairs in _PAIRS.values() for pair in pairs)) for k in (0, 1))
 # With the nouns of all things, so that no balloon is found in a hot-air balloon.
 _PHRASE: Final = re.compile(
     rf"\b{_BEFORE}(?P<looks>(?:(?<!\bthat is )(?<!\bthat are ){any_of(LOOKS)}(?:,?\s+(?:and\s+)?|,)){{0,6}})"

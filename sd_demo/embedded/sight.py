@@ -12,9 +12,8 @@ import numpy as np
 import torch
 
 from sd_demo.embedded.drawing import COLOURS
-from sd_demo.embedded.layout import nearest_position
 from sd_demo.embedded.objects import KINDS
-from sd_demo.embedded.picture import SCENES, SIZES, STYLES, TIMES, WEATHERS
+from sd_demo.embedded.picture import POSITIONS, SCENES, SIZES, STYLES, TIMES, WEATHERS
 
 CELLS = 8  # along a side
 MEAN_EXTENT = 0.33  # of an object; boxes are learned as the logarithm of their sides over this
@@ -49,8 +48,9 @@ class Found:
 
     @property
     def position(self) -> str:
-        """left, middle or right, by the centre."""
-        return nearest_position(self.x, self.width)
+        """left, middle or right: where the centre of a thing of this width is nearest to, as it keeps off the edge."""
+        half = self.width / 2
+        return min(POSITIONS, key=lambda name: abs(min(max(POSITIONS[name], half), 1 - half) - self.x))
 
 
 @dataclass(frozen=True)

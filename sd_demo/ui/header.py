@@ -11,7 +11,6 @@ import gradio as gr
 
 from sd_demo.errors import PlaygroundError
 from sd_demo.known_models import not_here
-from sd_demo.ui import visitor
 
 if TYPE_CHECKING:
     from sd_demo.engine import Engine
@@ -24,13 +23,9 @@ TOGGLE_THEME: Final = "() => window.sdDemo.toggleTheme()"
 
 @dataclass(frozen=True)
 class Header:
-    """Its components; `timer` runs while the model is loaded.
-
-    stand_in: the name of the model that took the usual one's place, which nobody chose; the page's scripts read it.
-    """
+    """Its components; `timer` runs while the model is loaded."""
 
     model: gr.Dropdown
-    stand_in: gr.BrowserState
     state: gr.HTML
     timer: gr.Timer
 
@@ -53,7 +48,7 @@ def build(engine: Engine) -> Header:
         state = gr.HTML("", elem_id="state", elem_classes=["state"], js_on_load=None)
         theme = gr.Button("◐", size="sm", elem_id="theme", elem_classes=["theme"], min_width=36)
         theme.click(None, js=TOGGLE_THEME, api_visibility="private")
-    return Header(model, visitor.browser_state("stand-in"), state, gr.Timer(POLL_S, active=False))
+    return Header(model, state, gr.Timer(POLL_S, active=False))
 
 
 def listen(engine: Engine, page: gr.Blocks, header: Header, *others: Any) -> None:
@@ -62,17 +57,18 @@ def listen(engine: Engine, page: gr.Blocks, header: Header, *others: Any) -> Non
     def look() -> tuple[str, gr.Timer]:
         return state_line(engine), gr.Timer(active=engine.status().state == "loading")
 
-    def arrived(chosen: Any) -> tuple[Any, Any]:
+    def arrived(chosen: Any) -> Any:
         """The model that the program fell back to, where the page was built before it did."""
         status, usual = engine.status(), header.model.value
         with suppress(PlaygroundError):  # its files may be gone from their place
             now = engine.defaults(None).name
             if status.state == "ready" and status.message and chosen == usual != now:
-                return gr.update(value=now), now
-        return gr.skip(), gr.skip()
+                return gr.update(value=now)
+        return gr.skip()
 
-    found = [header.model, header.stand_in]
-    header.timer.tick(arrived, [header.model], found, show_progress="hidden", queue=False, api_visibility="private")
+    header.timer.tick(
+        arrived, [header.model], [header.model], show_progress="hidden", queue=False, api_visibility="private"
+    )
     for event in (page.load, header.timer.tick, *others):
         event(
             look,

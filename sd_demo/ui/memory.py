@@ -65,7 +65,8 @@ def listen_for_model(engine: Engine, page: gr.Blocks, top: Header, chosen: Seque
 
     chosen: that of each tab whose settings are kept, and so its own.
     """
-    kept, usual, stand_in = visitor.browser_state("model"), top.model.value, top.stand_in
+    kept = visitor.browser_state("model")
+    usual = top.model.value
 
     def restore(held: Any) -> dict[Any, Any]:
         held = held if isinstance(held, dict) else {}
@@ -75,16 +76,14 @@ def listen_for_model(engine: Engine, page: gr.Blocks, top: Header, chosen: Seque
             now = engine.defaults(None).name
         # The page may also have been built before the program fell back to a model that it can use.
         fallen_back: dict[str, Any] = {"value": now} if now != usual else {}
-        unheld = {top.model: gr.update(choices=fresh, **fallen_back), stand_in: fallen_back.get("value")}
+        unheld = {top.model: gr.update(choices=fresh, **fallen_back)}
         if not isinstance(name, str) or held.get("usual") != usual:  # another one was named as the program was started
             return unheld
         try:
             name = engine.defaults(name).name
         except PlaygroundError:  # no longer known here
             return unheld
-        return {top.model: gr.update(choices=fresh, value=name), stand_in: None, **dict.fromkeys(chosen, name)}
+        return {top.model: gr.update(choices=fresh, value=name), **dict.fromkeys(chosen, name)}
 
-    # Whom nobody chose is not to stay once the usual one is back.
-    keep = f"(name, standIn) => name === standIn ? null : {{name, usual: {json.dumps(usual)}}}"
-    top.model.change(None, [top.model, stand_in], [kept], js=keep, **_PRIVATE)
-    page.load(restore, [kept], [top.model, stand_in, *chosen], **_PRIVATE)
+    top.model.change(None, [top.model], [kept], js=f"(name) => ({{name, usual: {json.dumps(usual)}}})", **_PRIVATE)
+    page.load(restore, [kept], [top.model, *chosen], **_PRIVATE)

