@@ -50,7 +50,7 @@ def diffusers_script(restored: Restored, receipt: Receipt, registry: Registry, f
     entry, done, values = registry.get(receipt.done.model), receipt.done, restored.values
     pipeline, scheduler = _PIPELINES[receipt.task], diffusers_class(values["scheduler"])[0]
     pictures = _pictures(restored, receipt, entry, files)
-    words = words_read(values, done)
+    words = done.words_read(values)  # diffusers leaves nothing out of a prompt
     texts = {name: repr(text) for name, text in words.items()}
     encoding: list[str] = []
     if needs_encoder(words, done):
@@ -216,12 +216,6 @@ def _crop(size: tuple[int, int], padded: tuple[int, int]) -> list[str]:
 
 def _listed(first: str, named: Mapping[str, Any]) -> str:
     return ", ".join([first, *(f"{name}={value!r}" for name, value in named.items())])
-
-
-def words_read(values: Mapping[str, Any], done: Done) -> dict[str, str]:
-    """Both prompts as the model read them; diffusers leaves nothing out of a prompt."""
-    read = {"prompt": done.read_prompt, "negative_prompt": done.read_negative_prompt}
-    return {name: values.get(name, "") if text is None else text for name, text in read.items()}
 
 
 def needs_encoder(values: Mapping[str, Any], done: Done) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -105,6 +106,11 @@ class Done(BaseModel):
     encode_s: float
     denoise_s: float
     decode_s: float
+
+    def words_read(self, values: Mapping[str, Any]) -> dict[str, str]:
+        """Both prompts as the model read them, one that it read as it was written from what was asked for, `values`."""
+        read = {"prompt": self.read_prompt, "negative_prompt": self.read_negative_prompt}
+        return {name: str(values.get(name) or "") if text is None else text for name, text in read.items()}
 
 
 class Receipt(BaseModel):

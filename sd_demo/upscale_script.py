@@ -12,7 +12,6 @@ from sd_demo.diffusers_script import (
     name_elsewhere,
     needs_encoder,
     scheduling,
-    words_read,
 )
 from sd_demo.errors import InvalidRequest
 from sd_demo.receipt import Receipt
@@ -36,7 +35,7 @@ def upscale_script(restored: Restored, receipt: Receipt, registry: Registry, fil
     sides = [known[name] if factor > 1 else round(known[name] * scale) for name in ("width", "height")]
     if any(min(side, longest) % block for side in sides):
         raise InvalidRequest("Its tiles are no whole blocks of pixels, which diffusers alone would scale; no script.")
-    words = words_read(values, done)
+    words = done.words_read(values)
     if needs_encoder(words, done):
         raise InvalidRequest("Its prompt has weights or is long, which diffusers alone reads otherwise; no script.")
     kinds = {1: "StableDiffusionImg2ImgPipeline", 2: "StableDiffusionLatentUpscalePipeline"}

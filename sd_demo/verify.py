@@ -135,8 +135,8 @@ def _differences(then: Receipt, now: Receipt) -> Iterator[str]:
     for old, new in zip(then.done.loras, now.done.loras, strict=False):
         if old.sha256 != new.sha256:
             yield f"The LoRA {old.name} is another file here."
-    for name in ("prompt", "negative_prompt"):
-        was, is_now = _as_read(then, name), _as_read(now, name)
+    for name, was in then.done.words_read(then.asked).items():
+        is_now = now.done.words_read(now.asked)[name]
         if was != is_now:
             yield f'The {name} was read as "{was}", and is read as "{is_now}" here.'
     if then.version != now.version:
@@ -148,12 +148,6 @@ def _differences(then: Receipt, now: Receipt) -> Iterator[str]:
     if then.done.retries != now.done.retries:
         was, is_now = (", ".join(done.retries) or "nothing" for done in (then.done, now.done))
         yield f"Tried again then: {was}; here: {is_now}."
-
-
-def _as_read(receipt: Receipt, name: str) -> str:
-    """The prompt or the negative prompt as the model read it."""
-    read = getattr(receipt.done, f"read_{name}")
-    return str(receipt.asked.get(name) or "") if read is None else read
 
 
 def _search(known: Mapping[str, Any], folders: Iterable[Path], read: Any) -> Image.Image | None:

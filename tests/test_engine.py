@@ -496,6 +496,7 @@ def test_what_a_prompt_leaves_open_is_read_from_the_mask(engine: Engine, tmp_pat
         same = made(told, rest or "", **({"guidance_scale": 1.0} if result is unguided else {}))
         assert np.array_equal(np.asarray(same.image), np.asarray(result.image))
         assert same.receipt.done.read_prompt is None
+    assert made("a red ball", "tree", guidance_scale=1.0).receipt.done.read_negative_prompt is None, "none was read"
     assert not any("read from the mask" in note for note in made("sand").receipt.notes)
 
 

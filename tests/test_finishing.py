@@ -167,6 +167,11 @@ def test_every_caption_of_a_picture_without_a_thing_names_no_such_thing_and_all_
             assert not re.search(r"\b(?:and|with|above|under|is|,)$|^(?:and|with|,)|,,|\s\s", left), left
 
 
+def test_letters_that_only_look_like_others_deny_nothing() -> None:
+    for negative in ("\u017fun", "no k\u0131te"):  # a long s, and an i without its dot, which re.I takes for s and i
+        assert read("a house and a sun", negative) == ("a house and a sun", negative)
+
+
 @pytest.mark.timeout(60)  # it ran for minutes
 def test_no_prompt_takes_long_to_read() -> None:
     long = ["x" + " " * 3990 + "y a cat", "red " * 1000, "on the left " * 330 + "cat", ", " * 2000, "a cat and " * 390]

@@ -26,7 +26,6 @@ from sd_demo.embedded.figures import Figure, figure, share
 from sd_demo.embedded.judge import Judge
 from sd_demo.embedded.marking import ABOUT_THINGS, ABOUT_WHOLE, Mark, mark
 from sd_demo.embedded.near_misses import with_one_thing_wrong
-from sd_demo.embedded.placing import covers
 from sd_demo.embedded.sight import Judgement
 from sd_demo.embedded.train_vae import reconstruction_psnr
 from sd_demo.requests import AnyRequest, ImageToImage, Inpaint, TextToImage
@@ -203,7 +202,7 @@ class Evaluator:
         right = []
         for a, seen in zip(asked, judged, strict=True):
             wanted = a.picture.things[0]
-            inside = [thing for thing in seen.things if covers(a.mask, thing.x, thing.y)]
+            inside = [thing for thing in seen.things if a.holds(thing.x, thing.y)]
             right.append(any((t.object, t.colour) == (wanted.object, wanted.colour) for t in inside))
         return share("inpaint_added" if is_placed else "inpaint_added_where_the_mask_is", right)
 

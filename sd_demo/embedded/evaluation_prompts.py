@@ -51,6 +51,11 @@ class Added(Asked):
     image: Image.Image
     mask: Image.Image
 
+    def holds(self, x: float, y: float) -> bool:
+        """Whether the mask covers the point at x, y (parts of the side)."""
+        column, row = (min(int(part * self.mask.width), self.mask.width - 1) for part in (x, y))
+        return bool(self.mask.getpixel((max(column, 0), max(row, 0))))
+
 
 def stream(seed: int, part: str, number: int) -> Generator:
     """The randomness of prompt `number` of a part: of no training picture, and of no other part."""

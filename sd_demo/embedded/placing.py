@@ -84,12 +84,6 @@ def placed(prompt: str, mask: Image.Image, picture: Image.Image) -> str:
     return prompt if is_as_it_was or _shows(picture, name, mask) else read
 
 
-def covers(mask: Image.Image, x: float, y: float) -> bool:
-    """Whether the mask (L) covers the point at x, y (parts of its sides; beyond them the nearest that it has)."""
-    column, row = (min(max(int(part * side), 0), side - 1) for part, side in zip((x, y), mask.size, strict=True))
-    return bool(mask.getpixel((column, row)))
-
-
 def _covered(mask: np.ndarray, left: float, top: float, right: float, bottom: float) -> float:
     """How much of a box (parts of the sides) a mask [h, w] covers, 0 to 1; what is beyond its sides does not count."""
     height, width = mask.shape

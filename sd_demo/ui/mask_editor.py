@@ -24,6 +24,9 @@ from sd_demo.ui.uploads import uploaded_file
 
 PAINT: Final = (255, 45, 120)  # seen on snow and night alike
 OPACITY: Final = 0.6
+# Before a picture is there. A mask that the server sends is laid in the middle of the editor's largest layer, which
+# keeps this size until something was painted: beside a picture smaller than this it could not be seen.
+CANVAS: Final = (64, 64)
 PAINTED: Final = 64  # a layer's alpha from which a pixel counts as painted: under half of a stroke's own
 MAX_LAYERS: Final = 4
 MAX_EDITORS: Final = 128
@@ -118,6 +121,7 @@ def build(elem_id: str, blobs: Blobs, height: int = 400) -> gr.ImageMask:
         eraser=gr.Eraser(default_size=24),
         transforms=(),
         layers=False,
+        canvas_size=CANVAS,
         buttons=["fullscreen"],
         height=height,
         placeholder="Drop a picture, then paint over\nthe part to change",

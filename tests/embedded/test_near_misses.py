@@ -12,7 +12,7 @@ from sd_demo.embedded.dataset import near_miss, pictured, render_pictures
 from sd_demo.embedded.near_misses import alike, with_one_too_many
 from sd_demo.embedded.objects import HELD_OUT
 from sd_demo.embedded.picture import POSITIONS, Picture, Thing
-from sd_demo.embedded.vocabulary import OBJECT_WORDS, POSITION_PHRASES
+from sd_demo.embedded.vocabulary import NUMBER_WORDS, OBJECT_WORDS, POSITION_PHRASES
 
 BUS = Thing("bus", "red", "large", "left", "near")
 TREE = Thing("tree", "green", "small", "left", "far")
@@ -67,6 +67,8 @@ def test_near_misses_in_the_number_leave_open_where_and_are_most_of_those_of_thi
         is_counted, [bool(r.things) and not t for r, t in zip(rights, has_twins, strict=True)]
     ) == pytest.approx(0.36, abs=0.08)
     both = [a and b for a, b in zip(is_counted, has_twins, strict=True)]
+    says_how_many = [any(f"{word} " in text for word in NUMBER_WORDS.values()) for _, text in missed]
+    assert share(says_how_many, both) > 0.8, "the others differ in size or depth"
     assert share(is_open, both) > 0.8, "two red balloons, wherever they are"
     assert 0.25 < share(is_open, [a and not b for a, b in zip(is_counted, has_twins, strict=True)]) < 0.65
     others = [not a and bool(r.things) and r.relation is None for a, r in zip(is_counted, rights, strict=True)]

@@ -411,6 +411,25 @@ def test_what_is_hard_comes_more_often_and_half_of_the_rows_where_it_is_settled(
     assert of_pixel_art.max() > 900, "the other half learns what all learn"
 
 
+def learn(stage: Stage, model: Recorder, latents: np.ndarray, boxes: np.ndarray | None = None, **others: Any) -> None:
+    """Train on 16 pictures whose prompts begin with token 5; that of no prompt is 99."""
+    train_unet(
+        stage,
+        model,  # type: ignore[arg-type]
+        latents,
+        np.full((16, 1, 77), 5),
+        np.full(77, 99),
+        np.zeros(16, dtype=bool),
+        np.ones(16, dtype=int),
+        np.zeros((16, 8, 8)) if boxes is None else boxes,
+        seed=0,
+        device=torch.device("cpu"),
+        autocast=None,
+        batch_size=32,
+        **others,
+    )
+
+
 @pytest.mark.parametrize(("unsaid", "their_prompt"), [(0.0, 7), (1.0, 99)])
 def test_a_near_miss_under_noise_is_led_back_to_its_picture_by_a_caption_that_tells_them_apart(
     unsaid: float, their_prompt: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -422,22 +441,7 @@ def test_a_near_miss_under_noise_is_led_back_to_its_picture_by_a_caption_that_te
     losses: list[float] = []
     stage.update = lambda loss: losses.append(loss.item())  # type: ignore[method-assign]
     near_misses = NearMisses(np.full((8, 4, 8, 8), -30, dtype=np.float16), np.full((8, 77), 7))
-    train_unet(
-        stage,
-        model,  # type: ignore[arg-type]
-        np.ones((16, 4, 8, 8), dtype=np.float16),
-        np.full((16, 1, 77), 5),
-        np.full(77, 99),
-        np.zeros(16, dtype=bool),
-        np.ones(16, dtype=int),
-        np.zeros((16, 8, 8)),
-        None,
-        near_misses,
-        seed=0,
-        device=torch.device("cpu"),
-        autocast=None,
-        batch_size=32,
-    )
+    learn(stage, model, np.ones((16, 4, 8, 8), dtype=np.float16), near_misses=near_misses)
     assert (max(losses) < 1e-6) is (unsaid == 0), "with a caption every row is to come out at the right picture"
     told = [(timestep, mean) for prompt, timestep, mean in model.met if prompt != 5]
     missed = [(timestep, mean) for timestep, mean in told if mean < -1]  # most of the near miss, and little noise
@@ -478,19 +482,7 @@ def test_a_fault_in_a_things_box_costs_more_than_one_beside_it(tmp_path: Path) -
         model = Recorder(answer)
         stage = Stage("unet-256", tmp_path / f"{row}-{boxes.any()}", 60, model, learning_rate=0, max_steps=9)
         stage.update = lambda loss: losses.append(loss.item())  # type: ignore[method-assign]
-        train_unet(
-            stage,
-            model,  # type: ignore[arg-type]
-            np.ones((16, 4, 8, 8), dtype=np.float16),
-            np.full((16, 1, 77), 5),
-            np.full(77, 99),
-            np.zeros(16, dtype=bool),
-            np.ones(16, dtype=int),
-            boxes,
-            seed=0,
-            device=torch.device("cpu"),
-            autocast=None,
-        )
+        learn(stage, model, np.ones((16, 4, 8, 8), dtype=np.float16), boxes)
         return float(np.mean(losses))
 
     without, inside, beside = loss(3, 0 * boxes), loss(3, boxes), loss(6, boxes)
@@ -505,21 +497,7 @@ def test_what_a_negative_prompt_denies_is_shown_so_strongly_that_guidance_leaves
     stage = Stage("unet-256", tmp_path, 60, model, learning_rate=1e-6, max_steps=20)
     denials = Denials(np.full((8, 4, 8, 8), without, dtype=np.float16), np.full((8, 3, 77), 7))
     latents = np.full((16, 4, 8, 8), shown, dtype=np.float16)
-    train_unet(
-        stage,
-        model,  # type: ignore[arg-type]
-        latents,
-        np.full((16, 1, 77), 5),
-        np.full(77, 99),
-        np.zeros(16, dtype=bool),
-        np.ones(16, dtype=int),
-        np.zeros((16, 8, 8)),
-        denials=denials,
-        seed=0,
-        device=torch.device("cpu"),
-        autocast=None,
-        batch_size=32,
-    )
+    learn(stage, model, latents, denials=denials)
     learned = [timestep for prompt, timestep, _ in model.met if prompt == 7]
     assert len(learned) / len(model.met) == pytest.approx(DENIED_SHARE / 2, abs=0.05), "half of the pictures have one"
     assert min(learned) == DENIED_FROM < SETTLED_BELOW < 900 < max(learned)

@@ -68,11 +68,7 @@ def test_a_painted_mask_inverted_cleared_and_uploaded(fresh_page: Page, served: 
     # Uploaded: exactly the file's white.
     wanted = Image.new("L", SIZE)
     wanted.paste(255, (10, 20, 60, 90))
-    file = io.BytesIO()
-    wanted.save(file, "PNG")
-    with page.expect_file_chooser() as chooser:
-        page.locator("#inpaint-upload-mask").click()
-    chooser.value.set_files({"name": "mask.png", "mimeType": "image/png", "buffer": file.getvalue()})  # type: ignore[list-item]
+    upload_mask(page, wanted)
     generate_until(page, served, lambda request: request.mask_image.tobytes() == wanted.tobytes())
 
     # Cleared: empty again.
@@ -85,6 +81,41 @@ def test_a_painted_mask_inverted_cleared_and_uploaded(fresh_page: Page, served: 
             return
         page.wait_for_timeout(250)
     pytest.fail("the cleared mask was still there")
+
+
+def test_an_uploaded_mask_is_seen_and_painted_on(fresh_page: Page, served: Served) -> None:
+    page = fresh_page
+    go_to(page, TASK)
+    choose_picture(page, TASK, picture_of_a_house(SIZE))
+    wanted = Image.new("L", SIZE)
+    wanted.paste(255, (10, 20, 60, 90))
+    upload_mask(page, wanted)
+    canvas = page.locator(f"#{TASK}-image canvas").first
+
+    def seen() -> float:
+        """How much of the editor has the paint's colour."""
+        shown = np.asarray(Image.open(io.BytesIO(canvas.screenshot())).convert("RGB")).astype(int)
+        return float(((shown[..., 0] - shown[..., 1] > 60) & (shown[..., 2] - shown[..., 1] > 10)).mean())
+
+    for _ in range(40):
+        if seen() > 0.01:
+            break
+        page.wait_for_timeout(250)
+    assert seen() > 0.01
+    paint(page)
+    generate_until(page, served, lambda request: request.mask_image.getpixel((SIZE[0] // 2, SIZE[1] // 2)))
+    both = np.asarray(last_request(served).mask_image) > 0
+    assert both[np.asarray(wanted) > 0].mean() > 0.98, "what was uploaded is still there"
+    assert both.mean() < 0.5
+
+
+def upload_mask(page: Page, mask: Image.Image) -> None:
+    """Give the editor a mask as a file."""
+    file = io.BytesIO()
+    mask.save(file, "PNG")
+    with page.expect_file_chooser() as chooser:
+        page.locator("#inpaint-upload-mask").click()
+    chooser.value.set_files({"name": "mask.png", "mimeType": "image/png", "buffer": file.getvalue()})  # type: ignore[list-item]
 
 
 def generate_until(page: Page, served: Served, holds: object) -> None:
