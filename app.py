@@ -138,7 +138,7 @@ def start() -> tuple[Settings, Engine, blocks.Page]:
     except PlaygroundError:
         files.remove()
         raise
-    engine.start()
+    engine.start(falls_back=True)
     return settings, engine, blocks.build(engine, temporary_files=files)
 
 

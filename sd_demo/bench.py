@@ -34,6 +34,8 @@ TOGETHER: Final = (1, 4, 8)
 SETTLE_S: Final = 210.0
 SIZES: Final = (768, 512)  # of models that draw that large a GPU shows both
 LONGEST_S: Final = 510.0  # of nine minutes, with half a minute for Python's start
+COMPILE_S: Final = 60.0  # that B's compiler has at least
+AFTER_S: Final = 75.0  # what comes once B is compiled
 
 
 class Bench:
@@ -58,14 +60,16 @@ class Bench:
         # Without a compiler, which takes a minute for each number of rows.
         self._brief = partial(Bench, model, steps=steps, repeats=min(2, repeats), compile="off", **where)
 
-    def run(self) -> dict[str, Any]:
-        """Measure everything. Takes minutes; nothing else should run on the device meanwhile."""
+    def run(self, left_s: float = LONGEST_S) -> dict[str, Any]:
+        """Measure everything, in about `left_s` seconds at most; nothing else should run on the device meanwhile."""
+        end = time.monotonic() + left_s
         with self.ways.engine() as engine:
             start_up_s = self.ways.start(engine)
             first_image_s = self._timed(partial(self.ways.ours, engine, 1))
             self._settle(engine)
             stages, peak_mib = self._alone(engine)  # while neither A nor B is in memory
-            plain, documented = self.ways.plain(), self.ways.documented()
+            left_s = max(COMPILE_S, end - time.monotonic() - AFTER_S)
+            plain, documented = self.ways.plain(), self.ways.documented(left_s)
             ways: dict[str, Callable[[], Any]] = {
                 "a": partial(self.ways.theirs, plain, 1),
                 "b": partial(self.ways.theirs, documented, 1),
@@ -73,7 +77,8 @@ class Bench:
             }
             seconds = self._interleaved(ways)
             together = {n: self._together(engine, n) for n in TOGETHER}
-            a, c = self._last(plain), self._last_of_ours(engine)
+            a, asked = self._last(plain), self.ways.request(7)
+            c = last_latents(engine, asked) if self._is_cuda else self.ways.ours(engine, 7).image
             del ways, plain, documented  # the exact run's weights are as large as theirs and ours together
             status = engine.status()
             return self._report(seconds, together) | {
@@ -111,9 +116,7 @@ class Bench:
         return {"size": size, "not_measured": why}
 
     def in_brief(self, left_s: float) -> dict[str, Any]:
-        """C beside A alone: seconds an image, C's peak (on a CPU the process's so far), requests together if in time.
-
-        left_s: seconds that there are."""
+        """C beside A alone, in `left_s` seconds: seconds an image, C's peak (of a CPU the process's), eight in time."""
         end = time.monotonic() + left_s
         gc.collect()  # an engine that was before, and its model, know each other
         torch.cuda.empty_cache()  # nothing is done, and 0 told, without CUDA
@@ -139,19 +142,19 @@ class Bench:
         }
 
     def _settle(self, engine: Engine) -> None:
-        """Draw until every number of rows was met, and nothing is compiled behind the engine's calls any more.
-
-        At a new number of rows cuDNN searches and graphs are recorded, and compiling takes minutes; what is not
-        compiled within SETTLE_S is measured as it is.
-        """
+        """Draw until every number of rows was met, for which cuDNN searches and graphs are recorded, and nothing is
+        compiled behind the engine's calls any more; what takes SETTLE_S to compile stays as it is."""
         end = time.monotonic() + SETTLE_S
-        # More than once: a shape is compiled after some use, what could not be recorded beside a compiler is, and what
-        # was compiled last comes into use.
-        enough = 1 + math.ceil(FROM_REPLAY / self.steps)
-        for count in TOGETHER * enough if self._compiles else TOGETHER if self._is_cuda else ():
+        # More than once: a shape is compiled after some use, and what could not be recorded beside a compiler is then.
+        counts = (1, *reversed(TOGETHER[1:])) if self._is_cuda or self._compiles else ()  # most rows count most
+        for count in counts * (1 + math.ceil(FROM_REPLAY / self.steps) if self._compiles else 1):
             self._together(engine, count)
             while self._compiles and not engine.status().is_settled and time.monotonic() < end:
                 self._together(engine, count)
+        was_settled = engine.status().is_settled
+        self.ways.settle(engine)  # beside a compiler nothing is as fast as it is
+        for count in () if was_settled else counts:  # what was waited for comes into use
+            self._together(engine, count)
 
     def _alone(self, engine: Engine) -> tuple[dict[str, float], tuple[float, float]]:
         """Seconds of the stages of one picture of ours, and the peaks of memory, allocated and reserved, in MiB."""
@@ -206,9 +209,6 @@ class Bench:
     def _last(self, pipe: Any) -> Any:
         """What errors are measured on: on a GPU the last latents, on a CPU the picture."""
         return self.ways.theirs(pipe, 7, "latent" if self._is_cuda else "pil")
-
-    def _last_of_ours(self, engine: Engine) -> Any:
-        return last_latents(engine, self.ways.request(7)) if self._is_cuda else self.ways.ours(engine, 7).image
 
     def _errors(self, a: Any, c: Any) -> dict[str, Any]:
         truth = self._last(self.ways.plain(torch.float32))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import platform
+import signal
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -26,8 +28,13 @@ from sd_demo.settings import Settings
 
 PROMPT: Final = "a red house by the sea, a white cat on the left"
 POLL_S: Final = 0.01
+AGAIN_S: Final = 10.0  # after which what swallowed the end of its time is told once more
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Compile = Literal["auto", "on", "off"]
+
+
+class OutOfTime(BaseException):
+    """What runs has had its seconds. Like KeyboardInterrupt no error, as compilers answer errors with another try."""
 
 
 class Ways:
@@ -78,6 +85,12 @@ class Ways:
         self._scheduler = name_of(model.components["scheduler"]) or "ddim"
         return elapsed_s
 
+    def settle(self, engine: Engine) -> None:
+        """Let C's model compile nothing more, and wait for what it compiles now."""
+        model = engine._manager.current
+        if model is not None and model.captured is not None:
+            model.captured.settle()
+
     def ours(self, engine: Engine, seed: int) -> Any:
         """C's picture, as the engine hands it over."""
         return engine.submit(self.request(seed)).result().images[0]
@@ -99,9 +112,10 @@ class Ways:
         pipe.set_progress_bar_config(disable=True)
         return pipe.to(self.device)
 
-    def documented(self) -> Any:
+    def documented(self, compile_s: float) -> Any:
         """B: channels_last, and on a GPU, beside half precision, fused projections and compiled UNet and decoder.
 
+        compile_s: seconds that compiling may take; what takes longer is given up, and `not_compiled` says so.
         https://huggingface.co/docs/diffusers/optimization/fp16
         """
         pipe = self.plain()
@@ -109,17 +123,18 @@ class Ways:
         if self.device.type == "cuda":
             pipe.vae.to(memory_format=torch.channels_last)
             pipe.fuse_qkv_projections()
-            self._compile(pipe)
+            self._compile(pipe, compile_s)
         return pipe
 
-    def _compile(self, pipe: Any) -> None:
-        """Compile it and draw once; where no compiler is here it stays as it is, and `not_compiled` says why."""
+    def _compile(self, pipe: Any, within_s: float) -> None:
+        """Compile it and draw once; where that fails or takes longer it stays as it is, and `not_compiled` says why."""
         unet, decode = pipe.unet, pipe.vae.decode
         pipe.unet = torch.compile(unet, mode="max-autotune", fullgraph=True)
         pipe.vae.decode = torch.compile(decode, mode="max-autotune", fullgraph=True)
         try:
-            self.theirs(pipe, 1)
-        except Exception as error:  # Triton or a C compiler is missing
+            with at_most(within_s):
+                self.theirs(pipe, 1)
+        except (Exception, OutOfTime) as error:  # Triton or a C compiler is missing, or it takes long
             pipe.unet, pipe.vae.decode = unet, decode
             self.not_compiled = str(error).partition("\n")[0] or type(error).__name__
 
@@ -132,6 +147,26 @@ class Ways:
         with cudnn(benchmark=False, allow_tf32=pipe.unet.dtype != torch.float32):
             generator = torch.Generator("cpu").manual_seed(seed)
             return pipe(PROMPT, generator=generator, output_type=output_type, **self.values).images[0]
+
+
+@contextmanager
+def at_most(seconds: float) -> Iterator[None]:
+    """Raise OutOfTime in what runs longer than that. Only POSIX can, in a main thread; elsewhere it runs on."""
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: Any) -> None:
+        raise OutOfTime(f"it was not done within {seconds:.0f} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    another_s, _ = signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN_S)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before or signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, another_s)  # another's alarm comes late, and is not lost
 
 
 def processor() -> str:

@@ -20,6 +20,7 @@ from sd_demo.recordings import Call, NotNow, Recording
 log = logging.getLogger(__name__)
 
 SIZES: Final = (1, 2, 4, 6, 8, 12, 16)  # rows; more keep a GPU busy by themselves
+LARGER: Final = (20, 24, 28, 32)  # rows that calls which are never recorded are filled up to
 MOST: Final = 8  # recordings kept, those used last
 IN_USE: Final = 100  # calls of any shape within which one must have been replayed to be kept before a new one
 FROM_CALL: Final = 2  # of a shape: what comes once is not worth a recording
@@ -33,10 +34,16 @@ class CapturedCalls:
     """
 
     def __init__(
-        self, record: Callable[[Call, Sequence[torch.Tensor]], Recording], wait: Callable[[], None] = lambda: None
+        self,
+        record: Callable[[Call, Sequence[torch.Tensor]], Recording],
+        wait: Callable[[], None] = lambda: None,
+        settle: Callable[[], None] = lambda: None,
     ) -> None:
-        """wait: until nothing holds weights any more for recordings that `record` made and `forget` let go of."""
-        self._record, self.wait = record, wait
+        """wait: until nothing holds weights any more for recordings that `record` made and `forget` let go of.
+
+        settle: begin nothing more behind the calls, and wait for what was begun.
+        """
+        self._record, self.wait, self.settle = record, wait, settle
         self.was_compiled = False  # the last call
         self._recordings: OrderedDict[tuple[Any, ...], Recording] = OrderedDict()
         self._calls: Counter[tuple[Any, ...]] = Counter()
@@ -80,11 +87,13 @@ class CapturedCalls:
             return unet(rows, times, **dict(zip(names, values, strict=True)), return_dict=False)[0]
 
         inputs = (rows, times, *conditions.values())
-        size = next((size for size in SIZES if size >= len(rows)), None)
         self.was_compiled = False
-        if size is None or self._has_failed:
-            return call(*inputs)
-        filled = [_filled(value, size) for value in inputs]
+        size = next((size for size in (*SIZES, *LARGER) if size >= len(rows)), len(rows))
+        # Filled in any case: libraries choose an algorithm anew for each shape, which stops everybody. And of one
+        # layout, as a compiler makes a call anew for another one, and pictures that were encoded have another.
+        filled = [_filled(value, size).contiguous() for value in inputs]
+        if size > SIZES[-1] or self._has_failed:
+            return call(*filled)[: len(rows)]
         key = (names, *((value.shape, value.dtype) for value in filled))
         recording = self._recordings.get(key)
         self._count += 1
@@ -94,7 +103,7 @@ class CapturedCalls:
             answer = recording.replay(filled)[: len(rows)]
             self.was_compiled = recording.is_compiled
             return answer
-        answer = call(*filled)[: len(rows)]  # filled too: libraries choose an algorithm anew for each shape
+        answer = call(*filled)[: len(rows)]
         self._calls[key] += 1
         if self._calls[key] >= FROM_CALL and key not in self._never and self._has_place:
             self._keep(key, call, filled, answer)

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -34,6 +36,7 @@ log = logging.getLogger(__name__)
 
 CACHE_VARIABLE: Final = "TORCHINDUCTOR_CACHE_DIR"
 FROM_REPLAY: Final = 60  # of a shape, two or three pictures: compiling for less is not worth the minute
+YIELD_S: Final = 0.0002  # after which a compiler lets others run
 TURNS: Final = 3  # that the compiled call and the one before it are measured in
 
 Record = Callable[[Call, Sequence[torch.Tensor]], Recording]
@@ -105,6 +108,21 @@ def compiled(call: Call, permit: Permit) -> Call:
     return torch.compile(copy, dynamic=False, fullgraph=True, backend=backend)
 
 
+@contextmanager
+def _yielding() -> Iterator[None]:
+    """Let other threads of this process interrupt this one often.
+
+    A compiler is mostly Python, and who draws meanwhile lets the interpreter go at each operation and waits for it as
+    long as another thread may keep it: 5 ms by default, hundreds of times a step.
+    """
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(YIELD_S)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
+
+
 class CompiledBehind:
     """Makes recordings as `record` does, and once more of the compiled call when that is there."""
 
@@ -137,6 +155,11 @@ class CompiledBehind:
         """Until nothing compiles, nor holds any weights."""
         while self._threads:
             self._threads.pop().join()
+
+    def settle(self) -> None:
+        """Compile nothing more, and wait for what compiles now."""
+        self.has_failed = True
+        self.wait()
 
 
 class SwappedIn(Recording):
@@ -185,7 +208,7 @@ class SwappedIn(Recording):
         self._now = Recording()  # else what compiles for it would keep its memory
 
     def _prepare(self, inputs: list[torch.Tensor]) -> None:
-        with self._maker.turn, torch.inference_mode():
+        with self._maker.turn, _yielding(), torch.inference_mode():
             if not self._permit.is_given or self._maker.has_failed:
                 return
             try:

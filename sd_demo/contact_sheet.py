@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from PIL import Image, ImageDraw, ImageFont
 
 from sd_demo.errors import InvalidRequest
+from sd_demo.prompt_grammar import has_words
 
 if TYPE_CHECKING:
     from sd_demo.events import ResultImage
@@ -73,7 +74,7 @@ def sheet_of(images: Sequence[ResultImage], rows: int | None, columns: int | Non
     captions, title = [], str(images[0].receipt.asked.get("prompt", ""))
     for one in (image.receipt.done for image in images):
         score = "" if one.clip_score is None else f" · {one.clip_score:.3f}"
-        made_up = f" · {one.read_prompt}" if one.read_prompt and not title.strip() else ""
+        made_up = f" · {one.read_prompt}" if one.read_prompt and not has_words(title) else ""
         captions.append(f"seed {one.seed}{score}{made_up}")
     return contact_sheet([one.image for one in images], rows=rows, columns=columns, captions=captions, title=title)
 

@@ -60,14 +60,15 @@ class Engine:
         self._speed = Speed()
         self._queue = FairQueue()
         self._running: list[Running] = []
-        self._state, self._message = "loading", ""
+        self._state, self._message, self._falls_back = "loading", "", False
         self._fault = ""  # why no job will ever run again in this process
         self._wake = threading.Condition()
         self._is_closing = False
         self._worker = threading.Thread(target=self._work, name="engine", daemon=True)
 
-    def start(self) -> None:
-        """Start the worker, which loads the default model at once."""
+    def start(self, *, falls_back: bool = False) -> None:
+        """Start the worker, which loads the default model at once; with falls_back the embedded one where it fails."""
+        self._falls_back = falls_back or not self.settings.model
         if not self._worker.is_alive():
             self._worker.start()
 
@@ -166,8 +167,8 @@ class Engine:
     def estimate(self, values: dict[str, Any]) -> Estimate:
         """What a request of these values will take: seconds, from what was measured here, and memory."""
         entry = self.defaults(values.get("model"))
-        model = next((one for one in self._manager.loaded if one.entry.name == entry.name), None)
-        return estimate(values, entry, self._speed, model, self.settings)
+        path = self.registry.weights(entry)
+        return estimate(values, entry, self._speed, self._manager.loaded, path, self.settings)
 
     def defaults(self, model: str | None = None) -> ModelEntry:
         """The entry of `model` (default: the one of this engine), which holds what suits it best."""
@@ -203,8 +204,8 @@ class Engine:
                 self._finish()
 
     def _load_default(self) -> None:
-        """Load what to start with; where nobody named it and it cannot be used, the embedded model, and say why."""
-        for name in dict.fromkeys((self._default, self._default if self.settings.model else EMBEDDED)):
+        """Load what to start with; where it cannot be used and may fall back, the embedded model, and say why."""
+        for name in dict.fromkeys((self._default, EMBEDDED if self._falls_back else self._default)):
             self._state = "loading"
             try:
                 with self.device_turns:  # a lesson loads its model, too
@@ -246,16 +247,18 @@ class Engine:
             job.tell(Loading(name))
 
         try:
-            model = self._manager.get(name, on_load, job.request.loras)
+            model = self._manager.get(name, on_load, job.request.loras, renews=not self._running)
             self._state, self._message = "ready", ""
-            check_request(model.entry, job.request)  # of a single file only its weights tell
-            ranker = self._manager.ranker(model.entry) if job.request.keep_best else None
+            check_request(model.entry, job.request)  # of a single file its weights tell most
+            rung, ranker = model.residence.rung, self._manager.ranker(model.entry) if job.request.keep_best else None
             job.tell(Encoding())
             start = time.perf_counter()
             asked = self._gate.lowered(job.request, model.entry)
             plan = make_plan(asked, model.entry)
             embeds = model.read(plan, job.request)
-            running = Running(job, begin(model, plan, asked, embeds), embeds, ranker, time.perf_counter() - start)
+            denoising = begin(model, plan, asked, embeds)
+            denoising.first_rung = rung  # reading the prompt may have been too much already
+            running = Running(job, denoising, embeds, ranker, time.perf_counter() - start)
             self._charge(job, "encode", running.encode_s)
             with self._wake:
                 self._running.append(running)

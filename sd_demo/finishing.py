@@ -17,8 +17,9 @@ from sd_demo.contact_sheet import sheet_of
 from sd_demo.decoding import decode
 from sd_demo.denoising import Denoising
 from sd_demo.embedded.placing import placed
+from sd_demo.embedded.plain_words import in_plain_words
 from sd_demo.embedded.readings import own_prompt, read, undeniable
-from sd_demo.errors import JobCancelled, PictureWithheld
+from sd_demo.errors import InvalidRequest, JobCancelled, PictureWithheld
 from sd_demo.events import Decoding, Done, ResultImage
 from sd_demo.gate import lowered_size
 from sd_demo.images import fingerprint
@@ -26,11 +27,11 @@ from sd_demo.job import Job
 from sd_demo.notes import notes_of, unknown_words_of
 from sd_demo.outputs import Outputs
 from sd_demo.plan import Plan
-from sd_demo.prompt_grammar import plain_text
+from sd_demo.prompt_grammar import has_words, plain_text
 from sd_demo.receipt import Done as ReceiptDone
 from sd_demo.receipt import Lora, Receipt
 from sd_demo.registry import ModelEntry
-from sd_demo.requests import SEED_LIMIT, AnyRequest, Inpaint, TextToImage
+from sd_demo.requests import NOTHING_TO_KEEP_BY, SEED_LIMIT, AnyRequest, Inpaint, TextToImage
 from sd_demo.running import Running
 
 
@@ -49,21 +50,29 @@ def make_plan(request: AnyRequest, entry: ModelEntry) -> Plan:
 
 
 def _as_read(request: AnyRequest, plan: Plan) -> Plan:
-    """The plan with both prompts as the embedded model reads them."""
-    prompt, negative_prompt = request.prompt, request.negative_prompt
-    is_placed = False
-    if request.task == TextToImage.task and not prompt.strip():  # what is made up has nothing of what is denied
-        prompts, rest = tuple(own_prompt(seed, negative_prompt) for seed in plan.seeds), undeniable(negative_prompt)
-        heeds_denials = True
-    else:
-        without, rest = read(prompt, negative_prompt)
+    """The plan with both prompts as the embedded model reads them.
+
+    Raises InvalidRequest where the pictures are to be held against a prompt that is made up, another for each.
+    """
+    prompt, denied = in_plain_words(request.prompt), in_plain_words(request.negative_prompt)
+    heeds_denials = is_placed = False
+    if has_words(prompt):
+        without, rest = read(prompt, denied)
         read_prompt = placed(without, request.mask_image, request.image) if isinstance(request, Inpaint) else without
         heeds_denials, is_placed = without != prompt, read_prompt != without
-        prompts = (read_prompt,) * len(plan.seeds) if heeds_denials or is_placed else ()
+        prompts = (read_prompt,) * len(plan.seeds) if read_prompt != request.prompt else ()
+    elif request.task == TextToImage.task:  # what is made up has nothing of what is denied
+        if request.keep_best is not None:
+            raise InvalidRequest(NOTHING_TO_KEEP_BY, "keep_best")
+        prompts, rest = tuple(own_prompt(seed, denied) for seed in plan.seeds), undeniable(denied)
+        heeds_denials = True
+    else:
+        prompts, rest = ("",) * len(plan.seeds) if prompt.strip() else (), read("", denied)[1]
     return replace(
         plan,
         read_prompts=prompts,
-        read_negative_prompt=None if rest == negative_prompt else rest,
+        read_negative_prompt=None if rest == request.negative_prompt else rest,
+        is_reworded=prompt != request.prompt,
         heeds_denials=heeds_denials,
         is_placed=is_placed,
     )

@@ -188,7 +188,7 @@ def read_random(name: str) -> tuple[str, Scale]:
 
 def what_suits(unet: Mapping[str, Any]) -> dict[str, Any]:
     """What a UNet's config tells of the model: its size, what it can do, whether it was distilled to few steps."""
-    side = int(unet.get("sample_size") or 0)
+    side = latents_side(unet.get("sample_size"), unknown=0)
     if side < 64 and re.match(r"0\.[0-8]\.", str(unet.get("_diffusers_version", ""))):
         side = 64  # as diffusers itself reads the first published ones, which said 32
     if unet.get("in_channels") == 7:  # latents beside the small picture, whose pixels are the size of latents
@@ -201,3 +201,9 @@ def what_suits(unet: Mapping[str, Any]) -> dict[str, Any]:
     if unet.get("time_cond_proj_dim") is not None:  # latent consistency, https://arxiv.org/abs/2310.04378
         suits |= {"num_inference_steps": 4, "guidance_scale": 8.5, "scheduler": "lcm"}
     return suits
+
+
+def latents_side(sample_size: object, unknown: int = 64) -> int:
+    """Latents of a side that a UNet's config names as its size, of [height, width] the first; `unknown` where none."""
+    first = sample_size[0] if isinstance(sample_size, list | tuple) and sample_size else sample_size
+    return first if isinstance(first, int) and first > 1 else unknown

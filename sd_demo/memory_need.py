@@ -9,6 +9,7 @@ Plain attention holds every score twice besides, before and after the softmax, a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -54,14 +55,15 @@ class MemoryNeed:
     @classmethod
     def of(cls, networks: dict[str, Any], dtype: torch.dtype) -> MemoryNeed:
         """Of a model's networks, "unet" and "vae" among them, in the precision `dtype`."""
-        unet, vae = (networks[name].config for name in ("unet", "vae"))
+        weights = {name: _weights_mib(network) for name, network in networks.items()}
+        unet, vae = (networks[name].config.block_out_channels for name in ("unet", "vae"))
+        return cls.told(weights, unet, vae, dtype)
+
+    @classmethod
+    def told(cls, weights: dict[str, float], unet: Sequence[int], vae: Sequence[int], dtype: torch.dtype) -> MemoryNeed:
+        """Of networks with these weights in MiB; unet, vae: the channels of their levels."""
         size = dtype.itemsize / 2**20
-        return cls(
-            {name: _weights_mib(network) for name, network in networks.items()},
-            UNET_FACTOR * unet.block_out_channels[0] * size,
-            VAE_FACTOR * vae.block_out_channels[0] * size,
-            2 ** (len(vae.block_out_channels) - 1),
-        )
+        return cls(weights, UNET_FACTOR * unet[0] * size, VAE_FACTOR * vae[0] * size, 2 ** (len(vae) - 1))
 
     def attending(self, attention: str, unet: Any, dtype: torch.dtype) -> MemoryNeed:
         """The same with `attention`; the plain one holds all scores of a layer at once."""
@@ -88,7 +90,8 @@ class MemoryNeed:
             others = [mib for name, mib in self.weights.items() if name not in ("unet", "vae")]
             return max(self.weights["unet"] + drawing, self.weights["vae"] + decoding, *others, 0.0)
         away = 0.0 if is_whole else self.weights.get("text_encoder", 0.0)
-        return everything - away + max(drawing, decoding)
+        # The text encoder is there, beside all others, while it reads the prompt.
+        return max(everything, everything - away + max(drawing, decoding))
 
     def rung_for(self, shape: Shape, free_mib: float, highest: Rung = RUNGS[0]) -> Rung:
         """The first rung from `highest` down on which `shape` fits into the free memory; else the last.

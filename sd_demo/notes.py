@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from sd_demo.embedded.known_words import unknown_words
 from sd_demo.plan import Plan
-from sd_demo.prompt_grammar import taken_as_words
+from sd_demo.prompt_grammar import has_words, taken_as_words
 from sd_demo.receipt import Done
-from sd_demo.requests import Inpaint
+from sd_demo.requests import Inpaint, TextToImage
 from sd_demo.running import Running
 
 
@@ -41,17 +41,21 @@ def notes_of(running: Running, done: Done, withheld: int, rank: int) -> list[str
         most = int(steps * (plan.strength or 1.0))
         words = f", so that at most {most} run" if most < steps else ""
         notes.append(f"This server allows fewer than the model's own {own_steps} steps; {steps} were set{words}.")
-    is_made_up = bool(done.read_prompt) and not request.prompt.strip()
-    if not request.prompt.strip():
+    is_embedded, is_blank = running.denoising.model.entry.is_embedded, not request.prompt.strip()
+    is_empty = is_blank or (is_embedded and not has_words(request.prompt))  # a larger model may know what "?!" shows
+    is_made_up = bool(done.read_prompt) and is_empty
+    if is_empty:
         follows_picture = request.task in ("image_to_image", "super_resolution")
         chosen = "the model chose what to show" + (f": {done.read_prompt}" if is_made_up else "")
-        notes.append(f"The prompt is empty, so {'only the picture was followed' if follows_picture else chosen}.")
+        what = "is empty" if is_blank else "has no words"
+        notes.append(f"The prompt {what}, so {'only the picture was followed' if follows_picture else chosen}.")
     if done.read_prompt and not is_made_up:
         notes.append(f"{_reason(plan)}: {done.read_prompt.rstrip(' .')}.")
     if done.read_negative_prompt and done.is_guided and not is_made_up:
         notes.append(f"The negative prompt was read as: {done.read_negative_prompt}.")
     elif plan.read_negative_prompt == "" and not plan.heeds_denials:
-        notes.append("What the negative prompt denies was not found in the prompt, so it changed nothing.")
+        beside = "" if request.task == TextToImage.task else "; in the given picture it is not looked for"
+        notes.append(f"What the negative prompt denies was not found in the prompt, so it changed nothing{beside}.")
     notes += taken_as_words(request.prompt, request.negative_prompt if done.is_guided else "")
     if plan.effective_strength != plan.strength:
         ran = "one step" if running.denoising.total == 1 else f"{running.denoising.total} steps"
@@ -83,13 +87,15 @@ def notes_of(running: Running, done: Done, withheld: int, rank: int) -> list[str
 
 def _reason(plan: Plan) -> str:
     """Why the prompt was read otherwise than it was written."""
-    if not plan.is_placed:
-        return "What the negative prompt denies was left out of the prompt"
-    if not plan.heeds_denials:
-        return "What the prompt leaves open was read from the mask"
-    return (
-        "What the negative prompt denies was left out of the prompt, and what that leaves open was read from the mask"
-    )
+    reasons = []
+    if plan.is_reworded:
+        reasons.append("the prompt was put in words that the model knows")
+    if plan.heeds_denials:
+        reasons.append(f"what the negative prompt denies was left out of {'it' if reasons else 'the prompt'}")
+    if plan.is_placed:
+        reasons.append(f"what {'that' if reasons else 'the prompt'} leaves open was read from the mask")
+    said = ", and ".join(filter(None, (", ".join(reasons[:-1]), reasons[-1])))
+    return said[0].upper() + said[1:]
 
 
 def _negative_prompt(running: Running) -> str:

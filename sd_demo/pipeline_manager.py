@@ -18,12 +18,13 @@ from sd_demo.checkpoints import assemble, hash_of, read_model, weights_of
 from sd_demo.compiled_calls import CompiledBehind, Ordinary, keep_compiled_in, pays
 from sd_demo.errors import ModelUnavailable, OutOfMemory, PlaygroundError
 from sd_demo.host_memory import give_back
-from sd_demo.known_models import RANDOM, not_here, read_random, what_suits
+from sd_demo.known_models import RANDOM, latents_side, not_here, read_random, what_suits
 from sd_demo.lean_decoder import make_lean
 from sd_demo.loaded_model import LoadedModel
 from sd_demo.lora import take_off
 from sd_demo.memory_errors import is_out_of_memory
 from sd_demo.memory_need import MemoryNeed, Shape, free_mib
+from sd_demo.newer_weights import NewerWeights
 from sd_demo.placement import choose_device, choose_dtype, lay_out, place
 from sd_demo.pooled_prompts import PooledPromptEncoder
 from sd_demo.prompts import PromptEncoder
@@ -35,6 +36,7 @@ from sd_demo.residence import Residence, empty_cache, every_network
 from sd_demo.row_independence import are_rows_independent, use_whole_blocks
 from sd_demo.safety import read_safety_checker
 from sd_demo.settings import Rung, Settings
+from sd_demo.weight_hashes import stamp_of
 from sd_demo.worn_loras import are_worn, put_loras_on
 
 log = logging.getLogger(__name__)
@@ -49,6 +51,7 @@ class PipelineManager:
     def __init__(self, settings: Settings, registry: Registry) -> None:
         self._settings, self._registry = settings, registry
         self._models: OrderedDict[str, LoadedModel] = OrderedDict()  # the one used last stands last
+        self._newer = NewerWeights(registry)
         self._ranker: Ranker | None = None
 
     @property
@@ -64,17 +67,27 @@ class PipelineManager:
     def holds(self, name: str, loras: Sequence[LoraChoice]) -> bool:
         """Whether the model called `name` is in memory with exactly these LoRAs."""
         model = self.current
-        return model is not None and model.entry.name == name and are_worn(model.loras, loras)
+        is_there = model is not None and model.entry.name == name and are_worn(model.loras, loras)
+        return is_there and not self._newer.are_here(name)
 
     def get(
-        self, name: str, on_load: Callable[[], None] = lambda: None, loras: Sequence[LoraChoice] = ()
+        self,
+        name: str,
+        on_load: Callable[[], None] = lambda: None,
+        loras: Sequence[LoraChoice] = (),
+        *,
+        renews: bool = False,
     ) -> LoadedModel:
         """The model called `name` with `loras` on it, in memory; `on_load` is called before a slow load begins.
 
+        renews: read it anew where its weights are others by now; only while nothing runs.
         Unless it `holds` that already, nothing may be running. Raises ModelUnavailable where its weights are not here
         (the model before stays) or cannot be loaded (the model before may be gone then), and InvalidRequest where a
         LoRA does not fit (it wears none then).
         """
+        if renews and name in self._models and self._newer.are_here(name):
+            log.info("%s has other weights by now, and is read anew", name)
+            self._free(name)
         model = self._model(name, on_load)
         if are_worn(model.loras, loras):
             return model
@@ -97,7 +110,9 @@ class PipelineManager:
             on_load()
             device = choose_device(self._settings.device)
             dtype = choose_dtype(self._settings.dtype, device)
+            stamp = stamp_of(path)
             self._models[name] = self._loaded(entry, path, device, dtype)
+            self._newer.note(name, stamp)
             log.info("%s: %s", name, self._models[name].placement.reason)
         self._models.move_to_end(name)
         return self._models[name]
@@ -126,7 +141,11 @@ class PipelineManager:
             self._free_oldest()
 
     def _free_oldest(self) -> None:
-        _, model = self._models.popitem(last=False)
+        self._free(next(iter(self._models)))
+
+    def _free(self, name: str) -> None:
+        model = self._models.pop(name)
+        self._newer.forget(name)
         model.prompts.clear()
         if model.captured is not None:
             model.captured.forget()
@@ -170,6 +189,8 @@ class PipelineManager:
         else:
             model_hash = hash_of(path, has_checker=self._settings.safety_checker)
             components = read_model(path, dtype, self._registry.tokenizers(), entry.title)
+        unet = components["unet"]  # diffusers' pipelines of pictures compare its size with a number
+        unet.register_to_config(sample_size=latents_side(unet.config.sample_size))
         if path is not None and path.is_file():
             entry = entry.model_copy(update=what_suits(components["unet"].config))
         is_checked = self._settings.safety_checker
@@ -220,4 +241,4 @@ def _captured_calls(settings: Settings, device: torch.device) -> CapturedCalls |
         return CapturedCalls(RecordOnCuda()) if has_graphs else None
     keep_compiled_in(settings.data_dir.resolve() / "compiled")
     behind = CompiledBehind(RecordOnCuda() if has_graphs else Ordinary)
-    return CapturedCalls(behind, behind.wait)
+    return CapturedCalls(behind, behind.wait, behind.settle)

@@ -18,6 +18,7 @@ class Plan:
     noise_level: int | None = None
     read_prompts: tuple[str, ...] = ()  # one per image, as the model reads them; none: as it was written
     read_negative_prompt: str | None = None  # None: as it was written
+    is_reworded: bool = False  # whether read_prompts have words that the model knows for others
     heeds_denials: bool = False  # whether read_prompts have nothing of what the negative prompt denies
     is_placed: bool = False  # whether read_prompts have the mask's place
 

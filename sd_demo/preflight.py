@@ -2,35 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, Final
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import torch
 
 from sd_demo.canvas import working_size
 from sd_demo.gate import lowered_fields
 from sd_demo.loaded_model import LoadedModel
-from sd_demo.memory_need import Shape, room_mib
+from sd_demo.memory_need import MemoryNeed, Shape, room_mib
+from sd_demo.memory_outline import is_distilled, outlined
+from sd_demo.placement import choose_device, choose_dtype
 from sd_demo.registry import ModelEntry
 from sd_demo.requests import MIN_SIDE, ImageToImage
-from sd_demo.settings import Settings
+from sd_demo.residence import RUNGS
+from sd_demo.settings import Rung, Settings
 from sd_demo.speed import Estimate, Speed
 
 STEP: Final = 64  # pixels by which a smaller size is looked for
 
 
+class Sized(NamedTuple):
+    """What a model's memory and rows follow from. held_mib: what it has of the memory, or others that would go."""
+
+    entry: ModelEntry
+    need: MemoryNeed
+    device: torch.device
+    rung: Rung
+    held_mib: float
+    is_distilled: bool
+
+
 def estimate(
-    values: dict[str, Any], entry: ModelEntry, speed: Speed, model: LoadedModel | None, settings: Settings
+    values: dict[str, Any],
+    entry: ModelEntry,
+    speed: Speed,
+    loaded: Sequence[LoadedModel],
+    path: Path | None,
+    settings: Settings,
 ) -> Estimate:
     """For a request with these field values, "image" the (width, height) of the given picture where that is known.
 
-    model: the entry's, where it is in memory; of others no more is known.
+    loaded: the models in memory. path: where the entry's weights lie, which tell of one that is not among them.
     """
+    model = _sized(entry, loaded, path, settings)
     if model is None:
         return Estimate()
     entry = model.entry  # what suits a single file is known from its weights
     asked, values = values, {**values, **lowered_fields(values, entry, settings.limits)}
     values |= _size(values, entry)
-    seconds, device = speed.seconds(values, entry, _rows(values, model)), model.placement.device
-    room = room_mib(device, model.weights_mib)
+    seconds, device = speed.seconds(values, entry, _rows(values, model)), model.device
+    room = room_mib(device, model.held_mib)
     if room is None:
         return Estimate(seconds)
     room = min(room, settings.memory_limit_mib) if settings.memory_limit_mib else room
@@ -39,12 +62,30 @@ def estimate(
         shape = Shape(min(_rows(values, model), settings.max_rows), values["height"], values["width"])
         if device.type == "cpu":  # networks that are away are there
             return model.need.peak_mib(shape)
-        return model.need.peak_mib(shape, model.need.rung_for(shape, room, model.residence.rung))
+        return model.need.peak_mib(shape, model.need.rung_for(shape, room, model.rung))
 
     needed = peak(values)
     options = _smaller(asked, values) if needed > room else iter(())
     smaller = next((fields for fields in options if peak({**values, **fields}) <= room), {})
     return Estimate(seconds, needed, room, smaller)
+
+
+def _sized(entry: ModelEntry, loaded: Sequence[LoadedModel], path: Path | None, settings: Settings) -> Sized | None:
+    """Of the entry's model as it is in memory, else as its files tell of it; None where nothing does."""
+    model = next((one for one in loaded if one.entry.name == entry.name), None)
+    if model is not None:
+        where = model.placement.device, model.residence.rung, model.weights_mib
+        return Sized(model.entry, model.need, *where, model.is_distilled)
+    if path is None or settings.attention == "plain":  # whose scores only the network itself tells
+        return None
+    device = choose_device(settings.device)
+    dtype = choose_dtype(settings.dtype, device)
+    need = outlined(path, dtype, has_checker=settings.safety_checker)
+    if need is None:
+        return None
+    rung: Rung = RUNGS[0] if settings.memory == "auto" or entry.is_embedded else settings.memory
+    held_mib = sum(sum(one.need.weights.values()) for one in loaded)  # all others can make room for it
+    return Sized(entry, need, device, rung, held_mib, is_distilled(path) and entry.upscale_factor == 1)
 
 
 def _size(values: dict[str, Any], entry: ModelEntry) -> dict[str, int]:
@@ -57,10 +98,10 @@ def _size(values: dict[str, Any], entry: ModelEntry) -> dict[str, int]:
     return {"width": width, "height": height}
 
 
-def _rows(values: dict[str, Any], model: LoadedModel) -> int:
+def _rows(values: dict[str, Any], model: Sized) -> int:
     """Of one step of all pictures."""
     guidance = values.get("guidance_scale") or model.entry.guidance_scale
-    return (values.get("num_images_per_prompt") or 1) * (2 if model.is_guided(guidance) else 1)
+    return (values.get("num_images_per_prompt") or 1) * (2 if guidance > 1 and not model.is_distilled else 1)
 
 
 def _smaller(asked: dict[str, Any], values: dict[str, Any]) -> Iterator[dict[str, int]]:

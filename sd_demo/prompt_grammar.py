@@ -125,6 +125,11 @@ def plain_text(prompt: str) -> str:
     return prompt if texts == [prompt] else " ".join(" ".join(texts).split())
 
 
+def has_words(prompt: str) -> bool:
+    """Whether a prompt says anything: "...", "()" and an emoji do not."""
+    return any(character.isalnum() for character in plain_text(prompt))
+
+
 def taken_as_words(*prompts: str) -> Iterator[str]:
     """A sentence on each kind of thing in `prompts` that acts in other programs and is text here."""
     for kind, hint in (

@@ -18,7 +18,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from sd_demo import __version__
 from sd_demo.errors import InvalidImage
-from sd_demo.prompt_grammar import LORA_TAG
+from sd_demo.prompt_grammar import LORA_TAG, has_words
 
 JSON_KEY: Final = "sd_demo"
 TEXT_KEY: Final = "parameters"
@@ -64,8 +64,8 @@ class Done(BaseModel):
     read_prompt: str | None = Field(
         default=None,
         validation_alias=AliasChoices("read_prompt", "own_prompt"),
-        description="the prompt as the model read it, if otherwise than asked: made up, without what is denied, or "
-        "with the mask's place",
+        description="the prompt as the model read it, if otherwise than asked: made up, in words that it knows, "
+        "without what is denied, or with the mask's place",
     )
     read_negative_prompt: str | None = Field(
         default=None,
@@ -128,7 +128,7 @@ class Receipt(BaseModel):
     def prompt(self) -> str:
         """What the picture shows, for people: what was asked for or, where nothing was, what the model made up."""
         asked = str(self.asked.get("prompt") or "")
-        return asked if asked.strip() else self.done.read_prompt or asked
+        return asked if has_words(asked) else self.done.read_prompt or asked
 
     def png_info(self) -> PngInfo:
         """The PNG text chunks that carry this receipt."""

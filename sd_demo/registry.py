@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from sd_demo.architectures import ARCHITECTURES
 from sd_demo.errors import InvalidRequest, ModelUnavailable
+from sd_demo.file_header import unet_of
 from sd_demo.known_models import (
     BESIDES,
     BEST,
@@ -111,7 +112,8 @@ class Registry:
             if (path / INDEX).is_file():
                 return _entry_of_folder(path, name, path.name)
             if path.suffix == ".safetensors" and path.is_file():
-                return _entry(name, path.stem, "A checkpoint in a single file.", source=str(path))
+                suits = what_suits(unet_of(path))
+                return _entry(name, path.stem, "A checkpoint in a single file.", source=str(path), **suits)
             if path.suffix in WEIGHTS and path.is_file():
                 raise ModelUnavailable(
                     f"{path.name} is a pickle, which can run any code when it is opened; take its .safetensors twin."

@@ -41,6 +41,7 @@ SEED_LIMIT: Final = 2**32  # what every program of the field can hold, a browser
 MIN_SIDE: Final = 64
 MAX_SIDE: Final = 1024
 MAX_PROMPT_CHARACTERS: Final = 4000
+NOTHING_TO_KEEP_BY: Final = "keep_best needs a prompt that the pictures are held against; write one."
 MAX_LORAS: Final = 8
 MAX_IMAGES: Final = 16
 _GRID: Final = re.compile(r"auto|[1-9][0-9]?x[1-9][0-9]?", re.ASCII)
@@ -171,7 +172,7 @@ class Request(BaseModel):
                 "keep_best",
             )
         if self.keep_best is not None and not self.prompt.strip():
-            raise InvalidRequest("keep_best needs a prompt that the pictures are held against; write one.", "keep_best")
+            raise InvalidRequest(NOTHING_TO_KEEP_BY, "keep_best")
         try:
             layout(self.keep_best or self.num_images_per_prompt, *self.rows_and_columns)
         except InvalidRequest as error:

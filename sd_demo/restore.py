@@ -13,6 +13,7 @@ from PIL import Image
 from sd_demo.errors import InvalidImage
 from sd_demo.images import FORMATS, MAX_BYTES
 from sd_demo.parameters_text import find_parameters, from_parameters
+from sd_demo.prompt_grammar import has_words
 from sd_demo.receipt import JSON_KEY, Receipt, read_receipt
 from sd_demo.registry import Registry
 from sd_demo.requests import PICTURE_FIELDS, SCHEDULER_NAMES, TextToImage
@@ -101,7 +102,7 @@ def from_receipt(
 def _made_up(receipt: Receipt) -> dict[str, str]:
     """The prompts where the model made one up; what a model reads in those that were asked for it reads again."""
     done = receipt.done
-    if not done.read_prompt or str(receipt.asked.get("prompt") or "").strip():
+    if not done.read_prompt or has_words(str(receipt.asked.get("prompt") or "")):
         return {}
     return {"prompt": done.read_prompt} | (
         {} if done.read_negative_prompt is None else {"negative_prompt": done.read_negative_prompt}

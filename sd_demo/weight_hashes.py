@@ -16,6 +16,7 @@ from sd_demo.receipt import Receipt
 from sd_demo.registry import Registry
 from sd_demo.restored import short
 
+Stamp = tuple[tuple[Path, int, int], ...]  # each weight file with the time of its last change and its bytes
 LARGEST: Final = 256 * 2**20  # bytes of a file that is read for a sentence; nobody waits for gigabytes at a click
 
 
@@ -31,6 +32,13 @@ def checker_files(folder: Path) -> list[Path]:
     except (OSError, ValueError, AttributeError):
         return []
     return chosen_in(folder / SAFETY_CHECKER) if SAFETY_CHECKER in listed else []
+
+
+def stamp_of(path: Path | None) -> Stamp:
+    """What tells the weights at `path` from the next ones there at a glance; () where there are none."""
+    files = [] if path is None else [path] if path.is_file() else weight_files(path)
+    about = [(file, file.stat()) for file in files]
+    return tuple((file, one.st_mtime_ns, one.st_size) for file, one in about)
 
 
 def sha256_of(file: Path) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import weakref
 from collections.abc import Sequence
 from contextlib import closing
@@ -223,12 +226,29 @@ def test_a_compiler_that_is_not_here_leaves_b_as_it_is(monkeypatch: pytest.Monke
     ways = ways_for(EMBEDDED_FOLDER, 1)
     with ways.engine() as engine:
         ways.start(engine)
-    pipe = ways.documented()
+    pipe = ways.documented(60.0)
     before, unet = ways.theirs(pipe, 3), pipe.unet
     monkeypatch.setattr(torch, "compile", Uncompiled)
-    ways._compile(pipe)
+    ways._compile(pipe, 60.0)
     assert (ways.not_compiled, pipe.unet) == ("Failed to find C compiler.", unet)
     assert psnr(ways.theirs(pipe, 3), before) > 50
+
+
+def test_a_compiler_that_takes_too_long_is_stopped_and_leaves_b_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def searching(*_: Any, **__: Any) -> None:
+        while True:  # as one that takes every error for a choice that is none
+            with contextlib.suppress(Exception):
+                time.sleep(0.01)
+
+    ways, unet = ways_for(EMBEDDED_FOLDER, 1), SimpleNamespace()
+    monkeypatch.setattr(ways, "theirs", searching)
+    pipe = SimpleNamespace(unet=unet, vae=SimpleNamespace(decode=None))
+    monkeypatch.setattr(torch, "compile", lambda given, **_: SimpleNamespace())
+    kept = signal.getsignal(signal.SIGALRM)
+    ways._compile(pipe, 0.2)
+    assert (ways.not_compiled, pipe.unet) == ("it was not done within 0 s", unet)
+    assert signal.getsignal(signal.SIGALRM) is kept
+    assert not callable(kept) or signal.getitimer(signal.ITIMER_REAL)[0] > 60, "pytest's own is still set"
 
 
 def test_theirs_are_gone_before_the_exact_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -355,20 +375,24 @@ def test_what_draws_nothing_is_refused_before_its_weights_are_made(
 def test_ours_is_measured_after_everything_was_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[int] = []
     monkeypatch.setattr(Bench, "_together", lambda self, engine, count: drawn.append(count))
-    engine = SimpleNamespace(status=lambda: SimpleNamespace(is_settled=len(drawn) % 3 == 0))
-    for compile, expected in (("off", []), ("on", [1, 1, 1, 4, 4, 4, 8, 8, 8] * 3)):
+    stopped: list[int] = []
+    captured = SimpleNamespace(settle=lambda: stopped.append(len(drawn)))
+    manager = SimpleNamespace(current=SimpleNamespace(captured=captured))
+    engine = SimpleNamespace(status=lambda: SimpleNamespace(is_settled=len(drawn) % 3 == 0), _manager=manager)
+    for compile, expected in (("off", []), ("on", [1, 1, 1, 8, 8, 8, 4, 4, 4] * 3)):
         bench = Bench(EMBEDDED_FOLDER, size=64, steps=50, repeats=1, device="cpu", compile=compile)
         bench._settle(engine)  # type: ignore[arg-type]
         assert drawn == expected
     monkeypatch.setattr(bench_module, "SETTLE_S", 0)
     drawn.clear()
     bench._settle(engine)  # type: ignore[arg-type]
-    assert drawn == [1, 4, 8] * 3, "what compiles for ever does not stop it"
+    assert drawn == [1, 8, 4] * 3, "what compiles for ever does not stop it"
+    assert stopped[-1] == 9, "and is stopped before anything is measured"
     monkeypatch.setattr(bench, "_is_cuda", True)
     monkeypatch.setattr(bench, "_compiles", False)
     drawn.clear()
     bench._settle(engine)  # type: ignore[arg-type]
-    assert drawn == [1, 4, 8], "each number of rows is searched and recorded for once"
+    assert drawn == [1, 8, 4], "each number of rows is searched and recorded for once"
 
 
 def test_the_latents_of_the_loop_are_those_of_an_exact_run() -> None:

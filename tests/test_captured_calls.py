@@ -62,14 +62,31 @@ def inputs_of(count: int, seed: int, side: int = 4) -> tuple[torch.Tensor, torch
 def test_calls_of_a_shape_are_recorded_and_answer_as_before() -> None:
     unet, captured = Unet(), CapturedCalls(InPlace)
     for seed in range(4):
-        for count in (1, 2, 3, 5, 16, 17):
+        for count in (1, 2, 3, 5, 16, 17, 33):
             rows, times, words = inputs_of(count, seed)
             expected = Unet()(rows, times, **words, return_dict=False)[0]
             assert torch.allclose(captured(unet, rows, times, words), expected, atol=1e-6), (count, seed)
-    assert captured.count == 5, "sizes 1, 2, 4, 6 and 16; 17 rows are beyond them"
-    assert set(unet.calls) == {1, 2, 4, 6, 16, 17}, "the first calls of a shape are filled up as well"
-    assert unet.calls[-1] == 17
-    assert unet.calls[-6:-1] == [1, 2, 4, 6, 16], "the last ones filled up"
+    assert captured.count == 5, "sizes 1, 2, 4, 6 and 16; more rows are beyond them"
+    assert set(unet.calls) == {1, 2, 4, 6, 16, 20, 33}, "the first calls of a shape are filled up as well"
+    assert unet.calls[-7:] == [1, 2, 4, 6, 16, 20, 33], "the last ones filled up, and more than anything is filled to"
+
+
+def test_rows_of_any_layout_are_asked_for_in_one() -> None:
+    met: list[bool] = []
+
+    class Looking(Unet):
+        def __call__(self, rows: torch.Tensor, *others: Any, **more: Any) -> Any:
+            met.append(rows.is_contiguous())
+            return super().__call__(rows, *others, **more)
+
+    captured, unet = CapturedCalls(InPlace), Looking()
+    rows, times, words = inputs_of(2, 0)
+    expected = Unet()(rows, times, **words, return_dict=False)[0]
+    for _ in range(4):
+        encoded = rows.to(memory_format=torch.channels_last)
+        assert torch.equal(captured(unet, encoded, times, words), expected)
+    assert met
+    assert all(met)
 
 
 def test_more_shapes_in_turn_than_are_kept_are_not_made_anew_each_time() -> None:

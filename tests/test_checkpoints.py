@@ -17,15 +17,15 @@ from safetensors.torch import load_file, save_file
 
 from sd_demo import random_model
 from sd_demo.architectures import ARCHITECTURES
-from sd_demo.checkpoints import hash_of, read_model, weights_of
+from sd_demo.checkpoints import hash_of, read_model, weights_in_parts, weights_of
 from sd_demo.checkpoints.single_file import _lent_tokenizer, has_guidance, predicts_noise
 from sd_demo.errors import ModelUnavailable
+from sd_demo.file_header import FIRST, FileHeader
 from sd_demo.known_models import EMBEDDED_FOLDER
 from sd_demo.model_files import MANIFEST, NETWORKS
 from tests.ldm_checkpoint import write_checkpoint
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
-FIRST = "model.diffusion_model.input_blocks.0.0.weight"
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,7 @@ def test_a_file_alone_needs_a_tokenizer_of_its_size(pipe: Any, tmp_path: Path, t
     write_checkpoint(pipe, file)
     assert "alone.safetensors knows 1,000 tokens, and CLIP's own tokenizer has 49,408; put" in refusal_of(file)
     with pytest.raises(ModelUnavailable, match="python -m sd_demo download tokenizer fetches it once"):
-        _lent_tokenizer(file.name, 49_408, [tiny / "tokenizer"], {})
+        _lent_tokenizer(file.name, 49_408, [tiny / "tokenizer"], FileHeader({}, {}))
     with pytest.raises(ModelUnavailable, match=r"alone\.safetensors could not be loaded: .*shape.*\]\)\.$"):
         read_model(file, torch.float32, [tiny / "nothing", tiny / "tokenizer"])  # tiny shapes, full-size configs
 
@@ -127,6 +127,22 @@ def test_a_file_of_latent_consistency_has_all_its_weights(
         assert has_guidance(file)
     write_checkpoint(pipe, alone)
     assert not has_guidance(alone)
+
+
+def test_of_a_file_only_what_is_read_counts(tiny: Path, pipe: Any, tmp_path: Path) -> None:
+    tensors = write_checkpoint(pipe, tmp_path / "alone.safetensors")
+    averages = {f"model_ema.{number}": value.clone() for number, value in enumerate(tensors.values())}
+    save_file(tensors | averages, tmp_path / "averaged.safetensors")
+    ids = 77  # the numbers from 0 to 76, which published files keep among the text encoder's weights
+    assert weights_of(tmp_path / "averaged.safetensors") == weights_of(tiny) + ids
+    assert weights_in_parts(tmp_path / "averaged.safetensors")["unet"] == weights_in_parts(tiny)["unet"]
+
+
+def test_a_text_encoder_of_an_early_merge_is_told_of(pipe: Any, tmp_path: Path) -> None:
+    tensors = write_checkpoint(pipe, tmp_path / "early.safetensors")
+    early = {key.replace(".transformer.text_model.", ".transformer."): value for key, value in tensors.items()}
+    save_file(early, tmp_path / "early.safetensors")
+    assert "names from before text_model" in refusal_of(tmp_path / "early.safetensors")
 
 
 def save_tokenizer(folder: Path, pad_token: str, form: str) -> Path:
@@ -247,7 +263,7 @@ def test_the_configs_of_a_file_alone_are_the_published_ones(tmp_path: Path) -> N
     ):
         folder = tmp_path / str(number)
         folder.mkdir()
-        _write_config(folder, shapes, metadata)
+        _write_config(folder, FileHeader(shapes, metadata))
         unet = json.loads((folder / "unet" / "config.json").read_text())
         scheduler = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
         assert (unet["cross_attention_dim"], unet["in_channels"], unet["sample_size"]) == (width, channels, side)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 import threading
 import time
 import weakref
@@ -90,6 +91,38 @@ def test_calls_run_as_before_until_the_compiled_one_is_there(record: type) -> No
     assert answers_as_ever(captured)
     assert compiler.calls == before + 1
     assert captured.was_compiled
+
+
+def test_once_settled_nothing_more_is_compiled() -> None:
+    compiler, unet = Compiler(), Unet()
+    behind = CompiledBehind(Ordinary, compiler)
+    captured = CapturedCalls(behind, behind.wait, behind.settle)
+    for seed in range(4):
+        captured(unet, *inputs_of(2, seed))
+    assert compiler.began.wait(60)
+    compiler.go.set()
+    captured.settle()
+    assert captured.is_settled
+    assert answers_as_ever(captured)
+    assert captured.was_compiled, "what was begun is used"
+    compiler.began.clear()
+    for seed in range(4):
+        captured(unet, *inputs_of(1, seed))
+    captured.settle()
+    assert not compiler.began.is_set()
+
+
+def test_a_compiler_lets_those_who_draw_interrupt_it() -> None:
+    compiler, unet, usual = Compiler(), Unet(), sys.getswitchinterval()
+    behind = CompiledBehind(Ordinary, compiler)
+    captured = CapturedCalls(behind, behind.wait, behind.settle)
+    for seed in range(4):
+        captured(unet, *inputs_of(2, seed))
+    assert compiler.began.wait(60)
+    assert sys.getswitchinterval() < usual / 10
+    compiler.go.set()
+    captured.settle()
+    assert sys.getswitchinterval() == usual
 
 
 @pytest.mark.parametrize("fault", ["raises", "differs", "has no memory"])

@@ -121,11 +121,12 @@ def test_a_grid_that_cannot_be_is_one_sentence(values: dict[str, object], words:
 def test_what_the_model_made_up_stands_under_its_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     monkeypatch.setattr("sd_demo.contact_sheet.contact_sheet", lambda *_, captions, **__: said.extend(captions))
-    for prompt in ("", "a house"):
+    for prompt in ("", "...", "a house"):
         receipts = (
             make_receipt(prompt=prompt, seed=3, read_prompt="a red house"),
             make_receipt(seed=4, clip_score=0.25),
         )
         shown = [ResultImage(Path(), one, receipt) for one, receipt in zip(pictures(2), receipts, strict=True)]
         sheet_of(shown, None, None)
-    assert said == ["seed 3 · a red house", "seed 4 · 0.250", "seed 3", "seed 4 · 0.250"]
+    made_up = ["seed 3 · a red house", "seed 4 · 0.250"]
+    assert said == [*made_up, *made_up, "seed 3", "seed 4 · 0.250"]

@@ -289,10 +289,10 @@ def test_a_job_that_is_cancelled_while_another_one_is_begun_is_not_begun(
     first, second = (engine.submit(request(), visitor=name) for name in ("a", "b"))
     begun, get = [], engine._manager.get
 
-    def slow(*given: Any) -> Any:
+    def slow(*given: Any, **more: Any) -> Any:
         begun.append(given)
         second.cancel()
-        return get(*given)
+        return get(*given, **more)
 
     monkeypatch.setattr(engine._manager, "get", slow)
     held.release(100_000)
@@ -606,9 +606,9 @@ def test_a_default_that_nobody_named_gives_way_to_the_embedded_model(
     (folder / MANIFEST).write_text("{}")  # it seems to be here, and cannot be loaded
     is_turn, get, turns = [], engine._manager.get, engine.device_turns
 
-    def noted(*given: Any) -> Any:
+    def noted(*given: Any, **more: Any) -> Any:
         is_turn.append(turns._given > turns._serving)
-        return get(*given)
+        return get(*given, **more)
 
     monkeypatch.setattr(engine._manager, "get", noted)
     engine.start()
@@ -622,6 +622,26 @@ def test_a_default_that_nobody_named_gives_way_to_the_embedded_model(
     assert engine.defaults(None).name == "picture-book"
     assert engine.submit(request()).result(WAIT_S).images[0].receipt.done.model == "picture-book"
     assert "model_index.json" not in engine.status().message
+    engine.close()
+
+
+def test_a_named_model_that_is_not_here_gives_way_where_a_page_needs_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
+    here = {"data_dir": tmp_path / "data", "output_dir": tmp_path / "out"}
+    engine = Engine(Settings(device="cpu", dtype="float32", model="sd-1.4", **here))
+    engine.start(falls_back=True)
+    while not engine.health().is_ready or engine.status().state == "loading":
+        threading.Event().wait(0.01)
+    status = engine.status()
+    assert (status.state, status.model) == ("ready", "picture-book")
+    assert "python -m sd_demo download sd-1.4 fetches them" in status.message
+    assert engine.health().is_ready
+    assert engine.submit(request()).result(WAIT_S).images[0].receipt.done.model == "picture-book"
+    with pytest.raises(ModelUnavailable, match=r"download sd-1\.4"):
+        engine.submit(request(model="sd-1.4")).result(WAIT_S)
     engine.close()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from sd_demo.embedded.evaluation_prompts import deny
 from sd_demo.embedded.known_words import unknown_words
 from sd_demo.embedded.leaving_out import FORMS, without_thing, without_weather
 from sd_demo.embedded.readings import own_prompt, read, undeniable
+from sd_demo.errors import InvalidRequest
 from sd_demo.finishing import make_plan
 from sd_demo.known_models import ENTRIES
 from sd_demo.requests import SEED_LIMIT, parse_request
@@ -34,6 +36,35 @@ def test_only_the_picture_book_makes_up_what_to_show_and_only_from_nothing() -> 
     assert make_plan(parse_request("text_to_image", {"prompt": "a"}), book).read_prompts == ()
     picture = Image.new("RGB", (64, 64))
     assert make_plan(parse_request("image_to_image", {"prompt": "", "image": picture}), book).read_prompts == ()
+    for wordless in ("...", "!?", "()", "\N{CAT FACE}", "(:1.2) BREAK _"):
+        asked: dict[str, Any] = {"prompt": wordless, "seed": 3, "num_images_per_prompt": 2}
+        assert make_plan(parse_request("text_to_image", asked), book).read_prompts == (own_prompt(3), own_prompt(4))
+        assert make_plan(parse_request("text_to_image", asked), large).read_prompts == ()
+        of_picture = parse_request("image_to_image", {**asked, "image": picture, "negative_prompt": "sun"})
+        plan = make_plan(of_picture, book)
+        assert (plan.read_prompts, plan.read_negative_prompt) == (("", ""), "no sun")
+        with pytest.raises(InvalidRequest, match="keep_best needs a prompt") as caught:
+            make_plan(parse_request("text_to_image", {**asked, "keep_best": 1}), book)
+        assert caught.value.field == "keep_best"
+
+
+def test_only_the_picture_book_reads_in_plain_words() -> None:
+    book, large = (next(e for e in ENTRIES if e.is_embedded is is_book) for is_book in (True, False))
+    asked = {
+        "prompt": "2 cats, dogs",
+        "negative_prompt": "a sky blue tree, dogs, a pair of",
+        "num_images_per_prompt": 2,
+    }
+    request = parse_request("text_to_image", asked)
+    plan = make_plan(request, book)
+    assert (plan.read_prompts, plan.read_negative_prompt) == (("two cats",) * 2, "a pair of")
+    assert (plan.is_reworded, plan.heeds_denials) == (True, True)
+    plan = make_plan(parse_request("text_to_image", {"prompt": "2 cats"}), book)
+    assert (plan.read_prompts, plan.is_reworded, plan.heeds_denials) == (("two cats",), True, False)
+    plan = make_plan(parse_request("text_to_image", {"prompt": "a cat", "negative_prompt": "2 dogs"}), book)
+    assert (plan.read_prompts, plan.read_negative_prompt, plan.is_reworded) == ((), "two dogs", False)
+    plan = make_plan(request, large)
+    assert (plan.read_prompts, plan.read_negative_prompt, plan.is_reworded) == ((), None, False)
 
 
 def test_own_prompts_are_the_worlds_and_shun_what_is_denied() -> None:
@@ -69,6 +100,10 @@ def test_what_is_denied_is_left_out_of_the_prompt_and_the_rest_stays() -> None:
         ("drizzle", "a house, a yellow sun and a small red car on the left in a meadow", ""),
         ("(home:1.3) and not any sun", "a small red car on the left" + rainy, ""),
         ("(sun, ugly:1.2), hut", "a yellow sun and a small red car on the left" + rainy, "(sun, ugly:1.2)"),
+        ("[sun|fog], hut", "a yellow sun and a small red car on the left" + rainy, "[sun|fog]"),
+        ("ugly. sun. blurry.", "a house and a small red car on the left" + rainy, "ugly, blurry"),
+        ("sunflower, fuzzy", asked, "fuzzy"),
+        ("a house with no trees, sun", "a house and a small red car on the left" + rainy, "a house with no trees"),
     ):
         assert read(asked, negative) == (prompt, rest), negative
     for as_it_is in (
@@ -77,9 +112,16 @@ def test_what_is_denied_is_left_out_of_the_prompt_and_the_rest_stays() -> None:
         "a sky without clouds",
         "a cat with no tail, a sun at night",
         "pencil drawing of a sun",
-        "sunflower, sun-drenched, car park, two suns",
+        "sun-drenched, car park, two suns",
         "nothing but the sun",
-        "ugly. sun. blurry.",
+        "a house with no trees, no house without trees, no house with no car",
+        "sun no car",
+        "snowy, wet, sunny",
+        "with sun, (sun, with no car",
+        "fuzzy, (sun",
+        "more sun, visible car",
+        "fuzzy, sun)",
+        "no sunny weather, no sun in the house",
     ):
         assert read(asked, as_it_is) == (asked, as_it_is)
         assert undeniable(as_it_is) == as_it_is
@@ -91,6 +133,7 @@ def test_what_is_denied_is_left_out_of_the_prompt_and_the_rest_stays() -> None:
     assert read(asked, "tree Or moon;\na haze, fuzzy") == (asked, "fuzzy")
     for prompt in (
         " ",
+        "?!",
         "the sun",
         "the sun.",
         "a house BREAK a sun",
@@ -111,6 +154,97 @@ def test_what_is_denied_is_left_out_of_the_prompt_and_the_rest_stays() -> None:
     empty = parse_request("text_to_image", {"prompt": "", "negative_prompt": "sun, red", "seed": 3})
     plan = make_plan(empty, book)
     assert (plan.read_prompts, plan.read_negative_prompt) == ((own_prompt(3, "sun, red"),), "red")
+
+
+@pytest.mark.parametrize(
+    "negative",
+    [
+        "no sun in the sky",
+        "sun in the sky",
+        "with no sun",
+        "there is no sun",
+        "There are no suns",
+        "there should be no sun",
+        "there's no sun",
+        "w/o sun",
+        "no more suns",
+        "without any sun",
+        "no visible sun in the picture",
+        "no sun anywhere",
+        "no sun visible!",
+        "no sun no stars",
+        "no star no sun no moon",
+        "No sun. No moon.",
+        "no sun!",
+        "sun?! moon",
+        "sun/moon",
+        "moon & sun",
+        "moon|sun",
+        "no sun in the background",
+        "no moon in the image, sun in the scene",
+    ],
+)
+def test_a_denial_is_understood_as_people_put_it(negative: str) -> None:
+    assert read("a house, the sun and a tree", negative) == ("a house and a tree", "")
+    assert undeniable(negative) == ""
+    assert read("a house, the sun and a tree", f"fuzzy, {negative}") == ("a house and a tree", "fuzzy")
+
+
+def test_what_cannot_be_left_out_is_denied_in_the_words_that_the_model_learned() -> None:
+    for negative, rest in (
+        ("there is no sun in the sky", "no sun"),
+        ("no visible sun. blurry", "no sun. blurry"),
+        ("sun/moon", "no sun/no moon"),
+        ("no sun in the sky and fuzzy", "no sun and fuzzy"),
+        ("w/o a sun", "no sun"),
+        ("without a sun", "without a sun"),
+        ("no sun no moon", "no sun no moon"),
+        ("(there is no sun:1.3)", "(no sun:1.3)"),
+        ("drizzly", "no drizzly"),
+    ):
+        assert read("", negative) == ("", rest)
+
+
+def test_what_stands_near_is_not_denied_in_the_background() -> None:
+    assert read("a house and a tree", "no trees in the background") == ("a house", "")
+    asked = "a house and a tree in the foreground"
+    assert read(asked, "no trees in the background") == (asked, "")
+    assert read(asked, "no trees in the background, trees") == ("a house", "")
+
+
+def test_a_look_that_the_prompt_leaves_unsaid_is_the_usual_one() -> None:
+    for prompt, negative, left in (
+        ("a house under the sun", "yellow sun", "a house"),
+        ("a house under the sun", "golden sun", "a house"),
+        ("a house under the sun", "orange sun", "a house"),
+        ("a house under the sun", "purple sun", "a house under the sun"),
+        ("a house and clouds", "no white clouds", "a house"),
+        ("a house and a cat", "medium cat", "a house"),
+        ("a house and a cat", "average orange cat", "a house"),
+        ("a house and a cat", "small cat", "a house and a cat"),
+        ("a house and a big cat", "medium cat", "a house and a big cat"),
+        ("a house and a cat that is red", "orange cat", "a house and a cat that is red"),
+        ("a house and a yellow cute cat", "yellow cat", "a house"),
+    ):
+        assert read(prompt, negative) == (left, ""), (prompt, negative)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "negatives", "left"),
+    [
+        (
+            "a house in the rain",
+            ("rainy", "raining", "no rainy weather", "wet weather", "drizzly", "drizzling"),
+            "a house",
+        ),
+        ("a house in the fog", ("foggy", "misty", "hazy", "no misty weather"), "a house"),
+        ("a house while it is snowing", ("snowing", "snowy weather", "blizzard", "no falling snow"), "a house"),
+        ("a house on a foggy day", ("fog", "foggy"), "a house on a day"),
+    ],
+)
+def test_a_weather_is_denied_in_any_of_its_words(prompt: str, negatives: tuple[str, ...], left: str) -> None:
+    for negative in negatives:
+        assert read(prompt, negative) == (left, ""), negative
 
 
 @pytest.mark.parametrize(
@@ -149,6 +283,22 @@ def test_what_is_denied_is_left_out_of_the_prompt_and_the_rest_stays() -> None:
         ("a red car,under the sun", "sun", "a red car"),
         ("A cat. A dog.", "cat", "A dog."),
         ("red car; sun", "sun", "red car"),
+        ("5 cats and a dog", "cat", "a dog"),
+        ("my cat and a dog", "cat", "a dog"),
+        ("these big cats, a dog", "cat", "a dog"),
+        ("a lot of cats and a dog", "cat", "a dog"),
+        ("a cute cat and a dog", "cat", "a dog"),
+        ("my cute cat and a dog", "cat", "a dog"),
+        ("a big, cute fluffy cat and a dog", "cat", "a dog"),
+        ("a cute red fluffy cat and a dog", "cat", "a dog"),
+        ("a dog next to the cute cat", "cat", "a dog"),
+        ("on the left a cute cat, on the right a dog", "cat", "on the right a dog"),
+        ("a house, no cute cat", "cat", "a house, no cute cat"),
+        ("a house without a cute cat", "cat", "a house without a cute cat"),
+        ("a girl holding cats", "cat", "a girl holding"),
+        ("many cute cats", "cat", ""),
+        ("a nice young sleepy cat", "cat", "a nice young sleepy"),
+        ("a dog on the left cute cat", "cat", "a dog on the left cute"),
     ],
 )
 def test_a_thing_goes_with_what_it_does_and_where_and_with_what_joined_it(prompt: str, name: str, left: str) -> None:
@@ -189,5 +339,12 @@ def test_a_weather_goes_in_all_its_forms() -> None:
         ("red car, beach, mist", "fog", "red car, beach"),
         ("a house, no rain", "rain", "a house, no rain"),
         ("the city is foggy", "fog", "the city"),
+        ("a cat in the drizzle", "rain", "a cat"),
+        ("a cat in a heavy downpour", "rain", "a cat"),
+        ("a cat on a drizzly day", "rain", "a cat on a day"),
+        ("a hazy forest", "fog", "a forest"),
+        ("a house during a snowstorm at night", "snowfall", "a house at night"),
+        ("a house with thick fog and a car", "fog", "a house and a car"),
+        ("a house, no heavy rain, not in the rain", "rain", "a house, no heavy rain, not in the rain"),
     ):
         assert without_weather(prompt, name) == left

@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -557,6 +558,24 @@ def test_the_command_fetches_once_and_says_so(
     assert fetched(hub) == []
 
 
+def test_the_command_tells_a_log_how_far_it_is(
+    hub: LocalHub, files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    monkeypatch.setenv("SD_DEMO_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setattr("sd_demo.cli.download.LOGGED_EVERY_S", 0.0)
+    assert main(["download", REPO, "--accept-licence"]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    told = [line for line in lines if re.match(r"[\d.]+ \w+ of [\d.]+ \w+", line)]
+    assert told, lines
+    assert not any("\r" in line or "\x1b" in line for line in lines), "which only a terminal understands"
+    shutil.rmtree(tmp_path / "data")
+    monkeypatch.setattr("sd_demo.cli.download.LOGGED_EVERY_S", 3600.0)
+    assert main(["download", REPO, "--accept-licence"]) == 0
+    assert not set(told) & set(capsys.readouterr().err.splitlines()), "not each of many events"
+
+
 def test_the_command_without_a_token_to_read_says_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -655,6 +674,29 @@ def test_two_starts_are_one_download(downloads: Downloads, registry: Registry, h
     hub.release.set()
     again = start(downloads, registry)
     assert again is not first
+    assert again.result().is_dir()
+
+
+def test_one_repository_under_two_names_is_one_download(
+    downloads: Downloads, registry: Registry, hub: LocalHub
+) -> None:
+    hub.fault, hub.fault_path = "stalling", UNET
+    first = start(downloads, registry)
+    offer = downloads.offer(registry.for_download(REPO))
+    alias = dataclasses.replace(offer, entry=offer.entry.model_copy(update={"name": "a-model"}))
+    assert downloads.start(alias, None, accepts_licence=True) is first
+    assert downloads.running("a-model") is first
+    another = offer.entry.model_copy(update={"name": "another"})
+    other = dataclasses.replace(offer, entry=another, destination=offer.destination.with_name("another"))
+    second = downloads.start(other, None, accepts_licence=True)
+    assert second is not first
+    for one in (first, second):
+        assert isinstance(list(one.events())[-1], Broken), "the hub does not answer"
+    hub.fault = None
+    hub.release.set()
+    again = start(downloads, registry)
+    assert again is not first
+    assert downloads.start(alias, None, accepts_licence=True) in (again, downloads.running("a-model"))
     assert again.result().is_dir()
 
 

@@ -1,4 +1,4 @@
-"""The lean decoder gives the ordinary one's numbers; what it saves can be measured on a GPU alone."""
+"""The lean decoder gives the ordinary one's numbers and holds less; what its norms save only a GPU can show."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import copy
 import pytest
 import torch
 from diffusers import AutoencoderKL
+from diffusers.models.resnet import ResnetBlock2D
 
 from sd_demo.known_models import EMBEDDED_FOLDER
-from sd_demo.lean_decoder import LeanGroupNorm, make_lean
+from sd_demo.lean_decoder import LeanGroupNorm, LeanResnetBlock, make_lean
+from tests.memory_factors import Living
 
 
 @pytest.mark.parametrize("affine", [True, False])
@@ -38,5 +40,42 @@ def test_the_lean_decoder_draws_the_same_and_leaves_its_input_alone() -> None:
         found = vae.decode(latents).sample
     assert torch.allclose(found, expected, atol=1e-5)
     assert torch.equal(latents, before)
-    assert any(isinstance(module, LeanGroupNorm) for module in vae.decoder.modules())
+    for kind in (LeanGroupNorm, LeanResnetBlock):
+        assert any(isinstance(module, kind) for module in vae.decoder.modules())
+    assert not any(type(module) is ResnetBlock2D for module in vae.decoder.modules())
     assert not any(isinstance(module, LeanGroupNorm) for module in vae.encoder.modules()), "it may be trained with"
+
+
+def test_a_block_adds_up_in_place_and_scales() -> None:
+    for channels in (16, 32):
+        block = ResnetBlock2D(
+            in_channels=32, out_channels=channels, temb_channels=None, groups=8, output_scale_factor=2.0
+        )
+        x = torch.randn(1, 32, 6, 6)
+        before = x.clone()
+        with torch.inference_mode():
+            expected = block(x, None)
+            make_lean(block)
+            assert type(block) is LeanResnetBlock
+            assert torch.allclose(block(x, None), expected, atol=1e-6)
+        assert torch.equal(x, before)
+    timed = ResnetBlock2D(in_channels=32, temb_channels=8, groups=8)
+    make_lean(timed)
+    assert type(timed) is ResnetBlock2D, "it is told the time"
+
+
+def test_the_widest_block_holds_less_than_diffusers_own() -> None:
+    widths = (8, 16, 32, 32)  # Stable Diffusion's, by 16
+    vae = AutoencoderKL(
+        block_out_channels=widths, norm_num_groups=4, down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4, layers_per_block=2, latent_channels=4,
+    ).eval().to(memory_format=torch.channels_last)  # fmt: skip
+    latents, a_map = torch.randn(1, 4, 24, 24), 4 * widths[0] * (8 * 24) ** 2
+    held = []
+    for _ in range(2):
+        with torch.inference_mode(), Living(vae) as living:
+            vae.decode(latents)
+        held.append(living.most / a_map)
+        make_lean(vae.decoder)
+    assert held[0] == pytest.approx(6.0, abs=0.2)
+    assert held[1] == pytest.approx(5.5, abs=0.2)

@@ -16,16 +16,19 @@ import torch
 from diffusers import AutoencoderKL
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from PIL import Image
+from safetensors.torch import save_file
 
 from sd_demo import memory_need, preflight, random_model
 from sd_demo.architectures import ARCHITECTURES
 from sd_demo.canvas import working_size
 from sd_demo.engine import Engine
 from sd_demo.errors import OutOfMemory
+from sd_demo.file_header import FIRST
 from sd_demo.health import as_expected, is_fatal
 from sd_demo.known_models import what_suits
 from sd_demo.loaded_model import LoadedModel
-from sd_demo.memory_need import MemoryNeed, Shape, free_mib
+from sd_demo.memory_need import UNET_FACTOR, VAE_FACTOR, MemoryNeed, Shape, free_mib
+from sd_demo.memory_outline import outlined
 from sd_demo.outputs import Outputs
 from sd_demo.pipeline_manager import PipelineManager
 from sd_demo.random_model import outline
@@ -447,7 +450,7 @@ class OnGpu:
         monkeypatch.setattr(preflight, "room_mib", lambda *_: room_mib)
 
     def estimate(self, **values: Any) -> Estimate:
-        return preflight.estimate(values, self.entry, self.speed, self.model, Settings())
+        return preflight.estimate(values, self.entry, self.speed, [self.model], None, Settings())
 
     def ran(self, rows: int, elapsed_s: float, decode_s: float = 0.0) -> None:
         """A step and the decoding of one picture of this model were measured, at 512x512."""
@@ -500,8 +503,69 @@ def test_what_is_told_is_of_the_rung_that_the_model_is_on(
     assert short.estimate().peak_mib == need.peak_mib(usual, RUNGS[-1]), "where the ladder will end"
 
 
-def test_of_a_model_that_is_not_in_memory_nothing_is_claimed(resident: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert resident.estimate({"model": "picture-book"}).peak_mib is None
+def test_a_model_that_is_not_in_memory_is_told_of_by_its_files(resident: Engine, tmp_path: Path) -> None:
+    folder = random_model.save("sd-1.4", tmp_path / "other", "tiny")
+    asked = {"width": 512, "height": 256, "num_images_per_prompt": 2}
+    before = resident.estimate({**asked, "model": str(folder)})
+    picture = parse_request("text_to_image", {"prompt": "a", "num_inference_steps": 1, "model": str(folder)})
+    resident.submit(picture).result(60)
+    after = resident.estimate({**asked, "model": str(folder)})
+    assert before.seconds is None
+    assert after.seconds is not None
+    assert before.peak_mib == pytest.approx(after.peak_mib, rel=0.001)
+    assert resident.estimate({"model": "sd-1.5"}).peak_mib is None, "whose files are not here"
+    distilled = random_model.save("lcm", tmp_path / "lcm", "tiny")
+    many = {"num_images_per_prompt": 16}  # else decoding outweighs drawing
+    rows = [resident.estimate({**many, "model": str(one)}).peak_mib or 0 for one in (folder, distilled)]
+    weights = [sum(outline_of(one).weights.values()) for one in (folder, distilled)]
+    assert rows[0] - weights[0] == pytest.approx(2 * (rows[1] - weights[1]), rel=0.01), "one row an image, not two"
+
+
+def outline_of(path: Path) -> MemoryNeed:
+    need = outlined(path, torch.float32, has_checker=False)
+    assert need is not None
+    return need
+
+
+def test_of_a_file_alone_the_widths_are_stable_diffusions(tmp_path: Path) -> None:
+    shapes = {FIRST: (8, 4), "first_stage_model.x": (16,), "cond_stage_model.x": (4,), "model_ema.x": (99,)}
+    save_file({name: torch.zeros(shape) for name, shape in shapes.items()}, tmp_path / "a.safetensors")
+    need = outline_of(tmp_path / "a.safetensors")
+    assert need.weights == {part: count * 4 / 2**20 for part, count in
+                            {"unet": 32, "vae": 16, "text_encoder": 4}.items()}  # fmt: skip
+    size = 4 / 2**20
+    assert (need.unet_per_row, need.decode) == (UNET_FACTOR * 320 * size, VAE_FACTOR * 128 * size)
+    assert need.latent_pixels == 8
+    save_file({FIRST: torch.zeros(1)}, tmp_path / "a.safetensors")
+    assert outlined(tmp_path / "a.safetensors", torch.float32, has_checker=False) is None, "another file by now"
+    (tmp_path / "a.safetensors").write_bytes(b"no weights")
+    assert outlined(tmp_path / "a.safetensors", torch.float32, has_checker=False) is None
+
+
+def test_where_the_text_encoder_leaves_it_is_there_with_all_others_first(need: MemoryNeed) -> None:
+    small = Shape(1, 64, 64)
+    assert need.peak_mib(small, "text_encoder_away") >= sum(need.weights.values())
+
+
+def test_a_prompt_that_is_too_much_to_read_is_said(resident: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    made(resident)
+    model = resident._manager.current
+    assert model is not None
+    real = type(model).read
+
+    def steps_down(self: LoadedModel, *given: Any) -> Any:
+        self.residence._rung = "text_encoder_away"
+        return real(self, *given)
+
+    monkeypatch.setattr(LoadedModel, "read", steps_down)
+    try:
+        done = made(resident).receipt.done
+    finally:
+        model.residence._rung = "resident"
+    assert any("memory ran out" in line and "text encoder away" in line for line in done.retries), done
+
+
+def test_where_nobody_knows_what_is_free_all_fits(resident: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory_need, "_available_host_mib", lambda: None)
     assert resident.estimate({}).fits
 

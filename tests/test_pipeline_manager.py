@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import shutil
 import time
 import weakref
@@ -17,9 +18,9 @@ import torch
 from diffusers import DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline
 from huggingface_hub import constants
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
-from sd_demo import pipeline_manager, random_model
+from sd_demo import newer_weights, pipeline_manager, random_model
 from sd_demo.checkpoints import weights_of
 from sd_demo.engine import Engine
 from sd_demo.errors import InvalidRequest, ModelUnavailable, OutOfMemory
@@ -221,6 +222,64 @@ def test_several_models_stay_where_the_memory_allows_it(settings: Settings, root
         assert manager.current.entry.name == name
         assert sum(model.weights_mib for model in manager.loaded) <= roomy.model_memory_mib
     assert loads == [one, two, file, two], "the one used longest ago goes first"
+
+
+def test_other_weights_under_the_same_name_are_taken_at_the_next_job(
+    settings: Settings, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(newer_weights, "LOOK_EVERY_S", 0.0)
+    roomy = settings.model_copy(update={"model_memory_mib": 10_000, "data_dir": tmp_path})
+    manager = PipelineManager(roomy, Registry(models_dir=roomy.models_dir))
+    place = roomy.models_dir / "somebody--a-model"
+
+    def fetch(commit: str, what: str) -> None:
+        folder = Path(shutil.copytree(root / what, place / commit))
+        (folder / MANIFEST).write_text(json.dumps({"repo": "somebody/a-model", "commit": commit, "files": {}}))
+
+    fetch("0123", "one")
+    name, loads = "somebody/a-model", []
+    for _ in range(2):
+        before = manager.get(name, lambda: loads.append(1), renews=True).model_hash
+        assert manager.holds(name, ())
+    assert len(loads) == 1
+    fetch("4567", "two")
+    os.utime(place / "0123" / MANIFEST, (1, 1))
+    assert not manager.holds(name, ()), "what runs ends with the weights that it began with"
+    assert manager.get(name).model_hash == before, "where something may be running nothing is freed"
+    after = manager.get(name, lambda: loads.append(1), renews=True)
+    assert (after.model_hash != before, len(loads), len(manager.loaded)) == (True, 2, 1)
+    assert manager.holds(name, ())
+    weights = place / "4567" / "unet" / "diffusion_pytorch_model.safetensors"
+    changed = {key: value + 1 for key, value in load_file(weights).items()}
+    save_file(changed, place / "new.safetensors", {"format": "pt"})
+    half = (place / "new.safetensors").read_bytes()[:-1000]
+    (place / "half").write_bytes(half)
+    (place / "half").replace(weights)
+    assert manager.holds(name, ()), "what is not whole yet costs nobody the model that works"
+    (place / "new.safetensors").replace(weights)
+    assert manager.get(name, renews=True).model_hash not in (before, after.model_hash), "somebody writes into it"
+    weights.rename(place / "aside")
+    assert manager.holds(name, ())
+    shutil.rmtree(place)
+    assert manager.holds(name, ()), "what is gone from the disk can be used while it is in memory"
+    assert manager.get(name).entry.name == name
+
+
+@pytest.mark.parametrize("side", [None, [8, 8]])
+def test_a_model_whose_config_says_its_size_otherwise_draws(engine: Engine, tmp_path: Path, side: Any) -> None:
+    folder = random_model.save("sd-1.5", tmp_path / "odd", "tiny", seed=1)
+    blank = Image.new("RGB", (64, 64), "orange")
+    tasks: dict[str, dict[str, Any]] = {
+        "text_to_image": {},
+        "image_to_image": {"image": blank, "strength": 0.9},
+        "inpaint": {"image": blank, "mask_image": Image.new("L", (64, 64), 255), "strength": 0.9},
+    }
+    usual = {task: picture(engine, str(folder), task, **given) for task, given in tasks.items()}
+    config = folder / "unet" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"sample_size": side}))
+    other = folder.rename(tmp_path / "other")
+    for task, given in tasks.items():
+        assert psnr(picture(engine, str(other), task, **given), usual[task]) > 50, task
 
 
 def test_a_safety_checker_takes_room_only_where_it_is_loaded(settings: Settings, root: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from diffusers import UNet2DConditionModel
 
 from sd_demo import placement
 from sd_demo.errors import InvalidRequest
-from sd_demo.placement import choose_dtype, place
+from sd_demo.placement import choose_device, choose_dtype, lay_out, place
 from sd_demo.settings import Settings
 
 CPU = torch.device("cpu")
@@ -109,3 +109,60 @@ def test_an_attention_that_had_no_memory_is_tried_again(monkeypatch: pytest.Monk
         patch.setattr(placement, "_attend", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("no memory")))
         assert place(small_unet(), Settings(), CPU, torch.bfloat16).attention == "sliced"
     assert place(small_unet(), Settings(), CPU, torch.bfloat16).attention != "sliced"
+
+
+@pytest.mark.parametrize("name", ["plain", "sliced"])
+def test_each_attention_answers_as_any_other(name: str) -> None:
+    torch.manual_seed(0)
+    unet = small_unet().float()
+    inputs = torch.randn(2, 4, 8, 8), torch.tensor([900.0, 100.0]), torch.randn(2, 77, 32)
+    answers = []
+    for attention in ("sdpa", name):
+        assert place(unet, Settings(attention=attention), CPU, torch.float32).attention == attention
+        with torch.inference_mode():
+            answers.append(unet(*inputs, return_dict=False)[0])
+    assert torch.allclose(*answers, atol=1e-5)
+
+
+def test_an_attention_that_cannot_run_is_said_and_no_other_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError("no kernel for this device\nand much more")
+
+    unet = small_unet()
+    before = {type(one) for one in unet.attn_processors.values()}
+    monkeypatch.setattr(placement, "_attend", fails)
+    with pytest.raises(InvalidRequest) as caught:
+        place(unet, Settings(attention="xformers"), CPU, torch.bfloat16)
+    assert str(caught.value) == (
+        "The attention xformers cannot run on cpu bfloat16 here (no kernel for this device); use --attention auto."
+    )
+    assert {type(one) for one in unet.attn_processors.values()} == before
+
+
+@pytest.mark.parametrize(
+    ("has_cuda", "has_mps", "chosen"), [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")]
+)
+def test_the_fastest_device_is_taken_in_half_precision(
+    has_cuda: bool, has_mps: bool, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: has_mps)
+    device = choose_device("auto")
+    assert device.type == chosen
+    assert (choose_dtype("auto", device) == torch.float16) == (chosen != "cpu")
+    for name, is_here in (("cuda", has_cuda), ("mps", has_mps)):
+        if not is_here:
+            with pytest.raises(InvalidRequest, match=f"There is no {name} device on this machine"):
+                choose_device(name)
+
+
+def test_on_cuda_channels_lie_together_and_algorithms_are_searched_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    unet, vae = small_unet(), torch.nn.Conv2d(4, 8, 3)
+    lay_out(unet, vae, CPU, is_embedded=False)
+    assert not vae.weight.is_contiguous(memory_format=torch.channels_last)
+    assert not torch.backends.cudnn.benchmark
+    lay_out(unet, vae, torch.device("cuda"), is_embedded=False)
+    for weight in (unet.conv_in.weight, vae.weight):
+        assert weight.is_contiguous(memory_format=torch.channels_last)
+    assert torch.backends.cudnn.benchmark

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sd_demo.prompt_grammar import WeightedText, parse_prompt, plain_text
+from sd_demo.prompt_grammar import WeightedText, has_words, parse_prompt, plain_text
 
 LESS = 1 / 1.1
 
@@ -162,3 +162,10 @@ def test_time_grows_with_length_alone() -> None:
 )
 def test_a_prompt_without_its_syntax(prompt: str, plain: str) -> None:
     assert plain_text(prompt) == plain
+
+
+def test_a_prompt_has_words_or_none() -> None:
+    for none in ("", " \n", "...", "?!", "()", "(:1.3)", "[ ] BREAK", "_ - *", "\N{CAT FACE}", "\N{SNOWMAN}\ufe0f"):
+        assert not has_words(none), none
+    for some in ("a", "...a", "(é:1.3)", "猫", "2", "\N{CAT FACE} cat"):
+        assert has_words(some), some

@@ -74,6 +74,13 @@ def test_a_dot_in_the_name_of_a_lora_stays() -> None:
     assert 'Lora hashes: "add_detail_v1.5: abababababab, other.v2: abababababab"' in settings
 
 
+def test_what_the_model_made_up_is_the_prompt_to_other_programs() -> None:
+    for prompt in ("", " ", "...", "?!"):
+        assert make_receipt(prompt=prompt, read_prompt="a red house").parameters().split("\n")[0] == "a red house"
+        assert make_receipt(prompt=prompt).parameters().split("\n")[0] == prompt
+    assert make_receipt(prompt="2 cats", read_prompt="two cats").parameters().split("\n")[0] == "2 cats"
+
+
 def test_what_was_not_asked_is_not_in_their_text() -> None:
     parameters = make_receipt().parameters()
     assert "Negative prompt" not in parameters

@@ -7,9 +7,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from sd_demo.errors import InvalidRequest, ModelUnavailable
+from sd_demo.file_header import FIRST, GUIDANCE, TOKENS
+from sd_demo.known_models import ModelEntry
 from sd_demo.model_files import MANIFEST, PARTS, missing_in, needed, parts_of
 from sd_demo.registry import EMBEDDED, Registry, check_request, check_task, default_model, what_is_missing
 from sd_demo.requests import parse_request
@@ -105,6 +109,57 @@ def test_the_unet_tells_what_suits_it(registry: Registry, tmp_path: Path) -> Non
         assert registry.get(str(written)).native_size == size
     (tmp_path / "nine" / "unet" / "config.json").write_text("[not json")
     assert registry.get(str(tmp_path / "nine")).native_size == 512
+
+
+@pytest.mark.parametrize("sample_size", [None, [96, 96], [], "96", 0])
+def test_a_size_that_a_config_says_otherwise_takes_nothing_else_along(
+    registry: Registry, tmp_path: Path, sample_size: Any
+) -> None:
+    entry = registry.get(str(write_folder(tmp_path / "odd", sample_size=sample_size, in_channels=9)))
+    assert entry.native_size == (768 if sample_size == [96, 96] else 512)
+    assert entry.tasks == ("inpaint",)
+
+
+def write_header(file: Path, metadata: dict[str, str] | None = None, **shapes: tuple[int, ...]) -> Path:
+    """A file of weights called as `header.names` has it, which are all 0."""
+    names = {
+        "first": FIRST, "v1": TOKENS[0], "v2": TOKENS[1], "guidance": GUIDANCE[0], "guided": GUIDANCE[1]
+    }  # fmt: skip
+    save_file({names[name]: np.zeros(shape, dtype=np.float16) for name, shape in shapes.items()}, file, metadata)
+    return file
+
+
+def test_a_file_tells_what_suits_it_before_it_is_loaded(registry: Registry, tmp_path: Path) -> None:
+    v1, v2 = {"first": (1, 4, 1, 1), "v1": (1, 1)}, {"first": (1, 4, 1, 1), "v2": (1, 1)}
+    number = 0
+
+    def entry_of(metadata: dict[str, str] | None = None, **shapes: Any) -> ModelEntry:
+        nonlocal number
+        number += 1
+        return registry.get(str(write_header(tmp_path / f"{number}.safetensors", metadata, **shapes)))
+
+    usual = entry_of(**v1)
+    assert (usual.native_size, usual.num_inference_steps, usual.scheduler) == (512, 25, "dpmpp_2m")
+    for name in ("guidance", "guided"):
+        distilled = entry_of(**v1, **{name: (8, 256)})
+        assert (distilled.num_inference_steps, distilled.guidance_scale, distilled.scheduler) == (4, 8.5, "lcm")
+    assert entry_of(**{**v1, "first": (1, 9, 1, 1)}).tasks == ("inpaint",)
+    assert entry_of({"modelspec.prediction_type": "v"}, **v2).native_size == 768
+    assert entry_of({"modelspec.prediction_type": "v"}, **v1).native_size == 512
+    assert entry_of({"modelspec.prediction_type": "v"}, **{**v2, "first": (1, 9, 1, 1)}).native_size == 512
+    assert entry_of(**v2).native_size == 512, "it does not say; loading tries"
+    beside = write_header(tmp_path / "beside.safetensors", **{**v1, "guidance": (8, 256)})
+    write_folder(tmp_path / "beside", sample_size=96, in_channels=9)
+    entry = registry.get(str(beside))
+    assert (entry.native_size, entry.num_inference_steps) == (768, 4)
+    assert "text_to_image" in entry.tasks, "the file itself has 4 channels, whatever lies beside it"
+    for channels in (5, 7, 8):
+        assert entry_of(**{**v1, "first": (1, channels, 1, 1)}).tasks == usual.tasks, "loading says why it cannot"
+    assert entry_of(**v1, guidance=(8,)).native_size == 512
+    assert entry_of(first=(4,)).native_size == 512
+    for content in (b"", b"\x02\0\0\0\0\0\0\0[]", b"\xff" * 16, b"\x09\0\0\0\0\0\0\0" + b'{"a": 1}]'):
+        (tmp_path / "odd.safetensors").write_bytes(content)
+        assert registry.get(str(tmp_path / "odd.safetensors")).native_size == 512
 
 
 def test_a_file_is_a_model_and_a_pickle_is_not(registry: Registry, tmp_path: Path) -> None:

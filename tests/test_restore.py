@@ -84,6 +84,13 @@ def test_our_own_picture_comes_back_as_it_was_made() -> None:
     assert restored.cannot == ()
 
 
+def test_what_was_made_up_comes_back_in_its_words_and_what_was_asked_as_it_was() -> None:
+    for asked, words in (("...", "two cats"), ("", "two cats"), ("2 cats", "2 cats")):
+        restored = of_receipt(make_receipt(prompt=asked, read_prompt="two cats", read_negative_prompt="fuzzy"))
+        assert restored.values["prompt"] == words
+        assert restored.values.get("negative_prompt", "") == ("" if words == asked else "fuzzy")
+
+
 def test_a_picture_that_was_worked_from_must_be_given_again() -> None:
     known = {"sha256": "ab", "width": 96, "height": 64}
     receipt = make_receipt(strength=0.4, width=96, height=64)

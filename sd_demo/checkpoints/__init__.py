@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,7 @@ from transformers.utils import logging as transformers_logging
 from sd_demo.checkpoints.folder import read_folder
 from sd_demo.checkpoints.single_file import read_file
 from sd_demo.errors import ModelUnavailable
+from sd_demo.file_header import TEXT_PREFIX, UNET_PREFIX, VAE_PREFIXES
 from sd_demo.memory_errors import is_out_of_memory
 from sd_demo.model_files import SAFETY_CHECKER, manifest_in
 from sd_demo.weight_hashes import checker_files, hash_over, sha256_of, weight_files
@@ -87,19 +89,32 @@ def assemble(parts: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def weights_of(path: Path, title: str = "", *, has_checker: bool = True) -> int:
-    """How many numbers the weights of the model at `path` are, told by the headers of its files.
+    """How many numbers all networks of the model at `path` have; arguments and errors of `weights_in_parts`."""
+    return sum(weights_in_parts(path, title, has_checker=has_checker).values())
+
+
+def weights_in_parts(path: Path, title: str = "", *, has_checker: bool = True) -> dict[str, int]:
+    """How many numbers each network of the model at `path` has, of a single file those that are read: no averages.
 
     title: as for `read_model`. has_checker: whether the safety checker that comes with it is loaded, too.
     Raises ModelUnavailable where one of them is damaged.
     """
-    count = 0
+    counts: Counter[str] = Counter()
     try:
         for file in [path] if path.is_file() else [*weight_files(path), *(checker_files(path) if has_checker else ())]:
             with safe_open(file, framework="pt") as opened:
-                count += sum(math.prod(opened.get_slice(key).get_shape()) for key in opened.keys())  # noqa: SIM118 - no mapping
+                for key in opened.keys():  # noqa: SIM118 - no mapping
+                    part = _part_of(key) if file == path else file.parent.name
+                    counts[part] += math.prod(opened.get_slice(key).get_shape())
     except SafetensorError as error:
         raise ModelUnavailable(f"{_name_of(path, title)} is damaged ({error}); fetch it again.") from error
-    return count
+    return {part: count for part, count in counts.items() if part}
+
+
+def _part_of(key: str) -> str:
+    """The network that a single file's weight belongs to; "" of one that is not read, as an average of another."""
+    prefixes = {"unet": (UNET_PREFIX,), "vae": VAE_PREFIXES, "text_encoder": (TEXT_PREFIX,)}
+    return next((part for part, prefix in prefixes.items() if key.startswith(prefix)), "")
 
 
 def hash_of(path: Path, *, has_checker: bool = True) -> str:

@@ -5,39 +5,40 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from transformers import CLIPTokenizer
 
 from sd_demo.architectures import ARCHITECTURES, VOCABULARY
 from sd_demo.checkpoints.parts import CLASSES, check_keys
 from sd_demo.errors import ModelUnavailable
+from sd_demo.file_header import (
+    FIRST,
+    NATIVE,
+    TEXT_PREFIX,
+    TOKENS,
+    UNET_PREFIX,
+    VAE_PREFIXES,
+    FileHeader,
+    folder_beside,
+)
 from sd_demo.model_files import INDEX, NETWORKS, PARTS
 
 log = logging.getLogger(__name__)
 
-_UNET_PREFIX: Final = "model.diffusion_model."
-_FIRST: Final = f"{_UNET_PREFIX}input_blocks.0.0.weight"
-_KEYS_OF_PROMPT: Final = f"{_UNET_PREFIX}middle_block.1.transformer_blocks.0.attn2.to_k.weight"
-_TOKENS: Final = (
-    "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight",  # version 1
-    "cond_stage_model.model.token_embedding.weight",  # version 2
-)
-# What makes a model of latent consistency one: as the original code would name it, and as diffusers' script leaves it.
-_GUIDANCE: Final = tuple(f"{_UNET_PREFIX}{name}.cond_proj.weight" for name in ("time_embed", "time_embedding"))
-_VAE_PREFIXES: Final = ("first_stage_model.", "vae.")
+_KEYS_OF_PROMPT: Final = f"{UNET_PREFIX}middle_block.1.transformer_blocks.0.attn2.to_k.weight"
+_EARLY: Final = f"{TEXT_PREFIX}transformer.embeddings.token_embedding.weight"  # of merges from before text_model
 _OTHER_KINDS: Final = {  # by the channels that the UNet takes
     5: " (depth to image)",
     7: " (the x4 upscaler: python -m sd_demo download x4-upscaler fetches it as a folder, which runs)",
     8: " (InstructPix2Pix)",
 }
-_NATIVE: Final = {"epsilon": 64, "v_prediction": 96}  # latents of a side of 2.0 and 2.1, by what they predict
 
 
 def read_file(path: Path, dtype: torch.dtype, tokenizers: Sequence[Path]) -> dict[str, Any]:
@@ -48,20 +49,17 @@ def read_file(path: Path, dtype: torch.dtype, tokenizers: Sequence[Path]) -> dic
     Tokenizer: beside it, else the first of `tokenizers` that fits.
     Raises ModelUnavailable for a file that is incomplete or no checkpoint of Stable Diffusion 1 or 2.
     """
-    with safe_open(path, framework="pt") as file:
-        shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 - no mapping
-        metadata = file.metadata() or {}
+    header = FileHeader.read(path)
+    shapes = header.shapes
     _check_checkpoint(path.name, shapes)
-    tokens = next(shapes[key][0] for key in _TOKENS if key in shapes)
-    beside = path.with_suffix("") if (path.with_suffix("") / INDEX).is_file() else path.parent
+    tokens = next(shapes[key][0] for key in TOKENS if key in shapes)
+    beside = folder_beside(path)
     with tempfile.TemporaryDirectory() as made:
-        has_config = (beside / INDEX).is_file()
-        folder = beside if has_config else _write_config(Path(made), shapes, metadata)
+        folder = beside or _write_config(Path(made), header)
         near = (path.with_suffix("") / "tokenizer", path.parent / "tokenizer", *tokenizers)
-        tokenizer = _lent_tokenizer(path.name, tokens, near, shapes)
+        tokenizer = _lent_tokenizer(path.name, tokens, near, header)
         try:
-            guidance = next((key for key in _GUIDANCE if key in shapes), None)
-            own = {"unet": _guided_unet(path, folder, dtype, guidance)} if guidance else {}
+            own = {"unet": _guided_unet(path, folder, dtype, header.guidance)} if header.guidance else {}
             pipe = StableDiffusionPipeline.from_single_file(
                 str(path), config=str(folder), local_files_only=True, dtype=dtype, tokenizer=tokenizer,
                 safety_checker=None, feature_extractor=None, image_encoder=None, **own,
@@ -72,13 +70,13 @@ def read_file(path: Path, dtype: torch.dtype, tokenizers: Sequence[Path]) -> dic
     for name in NETWORKS:
         missing = [key for key, value in parts[name].state_dict().items() if value.is_meta]
         check_keys(f"{path.name}, {name}", missing, ())
-    surplus = sum(key.startswith(_UNET_PREFIX) for key in shapes) - len(parts["unet"].state_dict())
+    surplus = sum(key.startswith(UNET_PREFIX) for key in shapes) - len(parts["unet"].state_dict())
     if surplus > 0:
         raise ModelUnavailable(f"{path.name} has {surplus} weights that the UNet of its family has no place for.")
-    if not has_config and _is_version_2(shapes) and shapes[_FIRST][1] == 4 and _said_prediction(metadata) is None:
+    if beside is None and header.is_version_2 and shapes[FIRST][1] == 4 and header.prediction is None:
         found = "epsilon" if predicts_noise(parts["unet"]) else "v_prediction"
         parts["scheduler"].register_to_config(prediction_type=found)
-        parts["unet"].register_to_config(sample_size=_NATIVE[found])
+        parts["unet"].register_to_config(sample_size=NATIVE[found])
         log.info(
             "%s does not say what it predicts; a trial says %s (modelspec.prediction_type in its metadata decides)",
             path.name, found,
@@ -89,9 +87,8 @@ def read_file(path: Path, dtype: torch.dtype, tokenizers: Sequence[Path]) -> dic
 def has_guidance(path: Path) -> bool:
     """Whether `path` is a checkpoint of latent consistency, which diffusers alone reads of no single file."""
     try:
-        with safe_open(path, framework="pt") as file:
-            return not set(_GUIDANCE).isdisjoint(file.keys())
-    except (OSError, SafetensorError):  # no file, or none of that kind
+        return FileHeader.read(path).guidance is not None
+    except (OSError, ValueError):  # no file, or none of that kind
         return False
 
 
@@ -108,42 +105,31 @@ def _guided_unet(path: Path, folder: Path, dtype: torch.dtype, key: str) -> UNet
     return unet
 
 
-def _check_checkpoint(name: str, shapes: dict[str, tuple[int, ...]]) -> None:
-    if _FIRST not in shapes:
+def _check_checkpoint(name: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    if FIRST not in shapes:
         is_lora = any("lora" in key for key in shapes)
         what = "a LoRA, which goes on a model" if is_lora else "no checkpoint of Stable Diffusion 1 or 2"
         raise ModelUnavailable(f"{name} is {what}; name a full checkpoint.")
     if any(key.startswith("conditioner.") for key in shapes):
         raise ModelUnavailable(f"{name} is of Stable Diffusion XL; only models of Stable Diffusion 1 and 2 run here.")
-    channels = shapes[_FIRST][1]
+    channels = shapes[FIRST][1]
     if channels not in (4, 9):
         raise ModelUnavailable(
             f"{name} takes {channels} channels{_OTHER_KINDS.get(channels, '')}; of single files only those run here "
             "that take 4 (text-to-image) or 9 (inpainting)."
         )
-    if not any(key in shapes for key in _TOKENS):
+    if _EARLY in shapes and not any(key in shapes for key in TOKENS):
+        raise ModelUnavailable(
+            f"{name} has its text encoder under names from before text_model, which are not read here; save it anew "
+            "with a current program, or name another checkpoint."
+        )
+    if not any(key in shapes for key in TOKENS):
         raise ModelUnavailable(f"{name} holds no text encoder; name a full checkpoint.")
-    if not any(key.startswith(_VAE_PREFIXES) for key in shapes):
+    if not any(key.startswith(VAE_PREFIXES) for key in shapes):
         raise ModelUnavailable(f"{name} holds no VAE; name a full checkpoint.")
-    width = next(shapes[key][1] for key in _TOKENS if key in shapes)
+    width = next(shapes[key][1] for key in TOKENS if key in shapes)
     if (read := shapes.get(_KEYS_OF_PROMPT, (0, width))[1]) != width:
         raise ModelUnavailable(f"{name} has a text encoder of width {width} and a UNet that reads {read}.")
-
-
-def _is_version_2(shapes: dict[str, tuple[int, ...]]) -> bool:
-    return _TOKENS[0] not in shapes
-
-
-def _said_prediction(metadata: dict[str, str]) -> str | None:
-    """What the file's metadata says that it predicts; None where they are silent.
-
-    The keys of https://github.com/Stability-AI/ModelSpec, and the one that ComfyUI writes.
-    """
-    architecture = metadata.get("modelspec.architecture", "")
-    by_architecture = {"stable-diffusion-v2-512": "epsilon", "stable-diffusion-v2-768": "v"}
-    said = metadata.get("modelspec.prediction_type") or metadata.get("modelspec.predict_key")
-    said = said or next((what for name, what in by_architecture.items() if architecture.startswith(name)), None)
-    return None if said is None else "v_prediction" if said.startswith("v") else "epsilon"
 
 
 @torch.no_grad()
@@ -181,20 +167,19 @@ def _in_float32(network: torch.nn.Module) -> Iterator[None]:
             hook.remove()
 
 
-def _write_config(folder: Path, shapes: dict[str, tuple[int, ...]], metadata: dict[str, str]) -> Path:
-    """The config files of the checkpoint's family, told by its shapes."""
-    is_first = not _is_version_2(shapes)
-    is_inpainting = shapes[_FIRST][1] == 9
+def _write_config(folder: Path, header: FileHeader) -> Path:
+    """The config files of the checkpoint's family, told by its header."""
+    is_first, is_inpainting = not header.is_version_2, header.shapes[FIRST][1] == 9
     made = ARCHITECTURES["sd-1.5" if is_first else "sd-2.1"]
     if is_inpainting:
         made = ARCHITECTURES["sd-1.5-inpainting" if is_first else "sd-2-inpainting"]
-    elif is_first and not shapes.keys().isdisjoint(_GUIDANCE):
+    elif is_first and header.guidance:
         made = ARCHITECTURES["lcm"]
     kind, scheduler = made.schedulers[0][1]
     unet = made.unet or {}
-    if (said := _said_prediction(metadata)) is not None:
-        scheduler = scheduler | {"prediction_type": said}
-        unet = unet if is_first or is_inpainting else unet | {"sample_size": _NATIVE[said]}
+    if header.prediction is not None:
+        scheduler = scheduler | {"prediction_type": header.prediction}
+        unet = unet if is_first or is_inpainting else unet | {"sample_size": NATIVE[header.prediction]}
     configs = {
         "unet": unet,
         "vae": made.vae,
@@ -210,8 +195,8 @@ def _write_config(folder: Path, shapes: dict[str, tuple[int, ...]], metadata: di
     return folder
 
 
-def _lent_tokenizer(name: str, tokens: int, folders: Iterable[Path], shapes: dict[str, Any]) -> CLIPTokenizer:
-    pad = "!" if _is_version_2(shapes) else "<|endoftext|>"  # OpenCLIP pads with token 0
+def _lent_tokenizer(name: str, tokens: int, folders: Iterable[Path], header: FileHeader) -> CLIPTokenizer:
+    pad = "!" if header.is_version_2 else "<|endoftext|>"  # OpenCLIP pads with token 0
     for folder in folders:
         if (folder / "tokenizer_config.json").is_file():
             found = CLIPTokenizer.from_pretrained(folder, local_files_only=True)

@@ -90,7 +90,7 @@ def _measure(options: Any, scratch: Path) -> dict[str, Any]:
         compile=options.compile,
         data_dir=settings.data_dir,
     )
-    report = {"model": options.model} | bench.run()
+    report = {"model": options.model} | bench.run(end - time.monotonic())
     return report | {"second_size": bench.second_size(entry.native_size, report, end - time.monotonic())}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import json
 import sys
+import time
 from typing import TYPE_CHECKING, Final
 
 from sd_demo.errors import InvalidRequest, ModelUnavailable
@@ -16,6 +17,7 @@ from sd_demo.settings import Settings
 if TYPE_CHECKING:
     from sd_demo.hub.download import Download, Fetching, Offer
 
+LOGGED_EVERY_S: Final = 10.0
 EPILOG: Final = """The token for gated and private models is taken from HF_TOKEN or the hub's own login;
 --ask-token reads another one without showing it. It is never stored. SD_DEMO_DATA_DIR names the folder in
 whose models/ it is put."""
@@ -116,14 +118,20 @@ def _asks_whether_accepted(offer: Offer) -> bool:
 
 
 def _follow(download: Download) -> str:
-    """Wait for the end, telling progress where somebody is looking. Ctrl+C cancels the download."""
+    """Wait for the end, telling progress: in one line for who is looking, else in a line now and then, as for a log.
+
+    Ctrl+C cancels the download.
+    """
     from sd_demo.hub.download import Fetching
 
-    is_watched = sys.stderr.isatty()
+    is_watched, told = sys.stderr.isatty(), time.monotonic()
     try:
         for event in download.events():
             if is_watched and isinstance(event, Fetching):
                 print(f"\r\x1b[K{_words(event)}", end="", file=sys.stderr, flush=True)
+            elif isinstance(event, Fetching) and time.monotonic() >= told + LOGGED_EVERY_S:
+                told = time.monotonic()
+                print(_words(event), file=sys.stderr, flush=True)
         return str(download.result())
     finally:
         download.cancel()

@@ -25,6 +25,7 @@ from sd_demo.embedded.near_misses import (
     with_one_too_many,
 )
 from sd_demo.embedded.negatives import denied
+from sd_demo.embedded.other_words import put_otherwise
 from sd_demo.embedded.picture import MOST_THINGS, Picture
 
 Kind = Literal["ordinary", "held-out", "near-miss", "denied"]
@@ -84,7 +85,9 @@ def near_miss(seed: int, number: int) -> tuple[Picture, str]:
         return (with_one_thing_mistaken if is_mistaken else with_one_thing_wrong)(right, rng)
 
     is_placed = not is_counted or (not has_twins and rng.random() < PLACED_SHARE)
-    return kept_from_held_out(wrong), world.caption(right, rng, is_complete=True, is_placed=is_placed)
+    shown = kept_from_held_out(wrong)
+    told = world.caption(right, rng, is_complete=True, is_placed=is_placed)
+    return shown, put_otherwise(told, right, rng, is_complete=True, is_placed=is_placed)
 
 
 def without(seed: int, number: int, size: int) -> tuple[Image.Image, list[str]]:

@@ -12,6 +12,7 @@ from sd_demo.embedded import free_vocabulary
 from sd_demo.embedded.drawing import COLOURS
 from sd_demo.embedded.objects import HELD_OUT, KINDS
 from sd_demo.embedded.picture import DEPTHS, POSITIONS, RELATIONS, SCENES, SIZES, STYLES, TIMES, WEATHERS
+from sd_demo.embedded.plain_words import COLOURS_SAID, in_plain_words
 from sd_demo.embedded.vocabulary import (
     COLOUR_WORDS,
     DEPTH_PHRASES,
@@ -81,9 +82,6 @@ _ONLY_IN_PHRASES = (
     "tea",
     "very",
 )
-_COLOURS = frozenset(
-    said for forms in COLOUR_WORDS.values() for word in forms for said in (word, *free_vocabulary.READ_AS.get(word, ()))
-)
 # What people write as one: "8k", "8-bit", "it's", "2", "0.5", and every run of letters.
 _WORD = re.compile(r"\d+(?:\.\d+)?(?:-?[^\W\d_]+)?|[^\W\d_]+(?:['’][^\W\d_]+)?")
 
@@ -144,13 +142,13 @@ def unknown_words(prompt: str, taught: Sequence[str] = ()) -> list[str]:
 
     taught: texts whose words are known besides, such as those that a LoRA was trained with.
 
-    Weights as in "(red:1.3)", BREAK, punctuation and <lora:...> tags are no words; numbers in digits are words that it
-    does not know. A word that is known only as part of a phrase ("engine" of "steam engine"), and "dark" before a
+    Weights as in "(red:1.3)", BREAK, punctuation and <lora:...> tags are no words; what `in_plain_words` puts otherwise
+    counts as that. A word that is known only as part of a phrase ("engine" of "steam engine"), and "dark" before a
     colour, which elsewhere means night, are named too.
     """
     besides = {word.lower() for text in taught for word in _WORD.findall(text)}
     unknown: dict[str, str] = {}
-    for section in parse_prompt(re.sub(r"<lora:[^<>]*>", " ", prompt)):
+    for section in parse_prompt(re.sub(r"<lora:[^<>]*>", " ", in_plain_words(prompt))):
         whole = "".join(text for text, _ in section)
         written = _WORD.findall(re.sub(r"(?i)\bdark(?=\s*[,.;:!])", "night", whole))  # where it ends, it is no shade
         read = [_as_read(word) for word in written]
@@ -164,7 +162,7 @@ def _is_known(read: list[str], k: int) -> bool:
     known, inside = _known()
     word = read[k]
     if word == "dark":
-        return read[k + 1 : k + 2] == [] or read[k + 1] not in _COLOURS
+        return read[k + 1 : k + 2] == [] or read[k + 1] not in COLOURS_SAID
     if word not in inside:
         return word in known
     return any(

@@ -8,15 +8,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from itertools import product
 from typing import Final
 
 from sd_demo.embedded import free_vocabulary as more
 from sd_demo.embedded import vocabulary as words
+from sd_demo.embedded.known_words import unknown_words
+from sd_demo.embedded.objects import KINDS
+from sd_demo.embedded.plain_words import OWNERS
 
 
 def and_aliases(forms: Iterable[str]) -> list[str]:
-    """Each, and what is read as it."""
-    return [form for word in forms for form in (word, *more.READ_AS.get(word, ()))]
+    """Each, and what is read as it: "in the rain" and "in the drizzle"."""
+    return [
+        " ".join(said)
+        for form in forms
+        for said in product(*((word, *more.READ_AS.get(word, ())) for word in form.split()))
+    ]
 
 
 def any_of(forms: Iterable[str]) -> str:
@@ -33,21 +41,25 @@ def all_of(*tables: Mapping[str, Iterable[str]]) -> list[str]:
 _PLACES: Final = all_of(words.POSITION_PHRASES, words.DEPTH_PHRASES, more.POSITIONS)
 _DOINGS: Final = [*all_of(words.DOINGS), *more.VERBS.values()]
 _RELATIONS: Final = all_of(words.SIDE_PHRASES, more.SIDES, words.RELATION_PHRASES, words.REVERSED_RELATION_PHRASES)
-# Every adjective with all that mean the same.
-_ALIKE: Final = {
-    word: frozenset(group)
+# All adjectives that mean the same, by what they mean.
+_HUES, _SIZES = (
+    {name: frozenset(and_aliases((*forms, *others.get(name, ())))) for name, forms in table.items()}
     for table, others in ((words.COLOUR_WORDS, more.COLOURS), (words.SIZE_WORDS, more.SIZES))
-    for name, forms in table.items()
-    for group in [and_aliases((*forms, *others.get(name, ())))]
-    for word in group
-}
+)
+_ALIKE: Final = {word: group for group in (*_HUES.values(), *_SIZES.values()) for word in group}
 LOOKS: Final = tuple(_ALIKE)
-_SINGLE: Final = ("a", "an", "the", "one")
-_COUNTS: Final = (*_SINGLE, "two", "three", "some", "several", "any")
+_ONE: Final = ("a", "an", "one")
+_SINGLE: Final = (*_ONE, "the", *OWNERS)
+_SEVERAL: Final = (
+    "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "some", "several", "any", "many", "few",
+    "all", "both", "these", "those", "lots of", "a lot of", "a group of", "a bunch of",
+)  # fmt: skip
+_COUNTS: Final = (*_SINGLE, *_SEVERAL)
+_NO_ADJECTIVES: Final = frozenset((*_COUNTS, "not"))
 # Repetitions have an end, as all that a prompt may be must be read in no time.
 _BEFORE: Final = (
     rf"(?:{any_of(_PLACES)}:?\s+(?:(?:there\s+)?(?:is|are)\s+)?){{0,2}}"
-    rf"(?P<no>(?:no|not|without)\s+)?(?:(?P<count>{any_of(_COUNTS)})\s+)?"
+    rf"(?P<no>(?:no|not|without)\s+)?(?:(?P<count>{any_of(_COUNTS)}|\d+(?![\w-]))\s+)?"
 )
 _AFTER: Final = (
     rf"(?:\s+that\s+(?:is|are)\s+{any_of(LOOKS)}|,?\s+(?:is\s+|are\s+)?{any_of(_DOINGS)}|\s+{any_of(_PLACES)}(?!\s+of\b)"
@@ -59,6 +71,10 @@ _JOINED_BEFORE: Final = re.compile(
     rf"(?P<related>(?:^|(?<=,)|\s+){RELATED})?(?P<other>\s*,?\s*\b(?:and|with|or|but)|\s*,)?\s*$", re.I
 )
 _JOINED_AFTER: Final = re.compile(rf"\s*{_JOINT}", re.I)
+_LED: Final = re.compile(rf"\b{_BEFORE}$", re.I)
+_LAST_WORD: Final = re.compile(r"(?<![\w'’-])([^\W\d_][\w'’-]*),? $")
+_MOST_STRANGE: Final = 2  # words that nobody knows before a noun, as in "a cute fluffy cat"
+_AS_FAR: Final = 100  # characters before a noun, and no farther, is looked for them and for what leads to them
 _PLACE: Final = re.compile(rf"\b{any_of(_PLACES)}", re.I)
 _PLACED: Final = re.compile(rf"{any_of(_PLACES)}\s*$", re.I)
 _EDGES: Final = re.compile(
@@ -67,6 +83,9 @@ _EDGES: Final = re.compile(
 _PAIRS: Final = {name: (*pairs, *more.OBJECTS.get(name, ())) for name, pairs in words.OBJECT_WORDS.items()}
 FORMS: Final = {name: frozenset(and_aliases(form for pair in pairs for form in pair)) for name, pairs in _PAIRS.items()}
 _SINGULAR, _PLURAL = (frozenset(and_aliases(pair[k] for pairs in _PAIRS.values() for pair in pairs)) for k in (0, 1))
+_HOW: Final = r"(?:(?:an?|any|the|heavy|light|thick)\s+){0,2}"  # a weather may come: "in a heavy downpour"
+_DENYING: Final = rf"(?P<no>\b(?:no|not|without)\s+{_HOW})?"
+_AMID: Final = rf"(?:\b(?:in|during|with|under|through)\s+{_HOW})?"
 # With the nouns of all things, so that no balloon is found in a hot-air balloon.
 _PHRASE: Final = re.compile(
     rf"\b{_BEFORE}(?P<looks>(?:(?<!\bthat is )(?<!\bthat are ){any_of(LOOKS)}(?:,?\s+(?:and\s+)?|,)){{0,6}})"
@@ -94,21 +113,51 @@ def name_of(found: re.Match[str]) -> str:
 
 
 def without_thing(prompt: str, name: str, looks: Iterable[str] = ()) -> str:
-    """`prompt` without the phrases of the object `name`; of those alone that have each of the adjectives `looks`."""
+    """`prompt` without the phrases of the object `name`; of those alone that have each of the adjectives `looks`.
+
+    A colour that is not said is any of the usual ones, a size that is not said is medium.
+    """
     left, wanted, start, is_cut = " ".join(prompt.split()), [_ALIKE[look] for look in looks], 0, False
     while found := _PHRASE.search(left, start):
-        adjectives = frozenset(re.findall(r"[\w-]+", f"{found['looks']} {found['after']}".lower()))
-        is_meant = found["noun"].lower() in FORMS[name] and not any(each.isdisjoint(adjectives) for each in wanted)
-        if is_meant and not found["no"]:  # what the prompt denies itself stays denied
-            left, start, is_cut = _cut(left, found), 0, True
-        else:
+        begin = _begin(left, found) if found["noun"].lower() in FORMS[name] else None
+        if begin is None or any(each.isdisjoint(_looks(left[begin : found.end()], name)) for each in wanted):
             start = found.end("noun")
+        else:
+            left, start, is_cut = _cut(left, begin, found), 0, True
     return _tidied(left) if is_cut else prompt
 
 
-def _cut(prompt: str, found: re.Match[str]) -> str:
-    """The prompt without what was found and without the word that joined it to the rest."""
-    before, after = prompt[: found.start()], prompt[found.end() :]
+def _begin(prompt: str, found: re.Match[str]) -> int | None:
+    """Where a phrase begins, be there words that nobody knows ("a cute cat"); None where it denies ("no cute cat")."""
+    if found["no"] or found["count"]:
+        return None if found["no"] else found.start()
+    start = found.start()
+    strange = 0
+    while last := _LAST_WORD.search(prompt, max(0, start - _AS_FAR), start):
+        is_strange = bool(unknown_words(last[1])) and last[1].lower() not in _NO_ADJECTIVES
+        if strange + is_strange > _MOST_STRANGE or not (is_strange or last[1].lower() in _ALIKE):
+            break
+        start, strange = last.start(1), strange + is_strange
+    led = _LED.search(prompt, max(0, start - _AS_FAR), start) if strange else None
+    if not led or not (led["no"] or led["count"]):
+        return found.start()
+    if led["no"]:
+        return None
+    is_of_another = found["noun"].lower() not in _SINGULAR and led["count"].lower() in _ONE  # "a girl holding balloons"
+    return found.start() if is_of_another else led.start()
+
+
+def _looks(phrase: str, name: str) -> frozenset[str]:
+    """The words of a phrase, and those for the colour and the size that it leaves unsaid."""
+    said = frozenset(re.findall(r"[\w-]+", phrase.lower()))
+    if not any(said & hue for hue in _HUES.values()):
+        said = said.union(*(_HUES[colour] for colour in KINDS[name].usual))
+    return said if any(said & size for size in _SIZES.values()) else said | _SIZES["medium"]
+
+
+def _cut(prompt: str, begin: int, found: re.Match[str]) -> str:
+    """The prompt without what was found, which begins there, and without the word that joined it to the rest."""
+    before, after = prompt[:begin], prompt[found.end() :]
     joined, following = _JOINED_BEFORE.search(before), _JOINED_AFTER.match(after)
     if joined and joined["related"]:  # what stands behind both is where the other thing is, too
         before = before[: joined.start()]
@@ -129,7 +178,8 @@ def without_weather(prompt: str, name: str) -> str:
     left = re.sub(before_light, "", left, flags=re.I)
     if name != "snowfall":  # a snowy meadow has snow on the ground
         left = re.sub(rf"\b{any_of(adjectives)}\s+(?=\w)", "", left, flags=re.I)
-    left = re.sub(rf",?\s*(?<!\bno )(?<!\bnot )(?<!\bwithout )\b{any_of(phrases)}", "", left, flags=re.I)
+    said = rf"{_DENYING},?\s*{_AMID}\b{any_of(phrases)}"
+    left = re.sub(said, lambda found: found[0] if found["no"] else "", left, flags=re.I)
     return prompt if left == text else _tidied(left)
 
 

@@ -16,13 +16,15 @@ from sd_demo.embedded.captions import Speaker, join
 from sd_demo.embedded.objects import KINDS
 from sd_demo.embedded.picture import Picture, Thing
 
+FREELY_PUT = 0.35  # of training's captions are not captions.py's
 
-def other_words(picture: Picture, rng: Generator, *, is_complete: bool = False) -> str:
-    """What the picture shows, freely put, in lower case; is_complete as for `captions.caption`.
+
+def other_words(picture: Picture, rng: Generator, *, is_complete: bool = False, is_placed: bool = True) -> str:
+    """What the picture shows, freely put, in lower case; is_complete and is_placed as for `captions.caption`.
 
     One that is not complete may leave the number of things that are alike open as well: "some balloons".
     """
-    free = _Free(rng, is_complete)
+    free = _Free(rng, is_complete, is_placed)
     text = free.tags_in_any_order(picture) if picture.things and free.chance(0.2) else free.told(picture)
     ending = rng.random()
     return text + ("." if ending < 0.3 else "!" if ending < 0.33 else "")
@@ -101,7 +103,7 @@ class _Free(Speaker):
         if picture.relation is not None:
             return self.in_relation(picture)
         groups = self.groups(picture)
-        is_placed = all(len({thing.position for thing in group}) == 1 for group in groups)
+        is_placed = self.is_placed and all(len({thing.position for thing in group}) == 1 for group in groups)
         if len(groups) == 2 == len(picture.things) and not self.is_complete and self.chance(0.2):
             first, second = groups[0][0], groups[1][0]
             if first.position != second.position and "middle" not in (first.position, second.position):
@@ -172,12 +174,24 @@ class _Free(Speaker):
         if self.chance(0.12):
             doing = self.any_of(words.DOINGS[group[0].object])
             doing = more.VERBS.get(doing, doing) if len(group) == 1 and not is_subject and self.chance(0.5) else doing
+        if not self.is_placed:
+            return doing
         if not together or not self.says(0.62):
             is_far_said = group[0].depth == "far" and self.chance(0.6)
             return join([doing, self.any_of(words.DEPTH_PHRASES["far"]) if is_far_said else ""])
         return join([doing, self.place(group)])
 
 
-def put_otherwise(caption: str, picture: Picture, rng: Generator, share: float, *, is_complete: bool = False) -> str:
+def put_otherwise(
+    caption: str,
+    picture: Picture,
+    rng: Generator,
+    share: float = FREELY_PUT,
+    *,
+    is_complete: bool = False,
+    is_placed: bool = True,
+) -> str:
     """The caption, or in `share` of the cases other words for the same picture."""
-    return other_words(picture, rng, is_complete=is_complete) if rng.random() < share else caption
+    if rng.random() >= share:
+        return caption
+    return other_words(picture, rng, is_complete=is_complete, is_placed=is_placed)

@@ -20,7 +20,7 @@ from sd_demo.embedded import vocabulary as words
 from sd_demo.embedded.judge import Judge, load_judge
 from sd_demo.embedded.known_words import unknown_words
 from sd_demo.embedded.layout import SKY_TOPS, STANDS_AT, proportions
-from sd_demo.embedded.leaving_out import RELATED, all_of, any_of, name_of, only_thing
+from sd_demo.embedded.leaving_out import RELATED, all_of, and_aliases, any_of, name_of, only_thing
 from sd_demo.embedded.objects import KINDS
 from sd_demo.embedded.picture import POSITIONS, SIZES
 from sd_demo.errors import ModelUnavailable
@@ -43,7 +43,7 @@ _AROUND: Final = all_of(
 )  # fmt: skip
 # What may follow a thing's phrase; before other words, as in "a flower meadow" or "a cat's face", it is no thing.
 _FOLLOWING: Final = re.compile(
-    rf"\s*(?:$|[,.;:!?()\[\]]|(?:and|with|{'|'.join({p.split()[0] for p in _AROUND})})\b)", re.I
+    rf"\s*(?:$|[,.;:!?()\[\]]|(?:and|with|{'|'.join({p.split()[0] for p in and_aliases(_AROUND)})})\b)", re.I
 )
 _RELATED_AFTER: Final = re.compile(rf"\s*{RELATED}", re.I)
 # What must not stand before it: where it is to something else, or that it is not to be there at all.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from transformers import CLIPTokenizer
 
 from sd_demo.embedded.architecture import MAX_TOKENS
 from sd_demo.embedded.free_vocabulary import READ_AS
+from sd_demo.embedded.known_words import vocabulary
 
 START, END, WORD_END = "<|startoftext|>", "<|endoftext|>", "</w>"
 
@@ -39,31 +41,42 @@ def with_aliases(tokenizer: CLIPTokenizer, text_encoder: Any) -> CLIPTokenizer:
     So "a ruby hut" is read as "a crimson cottage", to the last bit. Learned from captions instead, a word that is
     seldom said is seldom understood.
 
-    The new merges come after all others, so that no word that was one token before is read otherwise. What a merge
-    makes on the way to a whole word has the mean of its pieces' vectors. Aliases that are there already are set anew,
-    as the words that they mean may have been trained since.
+    No other word of the world is read otherwise: the new merges come after all others, and none joins two tokens that
+    such a word has side by side ("one" is three, which "onyx" must leave apart). What a merge makes on the way to a
+    whole word has the mean of its pieces' vectors. Aliases that are there already are set anew, as the words that they
+    mean may have been trained since.
 
-    Raises ValueError where a word of READ_AS is not one token.
+    Raises ValueError where a word of READ_AS is not one token, or an alias cannot be made one.
     """
+    aliases_of_all = frozenset(alias for aliases in READ_AS.values() for alias in aliases)
+    apart = {
+        pair
+        for word in vocabulary()["words"]
+        if word not in aliases_of_all
+        for pair in pairwise(tokenizer.tokenize(word))
+    }
     made = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
-    vocabulary, merges = dict(made["vocab"]), [tuple(pair) for pair in made["merges"]]
+    ids, merges = dict(made["vocab"]), [tuple(pair) for pair in made["merges"]]
     vectors = list(text_encoder.get_input_embeddings().weight.detach())
     for word, aliases in READ_AS.items():
-        if word + WORD_END not in vocabulary:
+        if word + WORD_END not in ids:
             raise ValueError(f"{word!r} is no token of this tokenizer.")
         for alias in aliases:
-            first, *pieces = CLIPTokenizer(vocabulary, merges).tokenize(alias)
-            for piece in pieces:
-                merged = first + piece
-                if merged not in vocabulary:
-                    vocabulary[merged] = len(vocabulary)
-                    vectors.append((vectors[vocabulary[first]] + vectors[vocabulary[piece]]) / 2.0)
-                merges.append((first, piece))
-                first = merged
-            vectors[vocabulary[alias + WORD_END]] = vectors[vocabulary[word + WORD_END]]
-    text_encoder.resize_token_embeddings(len(vocabulary), mean_resizing=False)
+            pieces = CLIPTokenizer(ids, merges).tokenize(alias)
+            while len(pieces) > 1:
+                k = next((k for k, pair in enumerate(pairwise(pieces)) if pair not in apart), None)
+                if k is None:
+                    raise ValueError(f"{alias!r} cannot be one token: other words have its pieces side by side.")
+                first, second = pieces[k : k + 2]
+                if first + second not in ids:
+                    ids[first + second] = len(ids)
+                    vectors.append((vectors[ids[first]] + vectors[ids[second]]) / 2.0)
+                merges.append((first, second))
+                pieces[k : k + 2] = [first + second]
+            vectors[ids[alias + WORD_END]] = vectors[ids[word + WORD_END]]
+    text_encoder.resize_token_embeddings(len(ids), mean_resizing=False)
     text_encoder.get_input_embeddings().weight.data.copy_(torch.stack(vectors))
-    return CLIPTokenizer(vocabulary, merges, model_max_length=tokenizer.model_max_length)
+    return CLIPTokenizer(ids, merges, model_max_length=tokenizer.model_max_length)
 
 
 def _learn_merges(texts: list[str]) -> list[tuple[str, str]]:

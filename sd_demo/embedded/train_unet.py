@@ -23,7 +23,7 @@ SNR_CAP = 5.0
 THINGS_COUNT = 3.0
 ONLY_WHOLE_FROM = 0.5  # progress of a stage, after which there are no close-ups
 FINE_BELOW = 250  # timesteps where a picture's last details are drawn
-FINE_SHARE = 0.5  # of the rows of pixel art
+FINE_SHARE = 0.25, 0.5  # of rows: of other styles and of pixel art
 COARSE_FROM = 600  # timesteps where it is settled which thing goes where, and how large
 COARSE_SHARE = 0.5  # of the rows of whole pictures
 MISSED_FROM = 300  # timesteps where a thing can still become another
@@ -169,7 +169,7 @@ def train_unet(
         noise = torch.from_numpy(rng.standard_normal(clean.shape, dtype=np.float32)).to(device)
         # One timestep from each of as many equal parts as there are rows: the loss of a batch then varies less.
         parts = (np.arange(count) + rng.random(count)) / count
-        is_fine = is_pixels & (rng.random(count) < FINE_SHARE)
+        is_fine = rng.random(count) < np.where(is_pixels, FINE_SHARE[1], FINE_SHARE[0])
         is_coarse = rng.random(count) < coarse_share
         drawn = np.where(is_coarse, rng.integers(COARSE_FROM, schedule.length, count), schedule.draw(parts))
         drawn = np.where(is_fine, rng.integers(0, FINE_BELOW, count), drawn)

@@ -33,7 +33,6 @@ from sd_demo.errors import InvalidRequest
 LOGGER = logging.getLogger(__name__)
 START = "start.pt"  # UNet and text encoder of the weights that a training goes on from
 NEAR_MISSES = 0.6  # of the pictures have one
-FREELY_PUT = 0.35  # of the captions are not captions.py's
 DENIALS = 0.2  # have a negative prompt
 NORMALISED_ON = 512  # pictures whose latents give the mean and deviation that are folded into the autoencoder
 
@@ -92,7 +91,7 @@ class Settings:
         rng = np.random.default_rng((self.seed, 4))
         shown = (pictured(self.seed, k) for k in range(len(pictures.captions)))
         return [
-            [also_denied(put_otherwise(text, picture, rng, FREELY_PUT), picture, rng) for text in each]
+            [also_denied(put_otherwise(text, picture, rng), picture, rng) for text in each]
             for each, picture in zip(pictures.captions, shown, strict=True)
         ]
 
@@ -210,12 +209,7 @@ def near_misses_of(vae: AutoencoderKL, tokenizer: CLIPTokenizer, settings: Setti
     count = max(1, round(NEAR_MISSES * settings.pictures))
     pictures = render_pictures(settings.work, count, NATIVE_SIZE, settings.seed, kind="near-miss")
     latents = latents_of(vae, pictures, NATIVE_SIZE, settings, "near-misses")
-    rng = np.random.default_rng((settings.seed, 5))
-    captions = [
-        [put_otherwise(text, pictured(settings.seed, k), rng, FREELY_PUT, is_complete=True) for text in each]
-        for k, each in enumerate(pictures.captions)
-    ]
-    return NearMisses(latents, tokenise(tokenizer, captions, settings.seed)[:, 0])
+    return NearMisses(latents, tokenise(tokenizer, pictures.captions, settings.seed)[:, 0])
 
 
 def denials_of(vae: AutoencoderKL, tokenizer: CLIPTokenizer, settings: Settings) -> Denials:

@@ -72,11 +72,15 @@ class Downloads:
         Raises DownloadFailed where the licence is not accepted or the disk has no room.
         """
         with self._lock:
-            running = self._running.get(offer.entry.name)
+            # One repository may go by two names.
+            named = self._running.get(offer.entry.name)
+            same = [one for one in self._running.values() if one.offer.destination == offer.destination]
+            running = next((one for one in (named, *same) if one is not None and one.go_on()), None)
             if running is not None:
-                if running.go_on():
-                    return running
-                for _ in running.events():  # one that is stopping just now still holds the files
+                self._running[offer.entry.name] = running
+                return running
+            for one in [named, *same] if named else same:
+                for _ in one.events():  # one that is stopping just now still holds the files
                     pass
             if not offer.is_accepted and not accepts_licence:
                 raise DownloadFailed(

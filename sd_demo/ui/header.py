@@ -81,11 +81,13 @@ def listen(engine: Engine, page: gr.Blocks, header: Header, *others: Any) -> Non
 
 def state_line(engine: Engine) -> str:
     """The model's state in a few words."""
-    status, usual = engine.status(), None
+    status = engine.status()
     with suppress(PlaygroundError):  # its files may be gone from their place
-        usual = engine.defaults(None)
-    if usual and status.message == not_here(usual) and engine.registry.weights(usual):  # they came since the start
-        status = replace(status, state="waiting", message="the next picture loads it")
+        asked, usual = engine.defaults(engine.settings.model), engine.defaults(None)
+        if status.message == not_here(asked) and engine.registry.weights(asked):  # they came since the start
+            status = replace(status, message="")
+            if asked.name == usual.name:  # else another one took its place, and it can be chosen
+                status = replace(status, state="waiting", message="the next picture loads it")
     known = {"loading": "loading …", "ready": "ready", "failed": "not usable", "waiting": "not loaded yet"}
     words = known.get(status.state, status.state)
     parts = [f"<b>{escape(words)}</b>"]
@@ -98,9 +100,13 @@ def state_line(engine: Engine) -> str:
 
 
 def choices(engine: Engine) -> list[tuple[str, str]]:
-    """(label, name) of every model, the chosen one among them if its files are still in their place."""
+    """(label, name) of every model, also of the one that the program was started with, if its files are in their place.
+
+    Another one may have taken its place at the start, and it may be mended since.
+    """
     entries = list(engine.registry)
-    with suppress(PlaygroundError):
-        chosen = engine.defaults(None)
-        entries = entries if any(e.name == chosen.name for e in entries) else [chosen, *entries]
+    for name in (engine.settings.model, None):
+        with suppress(PlaygroundError):
+            chosen = engine.defaults(name)
+            entries = entries if any(e.name == chosen.name for e in entries) else [chosen, *entries]
     return [(e.title + ("" if engine.registry.weights(e) else " (not here yet)"), e.name) for e in entries]

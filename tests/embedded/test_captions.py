@@ -66,7 +66,7 @@ def test_captions_use_the_vocabulary_and_all_of_it(told: list[tuple[Picture, str
     assert set().union(*map(said_words, texts)) <= known
     aliases = {alias for each in more.READ_AS.values() for alias in each}
     assert set().union(*map(said_words, [*texts, *free])) | aliases == known
-    assert 250 <= len(known) <= 500
+    assert 250 <= len(known) <= 600
 
 
 def test_captions_are_plain_text(told: list[tuple[Picture, str, str]]) -> None:
@@ -197,7 +197,8 @@ def test_things_alike_are_counted() -> None:
         ("a red cat on the beach", []),
         ("A RED Cat, on the BEACH!", []),
         ("(red:1.3) [cat] ((house:0.5)) two hot-air balloons", []),
-        ("2 red cats", ["2"]),
+        ("2 red cats", []),
+        ("(2) red cats, 2", ["2"]),
         ("a green dragon eats a red Wizard", ["dragon", "eats", "Wizard"]),
         ("Dragon dragon DRAGON cat", ["Dragon"]),
         ("<lora:some-style:0.8> a cat", []),
@@ -212,7 +213,8 @@ def test_things_alike_are_counted() -> None:
         ("two steam engines, two engines and pots", ["engines", "pots"]),
         ("a book, a picture book illustration", ["book"]),
         ("a party with hot tea, a tea pot, a hot air balloon", ["party", "hot", "tea"]),
-        ("a dark blue car in the dark", ["dark"]),
+        ("a dark blue car in the dark", []),
+        ("(a dark blue car) in the dark", ["dark"]),
         ("a dark forest, dark, a sketch in pencil", []),
     ],
 )

@@ -79,6 +79,24 @@ def test_a_complete_text_leaves_nothing_open(told: Told) -> None:
                 assert says(text, *words.SIZE_WORDS[thing.size], *more.SIZES[thing.size]), (picture, text)
 
 
+def test_where_places_stay_open_none_is_said_and_all_else_is(told: Told) -> None:
+    rng, counted = np.random.default_rng(0), 0
+    places = [
+        phrase for table in (words.POSITION_PHRASES, more.POSITIONS) for each in table.values() for phrase in each
+    ]
+    for picture, *_ in told[:1500]:
+        text = other_words(picture, rng, is_complete=True, is_placed=False)
+        assert not says(text, *places), (picture, text)
+        for thing in picture.things:
+            assert says(text, *forms(thing.object)), (picture, text)
+            assert says(text, *words.COLOUR_WORDS[thing.colour], *more.COLOURS.get(thing.colour, ())), (picture, text)
+        looks = [(thing.object, thing.colour, thing.size, thing.depth) for thing in picture.things]
+        if picture.relation is None and len(looks) > len(set(looks)):
+            counted += 1
+            assert says(text, *words.NUMBER_WORDS.values()), (picture, text)
+    assert counted > 20
+
+
 def test_what_is_not_the_default_is_always_said(told: Told) -> None:
     for picture, *both in told:
         for text in both:

@@ -22,7 +22,7 @@ from tests.ui.actions import generate, set_number, write_prompt
 from tests.ui.conftest import DESKTOP, FLAGS, open_page
 
 ROOT = Path(__file__).parents[2]
-PROMPT, SEED = "a red house by the sea at sunset", "4"
+PROMPT, SEED = "a red house by the sea at sunset", "5"
 PHONE = {"width": 390, "height": 844}
 LOOKS = {"desktop-light": (DESKTOP, "light"), "phone-dark": (PHONE, "dark"), "desktop-dark": (DESKTOP, "dark")}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -189,12 +190,21 @@ def test_a_model_that_came_since_the_start_is_no_longer_said_to_be_missing(
     registry = Registry(models_dir=tmp_path)
     entry = registry.get("sd-1.5")
     status = Status(entry.name, entry.title, "failed", not_here(entry))
-    engine: Any = SimpleNamespace(status=lambda: status, defaults=lambda _: entry, registry=registry)
+    usual = {None: entry, "sd-1.5": entry}
+    settings = SimpleNamespace(model="sd-1.5")
+    engine: Any = SimpleNamespace(
+        status=lambda: status, defaults=usual.__getitem__, registry=registry, settings=settings
+    )
     assert "<b>not usable</b> · The weights of Stable Diffusion 1.5 are not here" in state_line(engine)
     folder = tmp_path / repo_folder(entry.source) / str(entry.revision)
     folder.mkdir(parents=True)
     (folder / MANIFEST).write_text("{}")
     assert "<b>not loaded yet</b> · the next picture loads it" in state_line(engine)
+    usual[None] = registry.get("picture-book")  # which took its place
+    status = dataclasses.replace(status, state="ready")
+    assert "<b>ready</b>" in state_line(engine)
+    assert "not here" not in state_line(engine)
+    assert "the next picture" not in state_line(engine)
 
 
 def test_strangers_download_train_and_add_nothing(tmp_path: Path) -> None:

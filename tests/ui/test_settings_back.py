@@ -14,6 +14,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from starlette.requests import Request
 
+from sd_demo import random_model
 from sd_demo.errors import InvalidImage, ModelUnavailable
 from sd_demo.outputs import Outputs
 from sd_demo.receipt import TEXT_KEY, Lora, Receipt
@@ -265,5 +266,15 @@ def test_the_list_of_models_holds_where_the_one_of_the_start_is_gone_from_its_pl
     def gone(_: str | None) -> ModelEntry:
         raise ModelUnavailable("It is gone.")
 
-    engine = SimpleNamespace(registry=Registry(), defaults=gone)
+    engine = SimpleNamespace(registry=Registry(), defaults=gone, settings=SimpleNamespace(model=None))
     assert [name for _, name in header.choices(engine)] == [entry.name for entry in Registry()]  # type: ignore[arg-type]
+
+
+def test_the_list_of_models_keeps_the_one_that_another_took_the_place_of(tmp_path: Path) -> None:
+    random_model.save("sd-1.5", tmp_path / "mended", "tiny")
+    registry, folder = Registry(), str(tmp_path / "mended")
+    engine: Any = SimpleNamespace(
+        registry=registry, defaults=lambda name: registry.get(name or "picture-book"), settings=Settings(model=folder)
+    )
+    assert ("mended", folder) in header.choices(engine)
+    assert len(header.choices(engine)) == 1 + len(list(registry))
