@@ -52,18 +52,18 @@ def make_plan(request: AnyRequest, entry: ModelEntry) -> Plan:
 def _as_read(request: AnyRequest, plan: Plan) -> Plan:
     """The plan with both prompts as the embedded model reads them.
 
-    Raises InvalidRequest where the pictures are to be held against a prompt that is made up, another for each.
+    Raises InvalidRequest where the pictures are to be held against a prompt that says nothing.
     """
-    prompt, denied = in_plain_words(request.prompt), in_plain_words(request.negative_prompt)
+    prompt, denied = in_plain_words(request.prompt), in_plain_words(request.negative_prompt, is_denied=True)
     heeds_denials = is_placed = False
+    if request.keep_best is not None and not has_words(prompt):
+        raise InvalidRequest(NOTHING_TO_KEEP_BY, "keep_best")
     if has_words(prompt):
         without, rest = read(prompt, denied)
         read_prompt = placed(without, request.mask_image, request.image) if isinstance(request, Inpaint) else without
         heeds_denials, is_placed = without != prompt, read_prompt != without
         prompts = (read_prompt,) * len(plan.seeds) if read_prompt != request.prompt else ()
     elif request.task == TextToImage.task:  # what is made up has nothing of what is denied
-        if request.keep_best is not None:
-            raise InvalidRequest(NOTHING_TO_KEEP_BY, "keep_best")
         prompts, rest = tuple(own_prompt(seed, denied) for seed in plan.seeds), undeniable(denied)
         heeds_denials = True
     else:

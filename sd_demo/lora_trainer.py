@@ -16,6 +16,7 @@ from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from PIL import Image
 
+from sd_demo.embedded.plain_words import in_plain_words
 from sd_demo.errors import DeviceFailure, InvalidRequest
 from sd_demo.loaded_model import LoadedModel
 from sd_demo.schedulers import make_scheduler
@@ -185,6 +186,8 @@ class LoraTrainer:
         return int(torch.randperm(count, generator=turn)[position % count])
 
     def _as_texts(self, captions: list[str]) -> torch.Tensor:
+        if self.model.entry.is_embedded:  # as it will read them when it draws
+            captions = [in_plain_words(caption) for caption in captions]
         tokenizer = self.model.components["tokenizer"]
         ids = tokenizer(
             captions, padding="max_length", truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt"

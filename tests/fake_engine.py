@@ -119,7 +119,7 @@ class FakeEngine:
         self._queue: queue.Queue[Job | None] = queue.Queue()
         self._worker = threading.Thread(target=self._work, daemon=True)
 
-    def start(self) -> None:
+    def start(self, *, falls_back: bool = False) -> None:
         self._worker.start()
 
     def close(self, timeout_s: float = 10.0) -> None:

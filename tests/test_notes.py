@@ -52,7 +52,7 @@ def test_a_prompt_in_other_words_is_told_and_makes_the_same_picture(engine: Engi
 def test_all_that_was_read_otherwise_is_told_in_one_sentence(engine: Engine) -> None:
     both = made(engine, "2 cats and a sun", negative_prompt="there is no sun. A navy blue tree at night")
     assert f"{REWORDED}, and what the negative prompt denies was left out of it: two cats." in both.receipt.notes
-    assert "The negative prompt was read as: A blue tree at night." in both.receipt.notes
+    assert "The negative prompt was read as: A navy blue tree at night." in both.receipt.notes
     left = Image.new("L", (64, 64), 0)
     left.paste(255, (2, 32, 30, 60))
     placed = made(engine, "a dark red ball", "inpaint", mask_image=left)

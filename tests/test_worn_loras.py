@@ -114,6 +114,9 @@ def test_a_word_that_a_lora_teaches_is_not_unknown(engine: Engine) -> None:
     assert submit(engine, "one", prompt=prompt).result(WAIT_S).images[0].receipt.done.unknown_words == ["dragon"]
     assert "snowman" in token_line(engine, prompt, None)
     assert "snowman" not in token_line(engine, prompt, None, ["one:0.5", "nowhere", ":"])
+    counted = token_line(engine, "a pair of sky blue balls", None)
+    assert "3 of 75 tokens" in counted, "as many as are read"
+    assert "not known" not in counted
 
 
 def test_unknown_words_of_a_negative_prompt_are_named_where_it_acts(engine: Engine) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from itertools import product
 from typing import Final
 
@@ -55,6 +56,7 @@ _SEVERAL: Final = (
     "all", "both", "these", "those", "lots of", "a lot of", "a group of", "a bunch of",
 )  # fmt: skip
 _COUNTS: Final = (*_SINGLE, *_SEVERAL)
+_KNOWN_BY_COLOUR: Final = ("sun", "moon", "star", "cloud")
 _NO_ADJECTIVES: Final = frozenset((*_COUNTS, "not"))
 # Repetitions have an end, as all that a prompt may be must be read in no time.
 _BEFORE: Final = (
@@ -72,7 +74,7 @@ _JOINED_BEFORE: Final = re.compile(
 )
 _JOINED_AFTER: Final = re.compile(rf"\s*{_JOINT}", re.I)
 _LED: Final = re.compile(rf"\b{_BEFORE}$", re.I)
-_LAST_WORD: Final = re.compile(r"(?<![\w'’-])([^\W\d_][\w'’-]*),? $")
+_LAST_WORD: Final = re.compile(r"(?<![\w'’-])([^\W\d_][\w'’-]*)(,?) $")
 _MOST_STRANGE: Final = 2  # words that nobody knows before a noun, as in "a cute fluffy cat"
 _AS_FAR: Final = 100  # characters before a noun, and no farther, is looked for them and for what leads to them
 _PLACE: Final = re.compile(rf"\b{any_of(_PLACES)}", re.I)
@@ -115,7 +117,8 @@ def name_of(found: re.Match[str]) -> str:
 def without_thing(prompt: str, name: str, looks: Iterable[str] = ()) -> str:
     """`prompt` without the phrases of the object `name`; of those alone that have each of the adjectives `looks`.
 
-    A colour that is not said is any of the usual ones, a size that is not said is medium.
+    A size that is not said is medium. A colour is one of the usual ones only where a thing is known by them, as the sun
+    is: who wants no black cat still wants a cat.
     """
     left, wanted, start, is_cut = " ".join(prompt.split()), [_ALIKE[look] for look in looks], 0, False
     while found := _PHRASE.search(left, start):
@@ -131,26 +134,34 @@ def _begin(prompt: str, found: re.Match[str]) -> int | None:
     """Where a phrase begins, be there words that nobody knows ("a cute cat"); None where it denies ("no cute cat")."""
     if found["no"] or found["count"]:
         return None if found["no"] else found.start()
-    start = found.start()
-    strange = 0
+    start, strange = found.start(), list[str]()
     while last := _LAST_WORD.search(prompt, max(0, start - _AS_FAR), start):
-        is_strange = bool(unknown_words(last[1])) and last[1].lower() not in _NO_ADJECTIVES
-        if strange + is_strange > _MOST_STRANGE or not (is_strange or last[1].lower() in _ALIKE):
-            break
-        start, strange = last.start(1), strange + is_strange
+        word = last[1].lower()
+        if word not in _ALIKE:
+            if last[2] or len(strange) == _MOST_STRANGE or not _is_strange(word):  # "a wizard, cat" are two
+                break
+            strange.append(word)
+        start = last.start(1)
     led = _LED.search(prompt, max(0, start - _AS_FAR), start) if strange else None
     if not led or not (led["no"] or led["count"]):
         return found.start()
     if led["no"]:
         return None
-    is_of_another = found["noun"].lower() not in _SINGULAR and led["count"].lower() in _ONE  # "a girl holding balloons"
-    return found.start() if is_of_another else led.start()
+    # "a girl holding balloons", "two girls holding a balloon"
+    is_of_another = found["noun"].lower() in _PLURAL and led["count"].lower() in _ONE
+    return found.start() if is_of_another or any(word.endswith("ing") for word in strange) else led.start()
+
+
+@lru_cache(maxsize=4096)
+def _is_strange(word: str) -> bool:
+    """Whether it says what a thing is like, for all that anybody knows here."""
+    return word not in _NO_ADJECTIVES and bool(unknown_words(word))
 
 
 def _looks(phrase: str, name: str) -> frozenset[str]:
     """The words of a phrase, and those for the colour and the size that it leaves unsaid."""
     said = frozenset(re.findall(r"[\w-]+", phrase.lower()))
-    if not any(said & hue for hue in _HUES.values()):
+    if name in _KNOWN_BY_COLOUR and not any(said & hue for hue in _HUES.values()):
         said = said.union(*(_HUES[colour] for colour in KINDS[name].usual))
     return said if any(said & size for size in _SIZES.values()) else said | _SIZES["medium"]
 

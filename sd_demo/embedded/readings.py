@@ -25,7 +25,6 @@ from sd_demo.embedded.plain_words import NOT_PLAIN
 from sd_demo.embedded.sampling import sample
 from sd_demo.embedded.vocabulary import (
     COLOUR_WORDS,
-    DEPTH_PHRASES,
     OBJECT_WORDS,
     SCENE_NOUNS,
     SCENE_PHRASES,
@@ -56,15 +55,14 @@ _DENIABLE: Final = re.compile(
     r"(?P<no>(?:no|not|without|w/o)\s+)?(?(no)(?:(?:more|visible)\s+)?)(?P<article>(?:an?|the|any)\s+)?"
     rf"(?P<what>(?P<looks>(?:{any_of(LOOKS)}\s+)*)(?P<noun>{any_of([*_NAME_OF, *_WEATHER_OF])})"
     r"(?:\s*:\s*[\d.]+)?(?:\s*[)\]]+)?)"
-    r"(?:\s+(?:in\s+the\s+(?:sky|picture|image|photo|scene|(?P<behind>background))|visible|anywhere))?"
+    r"(?:\s+(?:in\s+the\s+(?:sky|picture|image|photo|scene)|visible|anywhere))?"
     r"[.!?]*(?P<end>\s*)",
     re.I,
 )
 _BETWEEN: Final = re.compile(r"([,;\n&|]|/(?!o\b)|[.!?]+(?=\s|$)|\bBREAK\b|\b(?i:and|or)\b)")
 _SECOND_NO: Final = re.compile(r"(?<=\S)(\s+)(?=no\s)", re.I)
 _LOOK: Final = re.compile(any_of(LOOKS))
-_NEAR: Final = re.compile(rf"\b{any_of(DEPTH_PHRASES['near'])}", re.I)
-_DENIED: Final = ("looks", "noun", "behind")  # which say what is denied
+_DENIED: Final = ("looks", "noun")  # which say what is denied
 _MOST_DENIALS: Final = 40  # that are looked for in a prompt
 _MEANT: Final = {alias: word for word, aliases in more.READ_AS.items() for alias in aliases}
 # Of phrases the words that say nothing by themselves.
@@ -137,8 +135,6 @@ def undeniable(negative_prompt: str) -> str:
 
 def _without(prompt: str, denial: re.Match[str]) -> str:
     noun = denial["noun"].lower()
-    if denial["behind"] and _NEAR.search(prompt):  # "a tree in the foreground", and none in the background
-        return prompt
     if noun in _WEATHER_OF:
         return without_weather(prompt, _WEATHER_OF[noun])
     return without_thing(prompt, _NAME_OF[noun], _LOOK.findall(denial["looks"].lower()))

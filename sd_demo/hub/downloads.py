@@ -73,13 +73,15 @@ class Downloads:
         """
         with self._lock:
             # One repository may go by two names.
-            named = self._running.get(offer.entry.name)
-            same = [one for one in self._running.values() if one.offer.destination == offer.destination]
-            running = next((one for one in (named, *same) if one is not None and one.go_on()), None)
+            same = [
+                one for name, one in self._running.items()
+                if name == offer.entry.name or one.offer.destination == offer.destination
+            ]  # fmt: skip
+            running = next((one for one in same if one.go_on()), None)
             if running is not None:
                 self._running[offer.entry.name] = running
                 return running
-            for one in [named, *same] if named else same:
+            for one in same:
                 for _ in one.events():  # one that is stopping just now still holds the files
                     pass
             if not offer.is_accepted and not accepts_licence:

@@ -11,6 +11,7 @@ import gradio as gr
 from pydantic import ValidationError
 
 from sd_demo.embedded.known_words import unknown_words
+from sd_demo.embedded.plain_words import in_plain_words
 from sd_demo.errors import PlaygroundError
 from sd_demo.images import size_in_file
 from sd_demo.lora_folder import find_lora, trigger_words
@@ -72,17 +73,17 @@ def token_line(engine: Engine, prompt: Any, model: Any, loras: Any = None) -> st
     """How many tokens the prompt has of those that fit, and the words that neither the model nor a LoRA knows."""
     if not isinstance(prompt, str) or not prompt.strip() or len(prompt) > MAX_PROMPT_CHARACTERS:
         return ""
-    report = engine.token_report(prompt)
+    is_embedded = False
+    with contextlib.suppress(PlaygroundError):  # the name of a model that is not here
+        is_embedded = engine.defaults(model).is_embedded
+    report = engine.token_report(in_plain_words(prompt) if is_embedded else prompt)
     if report is None:
         return ""
     chunks = f" in {report.chunks} parts" if report.chunks > 1 else ""
     parts = [f"{report.count} of {report.limit * report.chunks} tokens{chunks}"]
     if report.dropped_words:
         parts.append(f'<span class="over">not read: {_words(report.dropped_words)}</span>')
-    try:
-        unknown = unknown_words(prompt, _taught(engine, loras)) if engine.defaults(model).is_embedded else []
-    except PlaygroundError:  # the name of a model that is not here
-        unknown = []
+    unknown = unknown_words(prompt, _taught(engine, loras)) if is_embedded else []
     if unknown:
         parts.append(f"not known to this model: {_words(unknown)}")
     return f'<p class="tokens">{" · ".join(parts)}</p>'

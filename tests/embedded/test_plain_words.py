@@ -19,7 +19,10 @@ READ = [
     ("a couple of cats and a few trees", "two cats and three trees"),
     ("the pair of dogs", "the two dogs"),
     ("a sky blue ball", "a blue ball"),
-    ("sky-blue ball, ocean  blue car", "blue ball, blue car"),
+    ("sky-blue ball, an ocean  blue car", "blue ball, a blue car"),
+    ("2 big fluffy cats", "two big fluffy cats"),
+    ("a tabby cat, a mallard duck and poppy flowers", "a cat, a duck and flowers"),
+    ("a kitty cat in a taxi car", "a cat in a car"),
     ("an ocean blue house", "a blue house"),
     ("A forest green car", "A green car"),
     ("a small sea green fish and my sea blue boat", "a small green fish and my blue boat"),
@@ -71,6 +74,13 @@ def test_numbers_and_shades_are_no_unknown_words() -> None:
         "2 x 2",
         "cats 2",
         "4 cats",
+        "a house at 3 pm",
+        "2 story house, the 2 story house",
+        "model 3 car, 3 point lighting, a 3 legged dog",
+        "red boat ocean blue sky",
+        "a fighter jet black and white",
+        "a cat on right behind a house",
+        "a rocket ship, a car and a bus, a cat dog",
         "a 3 dimensional ball, 3 dimensional",
         "a couple of the cats, a few of them",
         "a couple of 2",
@@ -100,6 +110,10 @@ def test_numbers_and_shades_are_no_unknown_words() -> None:
 )
 def test_what_may_mean_something_else_stays(prompt: str) -> None:
     assert in_plain_words(prompt) == prompt
+
+
+def test_a_negative_prompt_keeps_its_shades() -> None:
+    assert in_plain_words("2 light blue cars, 1 tabby cat", is_denied=True) == "two light blue cars, one cat"
 
 
 def test_the_worlds_own_captions_stay() -> None:
