@@ -116,7 +116,7 @@ class Bench:
         return {"size": size, "not_measured": why}
 
     def in_brief(self, left_s: float) -> dict[str, Any]:
-        """C beside A alone, in `left_s` seconds: seconds an image, C's peak (of a CPU the process's), eight in time."""
+        """C beside A in `left_s` seconds: seconds an image, C's peak (a CPU's process's), together as time allows."""
         end = time.monotonic() + left_s
         gc.collect()  # an engine that was before, and its model, know each other
         torch.cuda.empty_cache()  # nothing is done, and 0 told, without CUDA

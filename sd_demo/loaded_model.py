@@ -44,6 +44,11 @@ _PIPELINES: Final = {
 }
 
 
+def is_guided(guidance_scale: float, *, is_distilled: bool) -> bool:
+    """Whether a UNet is asked twice for each image; one that was distilled takes the guidance scale as an input."""
+    return guidance_scale > 1 and not is_distilled
+
+
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
     """One model's components on their device, and the decisions made for it; another object for other LoRAs."""
@@ -90,7 +95,7 @@ class LoadedModel:
 
     def is_guided(self, guidance_scale: float) -> bool:
         """Whether each image brings a second row, of the negative prompt; where not, the UNet hears nothing of that."""
-        return guidance_scale > 1 and not self.is_distilled
+        return is_guided(guidance_scale, is_distilled=self.is_distilled)
 
     @property
     def weights_mib(self) -> float:

@@ -10,7 +10,7 @@ import torch
 
 from sd_demo.canvas import working_size
 from sd_demo.gate import lowered_fields
-from sd_demo.loaded_model import LoadedModel
+from sd_demo.loaded_model import LoadedModel, is_guided
 from sd_demo.memory_need import MemoryNeed, Shape, room_mib
 from sd_demo.memory_outline import is_distilled, outlined
 from sd_demo.placement import choose_device, choose_dtype
@@ -101,7 +101,8 @@ def _size(values: dict[str, Any], entry: ModelEntry) -> dict[str, int]:
 def _rows(values: dict[str, Any], model: Sized) -> int:
     """Of one step of all pictures."""
     guidance = values.get("guidance_scale") or model.entry.guidance_scale
-    return (values.get("num_images_per_prompt") or 1) * (2 if guidance > 1 and not model.is_distilled else 1)
+    each = 2 if is_guided(guidance, is_distilled=model.is_distilled) else 1
+    return (values.get("num_images_per_prompt") or 1) * each
 
 
 def _smaller(asked: dict[str, Any], values: dict[str, Any]) -> Iterator[dict[str, int]]:

@@ -542,12 +542,15 @@ def test_a_pinned_revision_that_is_here_needs_no_hub(downloads: Downloads, regis
         downloads.offer(pinned)
 
 
-def test_the_command_fetches_once_and_says_so(
-    hub: LocalHub, files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+@pytest.fixture
+def command(hub: LocalHub, files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`python -m sd_demo download` asks the local hub, and puts what comes into the test's folder."""
     monkeypatch.setenv("HF_ENDPOINT", hub.url)
     monkeypatch.setenv("SD_DEMO_DATA_DIR", str(tmp_path / "data"))
+
+
+@pytest.mark.usefixtures("command")
+def test_the_command_fetches_once_and_says_so(hub: LocalHub, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["download", REPO, "--accept-licence"]) == 0
     folder = capsys.readouterr().out.strip()
     hub.requests.clear()
@@ -558,12 +561,10 @@ def test_the_command_fetches_once_and_says_so(
     assert fetched(hub) == []
 
 
+@pytest.mark.usefixtures("command")
 def test_the_command_tells_a_log_how_far_it_is(
-    hub: LocalHub, files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    monkeypatch.setenv("HF_ENDPOINT", hub.url)
-    monkeypatch.setenv("SD_DEMO_DATA_DIR", str(tmp_path / "data"))
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr("sd_demo.cli.download.LOGGED_EVERY_S", 0.0)
     assert main(["download", REPO, "--accept-licence"]) == 0
     lines = capsys.readouterr().err.splitlines()

@@ -16,7 +16,7 @@ from sd_demo.embedded import free_vocabulary as more
 from sd_demo.embedded import vocabulary as words
 from sd_demo.embedded.known_words import unknown_words
 from sd_demo.embedded.objects import KINDS
-from sd_demo.embedded.plain_words import OWNERS
+from sd_demo.embedded.plain_words import OWNERS, PAIRS
 
 
 def and_aliases(forms: Iterable[str]) -> list[str]:
@@ -82,9 +82,8 @@ _PLACED: Final = re.compile(rf"{any_of(_PLACES)}\s*$", re.I)
 _EDGES: Final = re.compile(
     r"^(?:[\s,.;!]|\b(?:and|with|or|but)\b)+|(?:[\s,;]|\b(?:and|with|or|but|is|are|the)\b)+$", re.I
 )
-_PAIRS: Final = {name: (*pairs, *more.OBJECTS.get(name, ())) for name, pairs in words.OBJECT_WORDS.items()}
-FORMS: Final = {name: frozenset(and_aliases(form for pair in pairs for form in pair)) for name, pairs in _PAIRS.items()}
-_SINGULAR, _PLURAL = (frozenset(and_aliases(pair[k] for pairs in _PAIRS.values() for pair in pairs)) for k in (0, 1))
+FORMS: Final = {name: frozenset(and_aliases(form for pair in pairs for form in pair)) for name, pairs in PAIRS.items()}
+_SINGULAR, _PLURAL = (frozenset(and_aliases(pair[k] for pairs in PAIRS.values() for pair in pairs)) for k in (0, 1))
 _HOW: Final = r"(?:(?:an?|any|the|heavy|light|thick)\s+){0,2}"  # a weather may come: "in a heavy downpour"
 _DENYING: Final = rf"(?P<no>\b(?:no|not|without)\s+{_HOW})?"
 _AMID: Final = rf"(?:\b(?:in|during|with|under|through)\s+{_HOW})?"

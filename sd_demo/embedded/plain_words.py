@@ -18,10 +18,10 @@ COLOURS_SAID: Final = frozenset(
 )
 OWNERS: Final = ("my", "your", "his", "her", "its", "our", "their", "this", "that", "another")
 _NUMBERS: Final = {"1": "one", "2": "two", "3": "three"}
-_PAIRS: Final = {name: (*pairs, *OBJECTS.get(name, ())) for name, pairs in OBJECT_WORDS.items()}
+PAIRS: Final = {name: (*pairs, *OBJECTS.get(name, ())) for name, pairs in OBJECT_WORDS.items()}
 # Before their nouns alone: "at 3 pm" and "a 2 story house" count nothing. "Tabby cat" would be a cat twice.
 _FORMS: Final = tuple(
-    {said: name for name, pairs in _PAIRS.items() for pair in pairs for said in (pair[k], *READ_AS.get(pair[k], ()))}
+    {said: name for name, pairs in PAIRS.items() for pair in pairs for said in (pair[k], *READ_AS.get(pair[k], ()))}
     for k in (0, 1)
 )
 _ONE_THING, _THINGS = ("|".join(map(re.escape, sorted(forms, key=len, reverse=True))) for forms in _FORMS)
