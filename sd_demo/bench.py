@@ -142,11 +142,11 @@ class Bench:
         }
 
     def _settle(self, engine: Engine) -> None:
-        """Draw until every number of rows was met, for which cuDNN searches and graphs are recorded, and nothing is
-        compiled behind the engine's calls any more; what takes SETTLE_S to compile stays as it is."""
+        """Draw until every number of rows was met, for which cuDNN searches and calls are recorded or tried, and until
+        nothing compiles behind the calls any more; what takes SETTLE_S to compile stays as it is."""
         end = time.monotonic() + SETTLE_S
         # More than once: a shape is compiled after some use, and what could not be recorded beside a compiler is then.
-        counts = (1, *reversed(TOGETHER[1:])) if self._is_cuda or self._compiles else ()  # most rows count most
+        counts = (1, *reversed(TOGETHER[1:])) if self._is_cuda or self.ways.learns(engine) else ()  # most rows first
         for count in counts * (1 + math.ceil(FROM_REPLAY / self.steps) if self._compiles else 1):
             self._together(engine, count)
             while self._compiles and not engine.status().is_settled and time.monotonic() < end:

@@ -85,6 +85,11 @@ class Ways:
         self._scheduler = name_of(model.components["scheduler"]) or "ddim"
         return elapsed_s
 
+    def learns(self, engine: Engine) -> bool:
+        """Whether C's calls of a shape become faster after the first ones."""
+        model = engine._manager.current
+        return model is not None and model.captured is not None
+
     def settle(self, engine: Engine) -> None:
         """Let C's model compile nothing more, and wait for what it compiles now."""
         model = engine._manager.current

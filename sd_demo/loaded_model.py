@@ -34,6 +34,7 @@ from sd_demo.requests import AnyRequest, SuperResolution
 from sd_demo.residence import Residence
 from sd_demo.row_independence import in_pairs
 from sd_demo.safety import SafetyChecker
+from sd_demo.traced_calls import TracedCalls
 from sd_demo.worn_loras import WornLora
 
 TOO_MUCH_S: Final = 60.0  # memory may have come back after it
@@ -62,7 +63,7 @@ class LoadedModel:
     need: MemoryNeed
     loras: tuple[WornLora, ...] = ()
     safety: SafetyChecker | None = None
-    captured: CapturedCalls | None = None
+    captured: CapturedCalls | TracedCalls | None = None
     in_pairs: bool = False  # rows are called for in pairs
     max_rows: int | None = None  # of one UNet call; None: any
     pace: Pace = field(default_factory=Pace)

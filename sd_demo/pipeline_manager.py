@@ -36,6 +36,7 @@ from sd_demo.residence import Residence, empty_cache, every_network
 from sd_demo.row_independence import are_rows_independent, use_whole_blocks
 from sd_demo.safety import read_safety_checker
 from sd_demo.settings import Rung, Settings
+from sd_demo.traced_calls import TracedCalls
 from sd_demo.weight_hashes import stamp_of
 from sd_demo.worn_loras import are_worn, put_loras_on
 
@@ -216,7 +217,7 @@ class PipelineManager:
             return self._load(entry, path, device, torch.float32)
         reader = PooledPromptEncoder if entry.upscale_factor == 2 else PromptEncoder
         prompts = reader(components["tokenizer"], components["text_encoder"], residence=residence)
-        captured = _captured_calls(self._settings, device)
+        captured = _captured_calls(self._settings, device, is_embedded=entry.is_embedded)
         residence.spare = lambda: (captured is not None and captured.forget()) or self._free_idle(entry.name)
         return LoadedModel(
             entry, components, placement, prompts, model_hash, residence, need, safety=safety, captured=captured,
@@ -235,10 +236,14 @@ class PipelineManager:
         return "resident" if free is None or entry.is_embedded else need.rung_for(usual, free)
 
 
-def _captured_calls(settings: Settings, device: torch.device) -> CapturedCalls | None:
+def _captured_calls(
+    settings: Settings, device: torch.device, *, is_embedded: bool
+) -> CapturedCalls | TracedCalls | None:
     has_graphs = device.type == "cuda" and settings.cuda_graphs
     if not pays(settings.compile, device):
-        return CapturedCalls(RecordOnCuda()) if has_graphs else None
+        if has_graphs:
+            return CapturedCalls(RecordOnCuda())
+        return TracedCalls() if device.type == "cpu" and is_embedded else None
     keep_compiled_in(settings.data_dir.resolve() / "compiled")
     behind = CompiledBehind(RecordOnCuda() if has_graphs else Ordinary)
     return CapturedCalls(behind, behind.wait, behind.settle)

@@ -26,9 +26,9 @@ class WholeBlocks(torch.nn.Linear):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[…, in] to […, out]."""
         tokens = x.flatten(0, -2)
-        missing = -len(tokens) % BLOCK
+        missing = -tokens.shape[0] % BLOCK  # by the shape and not by len(), which a trace would take for fixed
         filled = torch.nn.functional.pad(tokens, (0, 0, 0, missing)) if missing else tokens
-        return super().forward(filled)[: len(tokens)].unflatten(0, x.shape[:-1])
+        return super().forward(filled)[: tokens.shape[0]].unflatten(0, x.shape[:-1])
 
 
 def use_whole_blocks(unet: Any) -> None:

@@ -379,7 +379,14 @@ def test_ours_is_measured_after_everything_was_compiled(monkeypatch: pytest.Monk
     captured = SimpleNamespace(settle=lambda: stopped.append(len(drawn)))
     manager = SimpleNamespace(current=SimpleNamespace(captured=captured))
     engine = SimpleNamespace(status=lambda: SimpleNamespace(is_settled=len(drawn) % 3 == 0), _manager=manager)
-    for compile, expected in (("off", []), ("on", [1, 1, 1, 8, 8, 8, 4, 4, 4] * 3)):
+    nothing: list[int] = []
+    for compile, calls, expected in (
+        ("off", None, nothing),
+        ("off", captured, [1, 8, 4]),
+        ("on", captured, [1, 1, 1, 8, 8, 8, 4, 4, 4] * 3),
+    ):
+        drawn.clear()
+        manager.current.captured = calls
         bench = Bench(EMBEDDED_FOLDER, size=64, steps=50, repeats=1, device="cpu", compile=compile)
         bench._settle(engine)  # type: ignore[arg-type]
         assert drawn == expected

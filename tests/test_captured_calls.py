@@ -210,7 +210,7 @@ def test_the_engine_draws_the_same_with_recordings_and_lets_go_of_them(
         expected = [drawn(plain, **values) for values in asked]
         assert plain._manager.current is not None
         assert plain._manager.current.captured is None, "there are none on a CPU"
-    monkeypatch.setattr(pipeline_manager, "_captured_calls", lambda *_: CapturedCalls(InPlace))
+    monkeypatch.setattr(pipeline_manager, "_captured_calls", lambda *_, **__: CapturedCalls(InPlace))
     with closing(started(settings, tmp_path / "recorded")) as engine:
         for values, before in zip(asked, expected, strict=True):
             assert np.abs(drawn(engine, **values) - before).mean() < 1
@@ -231,9 +231,9 @@ def test_the_engine_draws_the_same_with_recordings_and_lets_go_of_them(
 def test_calls_are_recorded_on_cuda_alone_and_where_the_settings_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline_manager, "RecordOnCuda", lambda: InPlace)
     here, there = torch.device("cpu"), torch.device("cuda")
-    assert pipeline_manager._captured_calls(Settings(), here) is None
-    assert pipeline_manager._captured_calls(Settings(cuda_graphs=False, compile="off"), there) is None
-    assert pipeline_manager._captured_calls(Settings(compile="off"), there) is not None
+    assert pipeline_manager._captured_calls(Settings(), here, is_embedded=False) is None
+    assert pipeline_manager._captured_calls(Settings(cuda_graphs=False, compile="off"), there, is_embedded=True) is None
+    assert pipeline_manager._captured_calls(Settings(compile="off"), there, is_embedded=False) is not None
 
 
 @pytest.mark.gpu

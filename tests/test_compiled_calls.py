@@ -368,7 +368,7 @@ def test_compiled_code_is_kept_in_the_data_folder_or_where_the_environment_says(
 ) -> None:
     monkeypatch.setenv(CACHE_VARIABLE, named)
     settings = Settings(compile="on", data_dir=tmp_path)
-    assert pipeline_manager._captured_calls(settings, torch.device("cpu")) is not None
+    assert pipeline_manager._captured_calls(settings, torch.device("cpu"), is_embedded=True) is not None
     kept = "/elsewhere" if named == "/elsewhere" else str(tmp_path / "compiled")
     assert os.environ[CACHE_VARIABLE] == kept
 

@@ -86,6 +86,7 @@ FLOORS = {
         "recipes",
         "safety",
         "captured_calls",
+        "traced_calls",
         "compiled_calls",
         "loaded_model",
         "pipeline_manager",

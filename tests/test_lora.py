@@ -338,7 +338,7 @@ def test_other_loras_and_a_freed_model_let_go_of_recorded_calls(file: Path, monk
             self.waited_after = self.forgotten
 
     recorded = Recorded()
-    monkeypatch.setattr(pipeline_manager, "_captured_calls", lambda *_: recorded)
+    monkeypatch.setattr(pipeline_manager, "_captured_calls", lambda *_, **__: recorded)
     manager = PipelineManager(
         Settings(device="cpu", dtype="float32", attention="sdpa", lora_dir=file.parent), Registry()
     )

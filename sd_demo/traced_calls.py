@@ -1,0 +1,124 @@
+"""A UNet's calls on a CPU without Python between their operations.
+
+Where operations are short and many, a CPU spends much of a call on Python (BENCHMARKS.md has the figures). A call is
+traced once (https://docs.pytorch.org/docs/stable/generated/torch.jit.trace.html), and from then on the same operations
+run one after another: the answers are the same to the bit, which is tried once for each shape. PyTorch calls tracing
+deprecated; where it is gone or fails, calls stay as they are.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Sequence
+from typing import Any, Final
+
+import torch
+
+log = logging.getLogger(__name__)
+
+FROM_CALL: Final = 24  # a trace takes as long as dozens of calls save: who draws one picture and leaves is not kept
+MOST: Final = 4  # traces; nearly all shapes share one, those that the UNet takes another way need one more
+
+Shape = tuple[Any, ...]
+
+
+class _Call(torch.nn.Module):
+    """`unet` with all inputs in a row, as a trace wants them."""
+
+    def __init__(self, unet: torch.nn.Module, names: Sequence[str]) -> None:
+        super().__init__()
+        self.unet, self._names = unet, tuple(names)
+
+    def forward(self, rows: torch.Tensor, times: torch.Tensor, *values: torch.Tensor) -> torch.Tensor:
+        return self.unet(rows, times, **dict(zip(self._names, values, strict=True)), return_dict=False)[0]
+
+
+class TracedCalls:
+    """The calls of one model's UNet. Not for several threads at once.
+
+    A trace holds the weights and what is put on them: after LoRAs changed, `forget` comes first.
+    """
+
+    was_compiled = False
+    is_settled = True
+
+    def __init__(self) -> None:
+        self._traces: list[Any] = []
+        self._known: dict[Shape, Any] = {}  # the trace that answers calls of a shape; None: none does
+        self._calls = 0
+        self._has_failed = False
+
+    @property
+    def count(self) -> int:
+        """How many traces there are."""
+        return len(self._traces)
+
+    def forget(self) -> bool:
+        """Let go of all traces; False where there was none."""
+        had_any = bool(self._traces)
+        self._traces.clear()
+        self._known.clear()
+        self._calls = 0
+        return had_any
+
+    def wait(self) -> None:
+        """Nothing goes on behind the calls."""
+
+    def settle(self) -> None:
+        """Nothing goes on behind the calls."""
+
+    def __call__(
+        self, unet: Any, rows: torch.Tensor, times: torch.Tensor, conditions: dict[str, torch.Tensor]
+    ) -> torch.Tensor:
+        """The answer [B, 4, h, w] of `unet` for rows [B, c, h, w], times [B] and conditions [B, …]."""
+        inputs = (rows, times, *conditions.values())
+        shape = (tuple(conditions), *((value.shape, value.dtype) for value in inputs))
+        trace = self._known.get(shape)
+        if trace is not None:
+            return _run(trace, inputs)
+        answer = unet(rows, times, **conditions, return_dict=False)[0]
+        self._calls += 1
+        is_new = self._calls >= FROM_CALL and shape not in self._known and not self._has_failed
+        if is_new and torch.isfinite(answer).all():  # else nothing can be compared with it
+            self._known[shape] = self._found(_Call(unet, tuple(conditions)), inputs, answer)
+        return answer
+
+    def _found(self, call: _Call, inputs: Sequence[torch.Tensor], expected: torch.Tensor) -> Any:
+        """A trace that answers `inputs` with what is `expected` to the bit; None where there is none."""
+        for trace in self._traces:
+            if _answers(trace, inputs, expected):
+                return trace
+        if len(self._traces) == MOST:
+            return None
+        try:
+            trace = _traced(call, inputs)
+        except Exception as error:  # whatever a tracer raises, ordinary calls go on
+            self._has_failed = True
+            log.warning("UNet calls of this model are not traced: %s", str(error).strip().partition("\n")[0])
+            return None
+        if not _answers(trace, inputs, expected):
+            return None
+        self._traces.append(trace)
+        return trace
+
+
+def _traced(call: _Call, inputs: Sequence[torch.Tensor]) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it is deprecated, and that sizes may be fixed, which is tried
+        # PyTorch keeps what was traced into its own unit for ever, though not the weights.
+        return torch.jit.trace(
+            call.eval(), tuple(inputs), check_trace=False, _compilation_unit=torch._C.CompilationUnit()
+        )
+
+
+def _run(trace: Any, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+    with torch.jit.optimized_execution(False):  # optimizing takes two long calls and gains nothing
+        return trace(*inputs)
+
+
+def _answers(trace: Any, inputs: Sequence[torch.Tensor], expected: torch.Tensor) -> bool:
+    try:
+        return torch.equal(_run(trace, inputs), expected)
+    except RuntimeError:  # made for sizes that pass through the UNet in another way
+        return False

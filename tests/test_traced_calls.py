@@ -1,0 +1,203 @@
+"""Traced UNet calls: the same answers to the bit, whatever the sizes, and ordinary calls where a trace would not do."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import weakref
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+
+from sd_demo import pipeline_manager
+from sd_demo.engine import Engine
+from sd_demo.known_models import EMBEDDED
+from sd_demo.outputs import Outputs
+from sd_demo.requests import parse_request
+from sd_demo.row_independence import use_whole_blocks
+from sd_demo.settings import Settings
+from sd_demo.traced_calls import FROM_CALL, MOST, TracedCalls
+
+
+def tiny(dtype: torch.dtype = torch.float32) -> Any:
+    """Three levels, so that sides that are no multiple of four take another way through it."""
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        sample_size=16, block_out_channels=(8, 8, 16), layers_per_block=1, cross_attention_dim=8, norm_num_groups=4,
+        attention_head_dim=4, down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+    )  # fmt: skip
+    return unet.eval().to(dtype)
+
+
+def inputs_of(
+    count: int, side: int = 16, words: int = 7, dtype: torch.dtype = torch.float32
+) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(count)
+    rows = torch.randn(count, 4, side, 16, generator=generator).to(dtype)
+    embeds = torch.randn(count, words, 8, generator=generator).to(dtype)
+    return rows, torch.rand(count, generator=generator) * 999, {"encoder_hidden_states": embeds}
+
+
+def plain(unet: Any, rows: torch.Tensor, times: torch.Tensor, conditions: dict[str, torch.Tensor]) -> torch.Tensor:
+    return unet(rows, times, **conditions, return_dict=False)[0]
+
+
+class Counted(torch.nn.Module):
+    """A network, and how often Python ran it."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network, self.times_run = network, 0
+
+    def forward(self, *inputs: torch.Tensor, **others: Any) -> Any:
+        self.times_run += 1
+        return self.network(*inputs, **others)
+
+
+@pytest.fixture(autouse=True)
+def _no_gradients() -> Any:
+    with torch.inference_mode():
+        yield
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_answers_are_the_same_to_the_bit_for_calls_of_all_sizes(dtype: torch.dtype) -> None:
+    unet, traced = tiny(dtype), TracedCalls()
+    use_whole_blocks(unet)  # what it is filled up with depends on the size
+    for _ in range(FROM_CALL):
+        traced(unet, *inputs_of(2, dtype=dtype))
+    assert traced.count == 1
+    for count, side, words in ((2, 16, 7), (4, 16, 7), (16, 16, 7), (3, 24, 7), (2, 32, 14), (40, 16, 7)):
+        inputs = inputs_of(count, side, words, dtype)
+        for _ in range(3):
+            assert torch.equal(traced(unet, *inputs), plain(unet, *inputs)), (count, side, words)
+    assert traced.count == 1, "one trace serves them all"
+    for side in (17, 18, 19):  # upsampled to the size that there was, and not by two
+        inputs = inputs_of(2, side, dtype=dtype)
+        for _ in range(3):
+            assert torch.equal(traced(unet, *inputs), plain(unet, *inputs)), side
+    assert 1 < traced.count <= MOST
+
+
+def test_python_runs_the_unet_only_until_there_is_a_trace() -> None:
+    unet, traced = Counted(tiny()), TracedCalls()
+    for _ in range(FROM_CALL + 10):
+        traced(unet, *inputs_of(2))
+    assert unet.times_run == FROM_CALL + 1, "once more for the trace, and never again"
+    for _ in range(5):
+        traced(unet, *inputs_of(4))
+    assert unet.times_run == FROM_CALL + 2, "another size is compared once"
+
+
+def test_a_single_picture_waits_for_no_trace() -> None:
+    unet, traced = Counted(tiny()), TracedCalls()
+    for _ in range(FROM_CALL - 1):
+        traced(unet, *inputs_of(2))
+    assert (traced.count, unet.times_run) == (0, FROM_CALL - 1)
+
+
+class Moody(torch.nn.Module):
+    """Answers more each time: a trace, which has one answer, differs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mood = 0.0
+
+    def forward(self, rows: torch.Tensor, times: torch.Tensor, **_: Any) -> tuple[torch.Tensor]:
+        self.mood += 1.0
+        return (rows + self.mood,)
+
+
+class Stubborn(torch.nn.Module):
+    def forward(self, rows: torch.Tensor, times: torch.Tensor, **_: Any) -> tuple[torch.Tensor]:
+        if torch.jit.is_tracing():
+            raise TypeError("not to be traced")
+        return (rows,)
+
+
+def test_a_trace_that_answers_otherwise_is_not_used() -> None:
+    unet, traced = Moody(), TracedCalls()
+    rows, times, _ = inputs_of(2)
+    for _ in range(FROM_CALL + 3):
+        before = unet.mood
+        assert torch.equal(traced(unet, rows, times, {}), rows + (before + 1))
+    assert traced.count == 0
+
+
+def test_what_cannot_be_traced_goes_on_as_before_and_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    unet, traced = Stubborn(), TracedCalls()
+    with caplog.at_level(logging.WARNING):
+        for count in (2, 4, 6):
+            for _ in range(FROM_CALL):
+                rows, times, _ = inputs_of(count)
+                assert torch.equal(traced(unet, rows, times, {}), rows)
+    assert traced.count == 0
+    assert caplog.text.count("not to be traced") == 1
+
+
+def test_an_answer_that_is_not_finite_is_compared_with_nothing() -> None:
+    unet, traced = tiny(), TracedCalls()
+    rows, times, conditions = inputs_of(2)
+    for _ in range(FROM_CALL + 2):
+        traced(unet, torch.full_like(rows, float("nan")), times, conditions)
+    assert traced.count == 0
+    traced(unet, rows, times, conditions)
+    assert traced.count == 1
+
+
+def test_what_is_forgotten_holds_no_weights_any_more() -> None:
+    unet, traced = tiny(), TracedCalls()
+    weights = [weakref.ref(parameter) for parameter in unet.parameters()]
+    for _ in range(FROM_CALL + 1):
+        traced(unet, *inputs_of(2))
+    assert traced.forget()
+    assert not traced.forget()
+    del unet
+    gc.collect()
+    assert not any(reference() is not None for reference in weights)
+
+
+def test_other_weights_answer_after_forget() -> None:
+    unet, traced = tiny(), TracedCalls()
+    for _ in range(FROM_CALL + 1):
+        traced(unet, *inputs_of(2))
+    unet.conv_out.weight = torch.nn.Parameter(unet.conv_out.weight * 2)
+    traced.forget()
+    for _ in range(FROM_CALL + 1):
+        assert torch.equal(traced(unet, *inputs_of(2)), plain(unet, *inputs_of(2)))
+    assert traced.count == 1
+
+
+def test_the_picture_book_is_traced_on_a_cpu_and_draws_the_same(tmp_path: Path) -> None:
+    settings = Settings(device="cpu", model=EMBEDDED, output_dir=tmp_path, data_dir=tmp_path)
+    asked = {"prompt": "a red house", "num_inference_steps": 30, "width": 128, "height": 128, "seed": 3}
+    with closing(Engine(settings, outputs=Outputs(tmp_path))) as engine:
+        engine.start()
+
+        def drawn(**values: Any) -> bytes:
+            image = engine.submit(parse_request("text_to_image", asked | values)).result(120).images[0].image
+            return image.tobytes()
+
+        first, pair = drawn(), drawn(num_images_per_prompt=2)
+        model = engine._manager.current
+        assert model is not None
+        assert isinstance(model.captured, TracedCalls)
+        assert model.captured.count == 1
+        assert (drawn(), drawn(num_images_per_prompt=2)) == (first, pair)
+
+
+def test_only_the_embedded_model_on_a_cpu_is_traced() -> None:
+    here, there = torch.device("cpu"), torch.device("mps")
+    for settings, device, is_embedded in (
+        (Settings(), here, False),
+        (Settings(), there, True),
+        (Settings(compile="on"), here, True),
+    ):
+        calls = pipeline_manager._captured_calls(settings, device, is_embedded=is_embedded)
+        assert not isinstance(calls, TracedCalls), (settings.compile, device, is_embedded)
+    assert isinstance(pipeline_manager._captured_calls(Settings(), here, is_embedded=True), TracedCalls)
