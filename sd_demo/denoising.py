@@ -14,11 +14,9 @@ from typing import Any
 import torch
 
 from sd_demo.canvas import Canvas
-from sd_demo.loaded_model import LoadedModel
-from sd_demo.memory_errors import tried
+from sd_demo.loaded_model import LoadedModel, cut
 from sd_demo.plan import Plan
 from sd_demo.prompts import PromptEmbeds
-from sd_demo.residence import empty_cache
 from sd_demo.schedulers import make_scheduler, takes_seeds
 from sd_demo.tiled_vae import whole_or_tiled
 
@@ -46,7 +44,8 @@ class Denoising:
         self.compiled_steps = 0
         self.is_distilled, self.has_two_rows = model.is_distilled, model.is_guided(plan.guidance_scale)
         rows = [embeds.negative_prompt_embeds, embeds.prompt_embeds] if self.has_two_rows else [embeds.prompt_embeds]
-        self.conditions = self._conditions(torch.cat([e.expand(n, -1, -1) for e in rows]))
+        rows = [model.kept_of_prompts(e).expand(n, -1, -1) for e in rows]
+        self.conditions = self._conditions(torch.cat(rows))
         self.extra_channels: torch.Tensor | None = None  # [n, c, h, w]: what the UNet sees beside the latents
         self.mask: torch.Tensor | None = None  # [n, 1, h, w], for blending with a 4-channel UNet
         self.image_latents: torch.Tensor | None = None
@@ -55,13 +54,15 @@ class Denoising:
         self._prediction: torch.Tensor | None = None
         with torch.inference_mode():
             self.latents = self._start(n)
-        self._times = self.timesteps.float().to(model.placement.device)
+        times = self.timesteps.float().to(model.placement.device)
+        self._times, self.conditions = model.kept_of_times(times, self.conditions)
+        self._shared: tuple[list[Denoising], dict[str, torch.Tensor]] | None = None
         self._step_extras = self._extras()
 
     @property
     def key(self) -> tuple[Any, ...]:
         """Denoisings of one key share a UNet call."""
-        return (id(self.model), self.latents.shape[1:], self.conditions["encoder_hidden_states"].shape[1])
+        return (id(self.model), self.latents.shape[1:], self.conditions["encoder_hidden_states"].shape[1:])
 
     @property
     def rows(self) -> int:
@@ -87,8 +88,23 @@ class Denoising:
 
     @property
     def time(self) -> torch.Tensor:
-        """This step's place in the schedule as the UNet reads it, a single number."""
+        """This step's place in the schedule as the UNet reads it, a single number or what is kept for that, [K]."""
         return self._times[self.index]
+
+    def times_in(self) -> torch.Tensor:
+        """This step's time for each row, [rows] or [rows, K]."""
+        return self.time.expand(self.rows, *self.time.shape)
+
+    def conditions_with(self, others: Sequence[Denoising]) -> dict[str, torch.Tensor]:
+        """Its own conditions and those of `others` in one, the same tensors as long as the others are the same."""
+        if not others:
+            return self.conditions
+        before, shared = self._shared or ([], {})
+        if len(before) != len(others) or any(a is not b for a, b in zip(before, others, strict=True)):
+            each = [self.conditions, *(other.conditions for other in others)]
+            shared = {name: torch.cat([one[name] for one in each]) for name in self.conditions}
+            self._shared = list(others), shared
+        return shared
 
     def take(self, predictions: torch.Tensor) -> None:
         """Finish this step with the UNet's answer for `rows_in()`."""
@@ -209,12 +225,13 @@ def advance(denoisings: Sequence[Denoising]) -> list[Exception | None]:
     """
     model = denoisings[0].model
     rows = [d.rows_in() for d in denoisings]
-    times = torch.cat([d.time.expand(d.rows) for d in denoisings])
-    conditions = {name: torch.cat([d.conditions[name] for d in denoisings]) for name in denoisings[0].conditions}
-    every = torch.cat(rows), times.to(rows[0].device), conditions
+    times = torch.cat([d.times_in() for d in denoisings])
+    every = torch.cat(rows), times.to(rows[0].device), denoisings[0].conditions_with(denoisings[1:])
     most = model.max_rows // 2 * 2 if model.max_rows else len(times)  # even, as an odd row may be called for twice
-    calls = [_cut(every, slice(k, k + most)) for k in range(0, len(times), most)]
-    answers = model.residence.run("unet", lambda: [(_predict(model, *call), model.was_compiled) for call in calls])
+    calls = [cut(every, slice(k, k + most)) for k in range(0, len(times), most)]
+    answers = model.residence.run(
+        "unet", lambda: [(model.predict_in_parts(*call), model.was_compiled) for call in calls]
+    )
     model.pace.keep(model.placement.device)
     predictions = torch.cat([part for parts, _ in answers for part in parts])
     failures: list[Exception | None] = []
@@ -228,23 +245,3 @@ def advance(denoisings: Sequence[Denoising]) -> list[Exception | None]:
         except Exception as error:
             failures.append(error)
     return failures
-
-
-def _cut(inputs: tuple[Any, ...], part: slice) -> tuple[Any, ...]:
-    rows, times, conditions = inputs
-    return rows[part], times[part], {name: value[part] for name, value in conditions.items()}
-
-
-def _predict(model: LoadedModel, *inputs: Any) -> list[torch.Tensor]:
-    """The UNet's answers for rows [B, c, h, w], times and conditions, in as few parts as the memory allows."""
-    rows = len(inputs[0])
-    if rows == 1 or not model.is_too_much(inputs[0]):
-        answer = tried(lambda: model.predict(*inputs))
-        if not isinstance(answer, RuntimeError):
-            return [answer]
-        if rows == 1:
-            raise answer
-        model.was_too_much(inputs[0])
-        empty_cache()
-    halves = slice(rows // 2), slice(rows // 2, None)
-    return [answer for part in halves for answer in _predict(model, *_cut(inputs, part))]

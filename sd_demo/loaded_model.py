@@ -23,6 +23,7 @@ from diffusers import (
 from PIL import Image
 
 from sd_demo.captured_calls import CapturedCalls
+from sd_demo.kept_conditions import KeepingUnet
 from sd_demo.memory_errors import tried
 from sd_demo.memory_need import MemoryNeed
 from sd_demo.pace import Pace
@@ -31,7 +32,7 @@ from sd_demo.plan import Plan
 from sd_demo.prompts import PromptEmbeds, PromptEncoder
 from sd_demo.registry import ModelEntry
 from sd_demo.requests import AnyRequest, SuperResolution
-from sd_demo.residence import Residence
+from sd_demo.residence import Residence, empty_cache
 from sd_demo.row_independence import in_pairs
 from sd_demo.safety import SafetyChecker
 from sd_demo.traced_calls import TracedCalls
@@ -48,6 +49,12 @@ _PIPELINES: Final = {
 def is_guided(guidance_scale: float, *, is_distilled: bool) -> bool:
     """Whether a UNet is asked twice for each image; one that was distilled takes the guidance scale as an input."""
     return guidance_scale > 1 and not is_distilled
+
+
+def cut(inputs: tuple[Any, ...], part: slice) -> tuple[Any, ...]:
+    """Some of the rows of a UNet's inputs: rows [B, …], times [B, …] and conditions [B, …]."""
+    rows, times, conditions = inputs
+    return rows[part], times[part], {name: value[part] for name, value in conditions.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,6 +146,25 @@ class LoadedModel:
         each = [encode(prompt) for prompt in plan.read_prompts]
         return replace(each[0], prompt_embeds=torch.cat([one.prompt_embeds for one in each]))
 
+    def kept_of_prompts(self, embeds: torch.Tensor) -> torch.Tensor:
+        """What the UNet takes in place of embeds [B, 77, D], which stay as they are where nothing is kept."""
+        if not self._keeps:
+            return embeds
+        return self.residence.run("unet", partial(self.unet.of_prompts, embeds))
+
+    def kept_of_times(
+        self, times: torch.Tensor, conditions: dict[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """What the UNet takes in place of times [T] and conditions; both stay as they are where nothing is kept."""
+        if not self._keeps:
+            return times, conditions
+        return self.residence.run("unet", partial(self.unet.of_times, times, conditions))
+
+    @property
+    def _keeps(self) -> bool:
+        """Bringing the UNet only for this would cost more than it saves."""
+        return isinstance(self.unet, KeepingUnet) and self.residence.stays("unet")
+
     def is_too_much(self, rows: torch.Tensor) -> bool:
         """Whether the memory was too small for so many rows [B, c, h, w] of that size a moment ago."""
         least, until = self._too_much.get((self.residence.rung, rows.shape[1:]), (0, 0.0))
@@ -161,6 +187,20 @@ class LoadedModel:
         if isinstance(answer, RuntimeError):
             raise answer
         return answer
+
+    def predict_in_parts(self, *inputs: Any) -> list[torch.Tensor]:
+        """The UNet's answers for inputs as of `predict`, in as few parts as the memory allows, down to one row."""
+        rows = len(inputs[0])
+        if rows == 1 or not self.is_too_much(inputs[0]):
+            answer = tried(lambda: self.predict(*inputs))
+            if not isinstance(answer, RuntimeError):
+                return [answer]
+            if rows == 1:
+                raise answer
+            self.was_too_much(inputs[0])
+            empty_cache()
+        halves = slice(rows // 2), slice(rows // 2, None)
+        return [answer for part in halves for answer in self.predict_in_parts(*cut(inputs, part))]
 
     def pipeline(self, task: str, scheduler: Any) -> Any:
         """The diffusers pipeline of `task` over these very weights, with its own `scheduler`."""

@@ -3,7 +3,9 @@
 Activations grow in proportion to rows and area. The factors were measured by counting every live tensor of a call
 (`python -m tests.memory_factors`): Stable Diffusion 1.5's UNet holds at most 26 numbers at once for each row, latent
 and channel of its first level, the picture-book's 15; both decoders 6 for each pixel and channel of their last level,
-more than the encoders, which are therefore not counted: where a decoder fits, so does its encoder.
+more than the encoders, which are therefore not counted: where a decoder fits, so does its encoder. What is kept of
+a prompt (kept_conditions.py) is 78 numbers for each row, token and channel of the first level, the picture-book's 52;
+each row has it twice, its own and that of the shared call.
 Plain attention holds every score twice besides, before and after the softmax, and these grow with the area's square.
 """
 
@@ -17,11 +19,14 @@ from typing import Any, Final
 
 import torch
 
+from sd_demo.architectures import MAX_TOKENS
 from sd_demo.placement import largest_attention
+from sd_demo.registry import ModelEntry
 from sd_demo.residence import RUNGS
-from sd_demo.settings import Rung
+from sd_demo.settings import Rung, Settings
 
 UNET_FACTOR: Final = 26.0
+KEPT_FACTOR: Final = 78.0
 VAE_FACTOR: Final = 6.0
 SCORES_FACTOR: Final = 2.0
 TILE: Final = 32  # latents of a side of what the autoencoder works on at once, where the whole is too large
@@ -50,6 +55,7 @@ class MemoryNeed:
     unet_per_row: float  # for each latent
     decode: float  # for each pixel
     latent_pixels: int
+    kept_per_row: float = 0.0  # of the prompt
     scores_per_row: float = 0.0  # for each latent with each; 0 where the attention keeps no scores
 
     @classmethod
@@ -63,7 +69,8 @@ class MemoryNeed:
     def told(cls, weights: dict[str, float], unet: Sequence[int], vae: Sequence[int], dtype: torch.dtype) -> MemoryNeed:
         """Of networks with these weights in MiB; unet, vae: the channels of their levels."""
         size = dtype.itemsize / 2**20
-        return cls(weights, UNET_FACTOR * unet[0] * size, VAE_FACTOR * vae[0] * size, 2 ** (len(vae) - 1))
+        kept = 2 * KEPT_FACTOR * MAX_TOKENS * unet[0] * size
+        return cls(weights, UNET_FACTOR * unet[0] * size, VAE_FACTOR * vae[0] * size, 2 ** (len(vae) - 1), kept)
 
     def attending(self, attention: str, unet: Any, dtype: torch.dtype) -> MemoryNeed:
         """The same with `attention`; the plain one holds all scores of a layer at once."""
@@ -80,7 +87,7 @@ class MemoryNeed:
         side = self.latent_pixels
         rows = shape.rows if is_whole else 1
         latents = (shape.height / side) * (shape.width / side)
-        drawing = rows * (self.unet_per_row * latents + self.scores_per_row * latents**2)
+        drawing = rows * (self.unet_per_row * latents + self.scores_per_row * latents**2 + self.kept_per_row)
         tile = (TILE * side) ** 2
         decoding = self.decode * (shape.height * shape.width if is_whole else min(tile, shape.height * shape.width))
         everything = sum(self.weights.values())
@@ -101,6 +108,18 @@ class MemoryNeed:
         rungs = RUNGS[RUNGS.index(highest) :]
         fitting = (rung for rung in rungs if self.peak_mib(shape, rung) <= ROOM * free_mib)
         return next(fitting, RUNGS[-1])
+
+    def first_rung(self, entry: ModelEntry, settings: Settings, device: torch.device) -> Rung:
+        """Which networks of `entry` stay: as the settings say, else as what is free can hold for one picture of its own
+        size.
+
+        The embedded model is smaller than what other rungs save, and a CPU's memory is where networks rest anyway.
+        """
+        if settings.memory != "auto" and not entry.is_embedded:
+            return settings.memory
+        free = None if device.type == "cpu" else free_mib(device, settings.memory_limit_mib)
+        usual = Shape(2, entry.native_size, entry.native_size)
+        return "resident" if free is None or entry.is_embedded else self.rung_for(usual, free)
 
 
 def free_mib(device: torch.device, limit_mib: int = 0) -> float | None:

@@ -18,12 +18,13 @@ from sd_demo.checkpoints import assemble, hash_of, read_model, weights_of
 from sd_demo.compiled_calls import CompiledBehind, Ordinary, keep_compiled_in, pays
 from sd_demo.errors import ModelUnavailable, OutOfMemory, PlaygroundError
 from sd_demo.host_memory import give_back
+from sd_demo.kept_conditions import let_keep
 from sd_demo.known_models import RANDOM, latents_side, not_here, read_random, what_suits
 from sd_demo.lean_decoder import make_lean
 from sd_demo.loaded_model import LoadedModel
 from sd_demo.lora import take_off
 from sd_demo.memory_errors import is_out_of_memory
-from sd_demo.memory_need import MemoryNeed, Shape, free_mib
+from sd_demo.memory_need import MemoryNeed
 from sd_demo.newer_weights import NewerWeights
 from sd_demo.placement import choose_device, choose_dtype, lay_out, place
 from sd_demo.pooled_prompts import PooledPromptEncoder
@@ -35,7 +36,7 @@ from sd_demo.requests import LoraChoice
 from sd_demo.residence import Residence, empty_cache, every_network
 from sd_demo.row_independence import are_rows_independent, use_whole_blocks
 from sd_demo.safety import read_safety_checker
-from sd_demo.settings import Rung, Settings
+from sd_demo.settings import Settings
 from sd_demo.traced_calls import TracedCalls
 from sd_demo.weight_hashes import stamp_of
 from sd_demo.worn_loras import are_worn, put_loras_on
@@ -193,26 +194,27 @@ class PipelineManager:
         unet = components["unet"]  # diffusers' pipelines of pictures compare its size with a number
         unet.register_to_config(sample_size=latents_side(unet.config.sample_size))
         if path is not None and path.is_file():
-            entry = entry.model_copy(update=what_suits(components["unet"].config))
+            entry = entry.model_copy(update=what_suits(unet.config))
         is_checked = self._settings.safety_checker
         safety = read_safety_checker(path, dtype, device, entry.title) if is_checked and path else None
         networks = every_network(components) | ({"safety_checker": safety.network} if safety else {})
-        lay_out(components["unet"], components["vae"], device, is_embedded=entry.is_embedded)
-        is_shared_alike = entry.is_embedded and device.type == "cpu" and dtype == torch.bfloat16
-        if is_shared_alike:
-            use_whole_blocks(components["unet"])
+        lay_out(unet, components["vae"], device, is_embedded=entry.is_embedded)
+        is_alike = entry.is_embedded and device.type == "cpu" and dtype == torch.bfloat16
+        if is_alike:
+            use_whole_blocks(unet)
         if device.type == "cuda":
             make_lean(components["vae"].decoder)
-        need = MemoryNeed.of(networks, dtype).attending(self._settings.attention, components["unet"], dtype)
-        rung = self._rung(entry, need, device)
+        let_keep(unet)
+        need = MemoryNeed.of(networks, dtype).attending(self._settings.attention, unet, dtype)
+        rung = need.first_rung(entry, self._settings, device)
         while rung != "resident" and self._settings.memory == "auto" and self._models:
             self._free_oldest()  # a model that nobody uses is worth less than speed for this one
-            rung = self._rung(entry, need, device)
+            rung = need.first_rung(entry, self._settings, device)
         residence = Residence(networks, device, rung, lambda: self._free_idle(entry.name))
-        placement = residence.run("unet", lambda: place(components["unet"], self._settings, device, dtype))
-        need = need.attending(placement.attention, components["unet"], dtype)
-        is_choice = is_shared_alike and self._settings.dtype == "auto"
-        if is_choice and not are_rows_independent(components["unet"], model_hash, placement.attention):
+        placement = residence.run("unet", lambda: place(unet, self._settings, device, dtype))
+        need = need.attending(placement.attention, unet, dtype)
+        is_choice = is_alike and self._settings.dtype == "auto"
+        if is_choice and not are_rows_independent(unet, model_hash, placement.attention):
             log.info("%s runs in float32: in bfloat16 pictures would depend on who shares the loop", entry.name)
             return self._load(entry, path, device, torch.float32)
         reader = PooledPromptEncoder if entry.upscale_factor == 2 else PromptEncoder
@@ -221,19 +223,8 @@ class PipelineManager:
         residence.spare = lambda: (captured is not None and captured.forget()) or self._free_idle(entry.name)
         return LoadedModel(
             entry, components, placement, prompts, model_hash, residence, need, safety=safety, captured=captured,
-            in_pairs=is_shared_alike, max_rows=self._settings.max_rows,
+            in_pairs=is_alike, max_rows=self._settings.max_rows,
         )  # fmt: skip
-
-    def _rung(self, entry: ModelEntry, need: MemoryNeed, device: torch.device) -> Rung:
-        """Which networks stay: as the settings say, else as what is free can hold for one picture at the model's size.
-
-        The embedded model is smaller than what other rungs save, and a CPU's memory is where networks rest anyway.
-        """
-        if self._settings.memory != "auto" and not entry.is_embedded:
-            return self._settings.memory
-        free = None if device.type == "cpu" else free_mib(device, self._settings.memory_limit_mib)
-        usual = Shape(2, entry.native_size, entry.native_size)
-        return "resident" if free is None or entry.is_embedded else need.rung_for(usual, free)
 
 
 def _captured_calls(

@@ -19,16 +19,19 @@ from torch.utils._pytree import tree_leaves
 
 from sd_demo import random_model
 from sd_demo.checkpoints import read_model
+from sd_demo.kept_conditions import let_keep
 from sd_demo.known_models import EMBEDDED, EMBEDDED_FOLDER
 
 
 class Living(TorchDispatchMode):
     """The bytes that live now, and the most that did."""
 
-    def __init__(self, *before: torch.nn.Module) -> None:
+    def __init__(self, *networks: torch.nn.Module, inputs: tuple[torch.Tensor, ...] = ()) -> None:
+        """What is there before, and is not counted."""
         super().__init__()
         self.now = self.most = 0
-        self._known = {p.untyped_storage().data_ptr() for network in before for p in network.parameters()}
+        before = [*(p for network in networks for p in network.parameters()), *inputs]
+        self._known = {tensor.untyped_storage().data_ptr() for tensor in before}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))
@@ -48,13 +51,15 @@ class Living(TorchDispatchMode):
 
 
 def factors(parts: dict[str, Any], side: int, rows: int = 2) -> dict[str, float]:
-    """Numbers that live at once: for each row, latent and first channel; for each pixel and last channel, decoding
-    ("vae") and encoding."""
+    """Numbers that live at once: for each row, latent and first channel; for each row, token and first channel what is
+    kept of a prompt; for each pixel and last channel, decoding ("vae") and encoding."""
     unet, vae = parts["unet"], parts["vae"]
     unet.set_attn_processor(AttnProcessor2_0())
-    words = torch.zeros(rows, 77, unet.config.cross_attention_dim)
-    with torch.inference_mode(), Living(unet, vae) as living:
-        unet(torch.zeros(rows, 4, side, side), torch.ones(rows), encoder_hidden_states=words)
+    let_keep(unet)
+    words = unet.of_prompts(torch.zeros(rows, 77, unet.config.cross_attention_dim))
+    times, _ = unet.of_times(torch.ones(rows), {})
+    with torch.inference_mode(), Living(unet, vae, inputs=(times, words)) as living:
+        unet(torch.zeros(rows, 4, side, side), times, encoder_hidden_states=words)
     drawing = living.most / 4 / (rows * side * side * unet.config.block_out_channels[0])
     with torch.inference_mode(), Living(unet, vae) as living:
         vae.decode(torch.zeros(1, 4, side, side))
@@ -62,7 +67,8 @@ def factors(parts: dict[str, Any], side: int, rows: int = 2) -> dict[str, float]
     with torch.inference_mode(), Living(unet, vae) as living:
         vae.encode(torch.zeros(1, 3, large, large))
     numbers = 4 * large**2 * vae.config.block_out_channels[0]
-    return {"unet": drawing, "vae": decoding / numbers, "encoder": living.most / numbers}
+    kept = words.shape[-1] / unet.config.block_out_channels[0]
+    return {"unet": drawing, "kept": kept, "vae": decoding / numbers, "encoder": living.most / numbers}
 
 
 def main() -> None:

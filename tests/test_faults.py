@@ -89,7 +89,7 @@ POINTS: dict[str, Callable[[LoadedModel], tuple[Any, str]]] = {
     "vae encode": lambda model: (model.vae, "encode"),
     "step": lambda _: (engine_module, "advance"),
     "rows": lambda _: (denoising_module.Denoising, "rows_in"),
-    "unet": lambda model: (model.unet, "forward"),
+    "unet": lambda _: (LoadedModel, "predict"),
     "scheduler step": lambda _: (DPMSolverMultistepScheduler, "step"),
     "take": lambda _: (denoising_module.Denoising, "take"),
     "end": lambda _: (engine_module, "finish"),

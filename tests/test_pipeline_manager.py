@@ -27,6 +27,7 @@ from sd_demo.errors import InvalidRequest, ModelUnavailable, OutOfMemory
 from sd_demo.health import is_fatal
 from sd_demo.hub.downloads import Downloads
 from sd_demo.loaded_model import LoadedModel
+from sd_demo.memory_need import MemoryNeed
 from sd_demo.model_files import MANIFEST
 from sd_demo.pipeline_manager import PipelineManager
 from sd_demo.registry import EMBEDDED, Registry
@@ -352,7 +353,7 @@ def test_idle_models_go_before_the_one_in_use_suffers(
     assert tries == [1, 0]
     assert held() == names[2:]
 
-    monkeypatch.setattr(manager, "_rung", lambda *_: "one_at_a_time" if manager.loaded else "resident")
+    monkeypatch.setattr(MemoryNeed, "first_rung", lambda *_: "one_at_a_time" if manager.loaded else "resident")
     assert manager.get(names[0]).residence.rung == "resident"
     assert held() == names[:1]
 

@@ -85,9 +85,7 @@ def _step(denoising: Denoising) -> Frame:
     noisy = denoising.latents
     rows = denoising.rows_in()
     given = rows[:1]
-    predictions = denoising.model.unet(
-        rows, t.float().expand(len(rows)).to(rows.device), **denoising.conditions, return_dict=False
-    )[0]
+    predictions = denoising.model.unet(rows, denoising.times_in(), **denoising.conditions, return_dict=False)[0]
     sigma = _own_sigma(denoising.scheduler, index)
     denoising.take(predictions)
     alpha_bar = denoising.scheduler.alphas_cumprod[int(t)].to(given)

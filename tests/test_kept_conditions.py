@@ -1,0 +1,134 @@
+"""What a UNet makes of prompts and times once: the same answers as from prompts and times, for every known UNet."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from peft import LoraConfig
+
+from sd_demo import random_model
+from sd_demo.kept_conditions import KeepingUnet, let_keep
+from sd_demo.known_models import EMBEDDED_FOLDER
+
+KEPT = ("sd-1.5", "sd-1.4", "sd-1.5-inpainting", "lcm", "sd-2.1", "sd-2-inpainting")
+
+
+def unet_of(like: str) -> Any:
+    if like == "picture-book":
+        return UNet2DConditionModel.from_pretrained(EMBEDDED_FOLDER / "unet").eval()
+    return random_model.build(like, "tiny", dtype=torch.float32)["unet"].eval()
+
+
+def inputs_of(unet: Any, count: int = 4) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(count)
+    side = 16
+    rows = torch.randn(count, unet.config.in_channels, side, side, generator=generator)
+    times = torch.tensor([999.0, 500.0, 37.0, 1.0])[:count]
+    conditions = {"encoder_hidden_states": torch.randn(count, 77, unet.config.cross_attention_dim, generator=generator)}
+    if unet.config.time_cond_proj_dim is not None:
+        cond = torch.randn(1, unet.config.time_cond_proj_dim, generator=generator)
+        conditions["timestep_cond"] = cond.expand(count, -1)
+    return rows, times, conditions
+
+
+def answer(unet: Any, rows: torch.Tensor, times: torch.Tensor, conditions: dict[str, torch.Tensor]) -> torch.Tensor:
+    with torch.inference_mode():
+        return unet(rows, times, **conditions, return_dict=False)[0]
+
+
+def kept(
+    unet: Any, times: torch.Tensor, conditions: dict[str, torch.Tensor]
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    times, conditions = unet.of_times(times, conditions)
+    return times, conditions | {"encoder_hidden_states": unet.of_prompts(conditions["encoder_hidden_states"])}
+
+
+@pytest.mark.parametrize("like", ["picture-book", *KEPT])
+def test_answers_are_those_from_prompts_and_times(like: str) -> None:
+    unet = unet_of(like)
+    rows, times, conditions = inputs_of(unet)
+    expected = answer(unet, rows, times, conditions)
+    let_keep(unet)
+    assert isinstance(unet, KeepingUnet)
+    assert torch.equal(answer(unet, rows, times, conditions), expected), "who gives what was always given"
+    times, given = kept(unet, times, conditions)
+    assert times.ndim == 2
+    assert list(given) == ["encoder_hidden_states"]
+    difference = (answer(unet, rows, times, given) - expected).norm() / expected.norm()
+    assert difference < 1e-5
+
+
+@pytest.mark.parametrize("like", ["x4-upscaler", "x2-latent-upscaler"])
+def test_other_unets_stay_as_they_are(like: str) -> None:
+    unet = unet_of(like)
+    kinds = [type(module) for module in unet.modules()]
+    let_keep(unet)
+    assert [type(module) for module in unet.modules()] == kinds
+
+
+def test_nothing_is_made_again_in_a_call() -> None:
+    unet = unet_of("sd-1.5")
+    let_keep(unet)
+    rows, times, conditions = inputs_of(unet)
+    times, given = kept(unet, times, conditions)
+    met: list[str] = []
+    for name, layer in unet.named_modules():
+        if name.endswith(("time_emb_proj", "time_embedding.linear_1", "time_embedding.linear_2", "time_proj")):
+            layer.register_forward_hook(lambda *_, name=name: met.append(name))
+    widths: list[int] = []
+    real = torch.nn.functional.linear
+
+    def linear(x: torch.Tensor, *others: Any) -> torch.Tensor:
+        widths.append(x.shape[1] if x.ndim == 3 else 0)
+        return real(x, *others)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.nn.functional, "linear", linear)
+        answer(unet, rows, times, given)
+    assert met == []
+    assert widths, "layers of pictures run"
+    assert 77 not in widths, "none of the prompt"
+
+
+def test_a_row_is_the_same_whatever_rows_there_are() -> None:
+    unet = unet_of("picture-book").to(torch.bfloat16)
+    let_keep(unet)
+    embeds = torch.randn(5, 77, unet.config.cross_attention_dim).to(torch.bfloat16)
+    together = unet.of_prompts(embeds)
+    for k in range(5):
+        assert torch.equal(unet.of_prompts(embeds[k : k + 1])[0], together[k])
+
+
+@pytest.mark.parametrize("target", ["to_k", "time_emb_proj"])
+def test_what_a_lora_wraps_is_asked_for_as_ever(target: str) -> None:
+    unet = unet_of("sd-1.5")
+    other = copy.deepcopy(unet)
+    let_keep(unet)
+    rows, times, conditions = inputs_of(unet)
+    for one in (unet, other):
+        torch.manual_seed(3)
+        one.add_adapter(LoraConfig(r=2, target_modules=[target], init_lora_weights=False))
+    times_given, given = kept(unet, times, conditions)
+    is_wide = given["encoder_hidden_states"].shape[-1] != conditions["encoder_hidden_states"].shape[-1]
+    assert (is_wide, times_given.ndim) == ((False, 2) if target == "to_k" else (True, 1))
+    expected = answer(other, rows, times, conditions)
+    assert torch.allclose(answer(unet, rows, times_given, given), expected, atol=1e-5)
+    unet.unload_lora()
+    times_given, given = kept(unet, times, conditions)
+    assert times_given.ndim == 2
+    plain = answer(unet_of("sd-1.5"), rows, times, conditions)
+    assert torch.allclose(answer(unet, rows, times_given, given), plain, atol=1e-5)
+    assert not torch.allclose(plain, expected, atol=1e-3)
+
+
+def test_a_width_that_could_be_either_is_not_kept() -> None:
+    unet = unet_of("sd-1.5")
+    layers = [m for m in unet.modules() if type(m).__name__ == "BasicTransformerBlock"]
+    whole = sum(block.attn2.to_k.out_features + block.attn2.to_v.out_features for block in layers)
+    same = UNet2DConditionModel.from_config({**unet.config, "cross_attention_dim": whole})
+    let_keep(same)
+    assert type(same) is UNet2DConditionModel
