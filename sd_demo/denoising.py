@@ -19,6 +19,7 @@ from sd_demo.plan import Plan
 from sd_demo.prompts import PromptEmbeds
 from sd_demo.schedulers import make_scheduler, takes_seeds
 from sd_demo.tiled_vae import whole_or_tiled
+from sd_demo.twin_rows import twice
 
 
 class Denoising:
@@ -35,34 +36,33 @@ class Denoising:
         if takes_seeds(plan.scheduler):
             self.scheduler.noise_sampler_seed = list(plan.seeds)
         self.pipe = model.pipeline(plan.task, self.scheduler)
-        self.index = 0
+        self.index = self.most_shared = self.compiled_steps = 0
         self.first_rung = model.residence.rung
-        self.most_shared = 0
         self.is_encoded_in_tiles = False  # the given picture, where the memory was too small for the whole
         self.most_parts = 1  # in which a UNet call ran, where the memory was too small for the whole
         n = len(plan.seeds)
-        self.compiled_steps = 0
         self.is_distilled, self.has_two_rows = model.is_distilled, model.is_guided(plan.guidance_scale)
         rows = [embeds.negative_prompt_embeds, embeds.prompt_embeds] if self.has_two_rows else [embeds.prompt_embeds]
-        rows = [model.kept_of_prompts(e).expand(n, -1, -1) for e in rows]
-        self.conditions = self._conditions(torch.cat(rows))
         self.extra_channels: torch.Tensor | None = None  # [n, c, h, w]: what the UNet sees beside the latents
         self.mask: torch.Tensor | None = None  # [n, 1, h, w], for blending with a 4-channel UNet
         self.image_latents: torch.Tensor | None = None
         self.noise: torch.Tensor | None = None
         self._input: torch.Tensor | None = None
         self._prediction: torch.Tensor | None = None
-        with torch.inference_mode():
+        with torch.inference_mode():  # as in `advance`: a compiler makes a call anew for tensors of another kind
             self.latents = self._start(n)
-        times = self.timesteps.float().to(model.placement.device)
-        self._times, self.conditions = model.kept_of_times(times, self.conditions)
+            kept = model.kept_of_prompts(torch.cat(rows)).split([len(e) for e in rows])  # both or none
+            self.conditions = self._conditions(torch.stack([e.expand(n, -1, -1) for e in kept], dim=1).flatten(0, 1))
+            times = self.timesteps.float().to(model.placement.device)
+            self._times, self.conditions = model.kept_of_times(times, self.conditions)
         self._shared: tuple[list[Denoising], dict[str, torch.Tensor]] | None = None
         self._step_extras = self._extras()
 
     @property
     def key(self) -> tuple[Any, ...]:
         """Denoisings of one key share a UNet call."""
-        return (id(self.model), self.latents.shape[1:], self.conditions["encoder_hidden_states"].shape[1:])
+        words = self.conditions["encoder_hidden_states"]
+        return (id(self.model), self.latents.shape[1:], words.shape[1:], self._times.shape[1:])
 
     @property
     def rows(self) -> int:
@@ -79,12 +79,12 @@ class Denoising:
         return self.index >= self.total
 
     def rows_in(self) -> torch.Tensor:
-        """This step's rows for the UNet, [rows, 4 or 9, h, w]: without the prompt first, then with it."""
+        """This step's rows for the UNet, [rows, 4 or 9, h, w]: each image's without the prompt, then with it."""
         scaled = self.scheduler.scale_model_input(self.latents, self.timesteps[self.index])
         self._input = scaled
         if self.extra_channels is not None:
             scaled = torch.cat([scaled, self.extra_channels], dim=1)
-        return torch.cat([scaled] * 2) if self.has_two_rows else scaled
+        return twice(scaled) if self.has_two_rows else scaled
 
     @property
     def time(self) -> torch.Tensor:
@@ -98,9 +98,11 @@ class Denoising:
     def conditions_with(self, others: Sequence[Denoising]) -> dict[str, torch.Tensor]:
         """Its own conditions and those of `others` in one, the same tensors as long as the others are the same."""
         if not others:
+            self._shared = None
             return self.conditions
         before, shared = self._shared or ([], {})
         if len(before) != len(others) or any(a is not b for a, b in zip(before, others, strict=True)):
+            self._shared = None  # before there is another
             each = [self.conditions, *(other.conditions for other in others)]
             shared = {name: torch.cat([one[name] for one in each]) for name in self.conditions}
             self._shared = list(others), shared
@@ -109,7 +111,7 @@ class Denoising:
     def take(self, predictions: torch.Tensor) -> None:
         """Finish this step with the UNet's answer for `rows_in()`."""
         if self.has_two_rows:  # classifier-free guidance, https://arxiv.org/abs/2207.12598
-            without, with_prompt = predictions.chunk(2)
+            without, with_prompt = predictions[::2], predictions[1::2]
             predictions = without + self.plan.guidance_scale * (with_prompt - without)
         t = self.timesteps[self.index]
         self._prediction = predictions
@@ -226,7 +228,8 @@ def advance(denoisings: Sequence[Denoising]) -> list[Exception | None]:
     model = denoisings[0].model
     rows = [d.rows_in() for d in denoisings]
     times = torch.cat([d.times_in() for d in denoisings])
-    every = torch.cat(rows), times.to(rows[0].device), denoisings[0].conditions_with(denoisings[1:])
+    conditions, are_twins = denoisings[0].conditions_with(denoisings[1:]), all(d.has_two_rows for d in denoisings)
+    every = torch.cat(rows), times.to(rows[0].device), conditions, are_twins
     most = model.max_rows // 2 * 2 if model.max_rows else len(times)  # even, as an odd row may be called for twice
     calls = [cut(every, slice(k, k + most)) for k in range(0, len(times), most)]
     answers = model.residence.run(

@@ -17,7 +17,10 @@ from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.embeddings import TimestepEmbedding
 from diffusers.models.resnet import ResnetBlock2D
 
+from sd_demo.twin_rows import let_share
+
 BLOCKS: Final = {"DownBlock2D", "CrossAttnDownBlock2D", "UNetMidBlock2DCrossAttn", "CrossAttnUpBlock2D", "UpBlock2D"}
+MOST_TOKENS: Final = 3 * 77  # of a prompt that is kept: Stable Diffusion 1.5 makes 24,960 numbers of each, from 768
 OTHERS: Final = ("class_embedding", "add_embedding", "encoder_hid_proj", "time_embed_act")  # what reads the same inputs
 
 
@@ -39,8 +42,10 @@ class _Residual(_Kept, ResnetBlock2D):
 
     def forward(self, x: torch.Tensor, temb: torch.Tensor, *args: Any, **more: Any) -> torch.Tensor:
         """[B, C, H, W] to [B, D, H, W]; temb: of the time [B, E], or what is kept, [B, whole]."""
-        if temb.shape[-1] != self.whole:
+        if temb.shape[-1] not in (self.whole, self.whole + 1):
             return super().forward(x, temb, *args, **more)
+        if temb.shape[0] != x.shape[0]:  # of twins one is here
+            temb = temb[::2]
         hidden = self.conv1(self.nonlinearity(self.norm1(x)))
         hidden += temb[:, self.part, None, None]
         hidden = self.conv2(self.nonlinearity(self.norm2(hidden)))
@@ -57,6 +62,8 @@ class _Embedding(TimestepEmbedding):
 class KeepingUnet(UNet2DConditionModel):
     """A UNet whose prompts and times can be given as what it makes of them; see `let_keep`."""
 
+    shares = False  # takes twins as such (twin_rows.py)
+
     def get_time_embed(self, sample: torch.Tensor, timestep: Any) -> torch.Tensor | None:
         """Sines of times, or what is kept for them, [B, whole], as it is."""
         if torch.is_tensor(timestep) and timestep.ndim == 2:
@@ -65,12 +72,13 @@ class KeepingUnet(UNet2DConditionModel):
 
     @torch.inference_mode()
     def of_prompts(self, embeds: torch.Tensor) -> torch.Tensor:
-        """[B, 77, D] to what it takes in their place, [B, 77, whole]; as they are where a LoRA wraps a layer.
+        """[B, 77, D] to what it takes in their place, [B, 77, whole]; as they are where a LoRA wraps a layer, and where
+        they are many, which would take gigabytes.
 
         Each row is made by itself, so that it is the same whatever rows there are.
         """
         layers = _projections(self)
-        if not all(type(layer) is _Projection for layer in layers):
+        if embeds.shape[1] > MOST_TOKENS or not all(type(layer) is _Projection for layer in layers):
             return embeds
         return torch.cat([torch.cat([layer(row) for layer in layers], dim=-1) for row in embeds.split(1)])
 
@@ -94,9 +102,17 @@ class KeepingUnet(UNet2DConditionModel):
         active = residuals[0].nonlinearity(embedded)
         return torch.cat([layer(active) for layer in layers], dim=-1), left
 
+    def of_twins(self, times: torch.Tensor) -> torch.Tensor:
+        """What is kept for times, [B, whole], with the mark that rows 2k and 2k + 1 have the same latents and time."""
+        return torch.nn.functional.pad(times, (0, 1))
 
-def let_keep(unet: Any) -> None:
-    """Make a `KeepingUnet` of diffusers' `UNet2DConditionModel`, if it has the parts of a Stable Diffusion v1 or v2."""
+
+def let_keep(unet: Any, *, shares: bool) -> None:
+    """Make a `KeepingUnet` of diffusers' `UNet2DConditionModel`, if it has the parts of a Stable Diffusion v1 or v2.
+
+    shares: it takes twins as such (twin_rows.py), which pays where there is much to compute for each of them.
+    It is for drawing alone: `save_pretrained` would write a class that diffusers does not know.
+    """
     blocks = [*unet.down_blocks, unet.mid_block, *unet.up_blocks]
     if type(unet) is not UNet2DConditionModel or not {type(block).__name__ for block in blocks} <= BLOCKS:
         return
@@ -117,11 +133,13 @@ def let_keep(unet: Any) -> None:
     # A layer knows what it gets by its width alone.
     if sum(of_prompts) in {layer.in_features for layer in projections}:
         return
-    if sum(of_times) in {unet.time_embedding.linear_1.in_features, residuals[0].time_emb_proj.in_features}:
+    narrow = {unet.time_embedding.linear_1.in_features, residuals[0].time_emb_proj.in_features}
+    if narrow & {sum(of_times), sum(of_times) + 1}:
         return
     _take_parts(projections, of_prompts, _Projection)
     _take_parts(residuals, of_times, _Residual)
     unet.time_embedding.__class__, unet.__class__ = _Embedding, KeepingUnet
+    unet.shares = shares and let_share(unet.down_blocks, sum(of_times) + 1)
 
 
 def _projections(unet: Any) -> list[Any]:

@@ -7,7 +7,7 @@ shares every weight; only the scheduler is new each time.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final
@@ -24,7 +24,7 @@ from PIL import Image
 
 from sd_demo.captured_calls import CapturedCalls
 from sd_demo.kept_conditions import KeepingUnet
-from sd_demo.memory_errors import tried
+from sd_demo.memory_errors import Answer, tried
 from sd_demo.memory_need import MemoryNeed
 from sd_demo.pace import Pace
 from sd_demo.placement import Placement
@@ -52,9 +52,11 @@ def is_guided(guidance_scale: float, *, is_distilled: bool) -> bool:
 
 
 def cut(inputs: tuple[Any, ...], part: slice) -> tuple[Any, ...]:
-    """Some of the rows of a UNet's inputs: rows [B, …], times [B, …] and conditions [B, …]."""
-    rows, times, conditions = inputs
-    return rows[part], times[part], {name: value[part] for name, value in conditions.items()}
+    """Some of the rows of a UNet's inputs: rows [B, …], times [B, …], conditions [B, …], and whether they are twins."""
+    rows, times, conditions, are_twins = inputs
+    some = {name: value[part] for name, value in conditions.items()}
+    whole = are_twins and (part.start or 0) % 2 == 0 and len(rows[part]) % 2 == 0
+    return rows[part], times[part], some, whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,22 +150,20 @@ class LoadedModel:
 
     def kept_of_prompts(self, embeds: torch.Tensor) -> torch.Tensor:
         """What the UNet takes in place of embeds [B, 77, D], which stay as they are where nothing is kept."""
-        if not self._keeps:
-            return embeds
-        return self.residence.run("unet", partial(self.unet.of_prompts, embeds))
+        return self._kept(lambda: self.unet.of_prompts(embeds), embeds)
 
     def kept_of_times(
         self, times: torch.Tensor, conditions: dict[str, torch.Tensor]
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """What the UNet takes in place of times [T] and conditions; both stay as they are where nothing is kept."""
-        if not self._keeps:
-            return times, conditions
-        return self.residence.run("unet", partial(self.unet.of_times, times, conditions))
+        return self._kept(lambda: self.unet.of_times(times, conditions), (times, conditions))
 
-    @property
-    def _keeps(self) -> bool:
-        """Bringing the UNet only for this would cost more than it saves."""
-        return isinstance(self.unet, KeepingUnet) and self.residence.stays("unet")
+    def _kept(self, make: Callable[[], Answer], otherwise: Answer) -> Answer:
+        """Made where the UNet is at hand and the memory suffices: nothing is given up for what only saves time."""
+        if not isinstance(self.unet, KeepingUnet) or not self.residence.stays("unet"):
+            return otherwise
+        answer = tried(make)
+        return otherwise if isinstance(answer, RuntimeError) else answer
 
     def is_too_much(self, rows: torch.Tensor) -> bool:
         """Whether the memory was too small for so many rows [B, c, h, w] of that size a moment ago."""
@@ -174,8 +174,19 @@ class LoadedModel:
         """Do not try as many for a while: each try fails late, and takes the recordings of what fits along."""
         self._too_much[self.residence.rung, rows.shape[1:]] = len(rows), time.monotonic() + TOO_MUCH_S
 
-    def predict(self, rows: torch.Tensor, times: torch.Tensor, conditions: dict[str, torch.Tensor]) -> torch.Tensor:
-        """The UNet's answer [B, 4, h, w] for rows [B, c, h, w], times [B] and conditions [B, …]; it must be there."""
+    def predict(
+        self,
+        rows: torch.Tensor,
+        times: torch.Tensor,
+        conditions: dict[str, torch.Tensor],
+        are_twins: bool = False,
+    ) -> torch.Tensor:
+        """The UNet's answer [B, 4, h, w] for rows [B, c, h, w], times [B, …] and conditions [B, …]; it must be there.
+
+        are_twins: rows 2k and 2k + 1 have the same latents and time.
+        """
+        if are_twins and times.ndim == 2 and self.unet.shares and not (self.in_pairs and len(rows) % 4):
+            times = self.unet.of_twins(times)
         if self.in_pairs and len(rows) % 2:
             return self.predict(*in_pairs(rows, times, conditions))[: len(rows)]
         if self.captured is None or not self.residence.stays("unet"):

@@ -204,7 +204,7 @@ class PipelineManager:
             use_whole_blocks(unet)
         if device.type == "cuda":
             make_lean(components["vae"].decoder)
-        let_keep(unet)
+        let_keep(unet, shares=not entry.is_embedded)
         need = MemoryNeed.of(networks, dtype).attending(self._settings.attention, unet, dtype)
         rung = need.first_rung(entry, self._settings, device)
         while rung != "resident" and self._settings.memory == "auto" and self._models:

@@ -20,6 +20,7 @@ from sd_demo.loaded_model import LoadedModel
 from sd_demo.plan import Plan
 from sd_demo.prompts import PromptEmbeds
 from sd_demo.requests import AnyRequest, SuperResolution
+from sd_demo.twin_rows import twice
 
 X2_BLOCK: Final = 32  # pixels of the small picture: at twice its size the latents can be halved three times
 NOISE_FEATURES: Final = 64  # of each kind that tell the x2 model how noisy the small picture is: not at all
@@ -63,7 +64,7 @@ class _X2(Denoising):
 
     def take(self, predictions: torch.Tensor) -> None:
         sigma, t = self.scheduler.sigmas[self.index], self.timesteps[self.index]
-        latents = torch.cat([self.latents] * 2) if self.has_two_rows else self.latents
+        latents = twice(self.latents) if self.has_two_rows else self.latents
         scale = self.scheduler.scale_model_input(sigma, t)
         super().take((1 / (sigma**2 + 1)) * latents + scale * predictions[:, :-1])  # the last channel is not used
 

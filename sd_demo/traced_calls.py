@@ -14,10 +14,14 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+
+from sd_demo.memory_errors import is_out_of_memory
 
 log = logging.getLogger(__name__)
 
 FROM_CALL: Final = 24  # a trace takes as long as dozens of calls save: who draws one picture and leaves is not kept
+MOST_EVER: Final = 8  # of a process: PyTorch keeps 29 MiB of each for ever, though not its weights (counted)
 MOST: Final = 4  # traces; nearly all shapes share one, those that the UNet takes another way need one more
 
 Shape = tuple[Any, ...]
@@ -37,11 +41,12 @@ class _Call(torch.nn.Module):
 class TracedCalls:
     """The calls of one model's UNet. Not for several threads at once.
 
-    A trace holds the weights and what is put on them: after LoRAs changed, `forget` comes first.
+    After LoRAs changed, `forget` comes first. What wears LoRAs is not traced, as they come and go.
     """
 
     was_compiled = False
     is_settled = True
+    made = 0  # by all of the process
 
     def __init__(self) -> None:
         self._traces: list[Any] = []
@@ -55,12 +60,9 @@ class TracedCalls:
         return len(self._traces)
 
     def forget(self) -> bool:
-        """Let go of all traces; False where there was none."""
-        had_any = bool(self._traces)
-        self._traces.clear()
+        """Try each trace anew before it is used again; False, as no memory comes back by that."""
         self._known.clear()
-        self._calls = 0
-        return had_any
+        return False
 
     def wait(self) -> None:
         """Nothing goes on behind the calls."""
@@ -89,12 +91,14 @@ class TracedCalls:
         for trace in self._traces:
             if _answers(trace, inputs, expected):
                 return trace
-        if len(self._traces) == MOST:
+        is_full = len(self._traces) == MOST or TracedCalls.made == MOST_EVER
+        if is_full or any(isinstance(layer, BaseTunerLayer) for layer in call.modules()):
             return None
+        TracedCalls.made += 1
         try:
             trace = _traced(call, inputs)
         except Exception as error:  # whatever a tracer raises, ordinary calls go on
-            self._has_failed = True
+            self._has_failed = not is_out_of_memory(error)
             log.warning("UNet calls of this model are not traced: %s", str(error).strip().partition("\n")[0])
             return None
         if not _answers(trace, inputs, expected):
@@ -106,10 +110,7 @@ class TracedCalls:
 def _traced(call: _Call, inputs: Sequence[torch.Tensor]) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it is deprecated, and that sizes may be fixed, which is tried
-        # PyTorch keeps what was traced into its own unit for ever, though not the weights.
-        return torch.jit.trace(
-            call.eval(), tuple(inputs), check_trace=False, _compilation_unit=torch._C.CompilationUnit()
-        )
+        return torch.jit.trace(call.eval(), tuple(inputs), check_trace=False, _store_inputs=False)
 
 
 def _run(trace: Any, inputs: Sequence[torch.Tensor]) -> torch.Tensor:

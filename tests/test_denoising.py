@@ -196,6 +196,21 @@ class BySetting(EulerAncestralDiscreteScheduler):
         return super().step(model_output, timestep, sample, generator=self.generators, return_dict=return_dict)
 
 
+def test_a_shared_call_has_the_conditions_of_those_who_are_in_it(model: LoadedModel) -> None:
+    size = {"width": 64, "height": 64}
+    plan: dict[str, Any] = {"num_inference_steps": 3, "scheduler": "ddim"}
+    a, b, c = (
+        begin(model, "text_to_image", {**size, "prompt": prompt}, seeds=seeds, guidance_scale=scale, **plan)
+        for prompt, seeds, scale in (("a cat", (1,), 5.0), ("a red house", (2, 3), 5.0), ("a tree", (4,), 1.0))
+    )
+    for others in ([], [b], [b], [c], [b, c], [c, b], []):
+        found = a.conditions_with(others)["encoder_hidden_states"]
+        expected = torch.cat([d.conditions["encoder_hidden_states"] for d in (a, *others)])
+        assert torch.equal(found, expected), [d.rows for d in others]
+        assert a.conditions_with(others)["encoder_hidden_states"] is found, "made once"
+    assert a._shared is None, "who is alone holds nothing of others"
+
+
 def test_a_scheduler_that_takes_no_generators_has_the_seeds_of_the_pictures(
     model: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,6 +33,7 @@ from sd_demo.prompts import PromptEncoder
 from sd_demo.receipt import Receipt
 from sd_demo.requests import parse_request
 from sd_demo.settings import Settings
+from sd_demo.traced_calls import TracedCalls
 
 WAIT_S = 120
 
@@ -90,6 +91,7 @@ POINTS: dict[str, Callable[[LoadedModel], tuple[Any, str]]] = {
     "step": lambda _: (engine_module, "advance"),
     "rows": lambda _: (denoising_module.Denoising, "rows_in"),
     "unet": lambda _: (LoadedModel, "predict"),
+    "traced unet": lambda _: (TracedCalls, "__call__"),
     "scheduler step": lambda _: (DPMSolverMultistepScheduler, "step"),
     "take": lambda _: (denoising_module.Denoising, "take"),
     "end": lambda _: (engine_module, "finish"),

@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0, SlicedAttnProcessor
 from peft import LoraConfig
 
 from sd_demo import random_model
 from sd_demo.kept_conditions import KeepingUnet, let_keep
 from sd_demo.known_models import EMBEDDED_FOLDER
+from sd_demo.loaded_model import LoadedModel
 
 KEPT = ("sd-1.5", "sd-1.4", "sd-1.5-inpainting", "lcm", "sd-2.1", "sd-2-inpainting")
 
@@ -52,7 +54,7 @@ def test_answers_are_those_from_prompts_and_times(like: str) -> None:
     unet = unet_of(like)
     rows, times, conditions = inputs_of(unet)
     expected = answer(unet, rows, times, conditions)
-    let_keep(unet)
+    let_keep(unet, shares=True)
     assert isinstance(unet, KeepingUnet)
     assert torch.equal(answer(unet, rows, times, conditions), expected), "who gives what was always given"
     times, given = kept(unet, times, conditions)
@@ -66,13 +68,13 @@ def test_answers_are_those_from_prompts_and_times(like: str) -> None:
 def test_other_unets_stay_as_they_are(like: str) -> None:
     unet = unet_of(like)
     kinds = [type(module) for module in unet.modules()]
-    let_keep(unet)
+    let_keep(unet, shares=True)
     assert [type(module) for module in unet.modules()] == kinds
 
 
 def test_nothing_is_made_again_in_a_call() -> None:
     unet = unet_of("sd-1.5")
-    let_keep(unet)
+    let_keep(unet, shares=True)
     rows, times, conditions = inputs_of(unet)
     times, given = kept(unet, times, conditions)
     met: list[str] = []
@@ -96,7 +98,7 @@ def test_nothing_is_made_again_in_a_call() -> None:
 
 def test_a_row_is_the_same_whatever_rows_there_are() -> None:
     unet = unet_of("picture-book").to(torch.bfloat16)
-    let_keep(unet)
+    let_keep(unet, shares=True)
     embeds = torch.randn(5, 77, unet.config.cross_attention_dim).to(torch.bfloat16)
     together = unet.of_prompts(embeds)
     for k in range(5):
@@ -107,7 +109,7 @@ def test_a_row_is_the_same_whatever_rows_there_are() -> None:
 def test_what_a_lora_wraps_is_asked_for_as_ever(target: str) -> None:
     unet = unet_of("sd-1.5")
     other = copy.deepcopy(unet)
-    let_keep(unet)
+    let_keep(unet, shares=True)
     rows, times, conditions = inputs_of(unet)
     for one in (unet, other):
         torch.manual_seed(3)
@@ -129,6 +131,45 @@ def test_a_width_that_could_be_either_is_not_kept() -> None:
     unet = unet_of("sd-1.5")
     layers = [m for m in unet.modules() if type(m).__name__ == "BasicTransformerBlock"]
     whole = sum(block.attn2.to_k.out_features + block.attn2.to_v.out_features for block in layers)
-    same = UNet2DConditionModel.from_config({**unet.config, "cross_attention_dim": whole})
-    let_keep(same)
-    assert type(same) is UNet2DConditionModel
+    residuals = [m for m in unet.modules() if type(m).__name__ == "ResnetBlock2D"]
+    times = sum(block.time_emb_proj.out_features for block in residuals)
+    for other in ({"cross_attention_dim": whole}, {"time_embedding_dim": times}, {"time_embedding_dim": times + 1}):
+        same = UNet2DConditionModel(**{name: unet.config[name] for name in unet.config if name[0] != "_"} | other)
+        let_keep(same, shares=True)
+        assert type(same) is UNet2DConditionModel, other
+
+
+@pytest.mark.parametrize("processor", [AttnProcessor(), AttnProcessor2_0(), SlicedAttnProcessor(slice_size=1)])
+def test_every_attention_takes_what_is_kept(processor: Any) -> None:
+    unet = unet_of("sd-1.5")
+    let_keep(unet, shares=True)
+    unet.set_attn_processor(processor)
+    rows, times, conditions = inputs_of(unet)
+    expected = answer(unet, rows, times, conditions)
+    assert (answer(unet, rows, *kept(unet, times, conditions)) - expected).norm() / expected.norm() < 1e-5
+
+
+def test_long_prompts_stay_as_they_are() -> None:
+    unet = unet_of("sd-1.5")
+    let_keep(unet, shares=True)
+    width = unet.config.cross_attention_dim
+    for chunks, is_kept in ((1, True), (3, True), (4, False)):
+        embeds = torch.randn(1, 77 * chunks, width)
+        assert (unet.of_prompts(embeds).shape[-1] != width) is is_kept
+
+
+def test_where_the_memory_is_too_small_nothing_is_kept_and_nothing_given_up(
+    model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("out of memory")
+
+    rung = model.residence.rung
+    embeds, times = torch.zeros(2, 77, model.unet.config.cross_attention_dim), torch.ones(3)
+    assert model.kept_of_prompts(embeds).shape[-1] != embeds.shape[-1]
+    assert model.kept_of_times(times, {})[0].ndim == 2
+    for name in ("of_prompts", "of_times"):
+        monkeypatch.setattr(KeepingUnet, name, fail)
+    assert model.kept_of_prompts(embeds) is embeds
+    assert model.kept_of_times(times, {})[0] is times
+    assert model.residence.rung == rung

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from peft import LoraConfig
 
 from sd_demo import pipeline_manager
 from sd_demo.engine import Engine
@@ -60,7 +61,8 @@ class Counted(torch.nn.Module):
 
 
 @pytest.fixture(autouse=True)
-def _no_gradients() -> Any:
+def _fresh(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(TracedCalls, "made", 0)
     with torch.inference_mode():
         yield
 
@@ -77,6 +79,7 @@ def test_answers_are_the_same_to_the_bit_for_calls_of_all_sizes(dtype: torch.dty
         for _ in range(3):
             assert torch.equal(traced(unet, *inputs), plain(unet, *inputs)), (count, side, words)
     assert traced.count == 1, "one trace serves them all"
+    assert None not in traced._known.values(), "and not one call was ordinary"
     for side in (17, 18, 19):  # upsampled to the size that there was, and not by two
         inputs = inputs_of(2, side, dtype=dtype)
         for _ in range(3):
@@ -150,27 +153,53 @@ def test_an_answer_that_is_not_finite_is_compared_with_nothing() -> None:
     assert traced.count == 1
 
 
-def test_what_is_forgotten_holds_no_weights_any_more() -> None:
+def test_traces_hold_no_weights_once_their_model_is_gone() -> None:
     unet, traced = tiny(), TracedCalls()
     weights = [weakref.ref(parameter) for parameter in unet.parameters()]
     for _ in range(FROM_CALL + 1):
         traced(unet, *inputs_of(2))
-    assert traced.forget()
-    assert not traced.forget()
-    del unet
+    assert traced.count == 1
+    del unet, traced
     gc.collect()
     assert not any(reference() is not None for reference in weights)
 
 
-def test_other_weights_answer_after_forget() -> None:
-    unet, traced = tiny(), TracedCalls()
+def test_other_weights_answer_after_forget_and_the_first_ones_once_they_are_back() -> None:
+    unet, traced = Counted(tiny()), TracedCalls()
     for _ in range(FROM_CALL + 1):
         traced(unet, *inputs_of(2))
-    unet.conv_out.weight = torch.nn.Parameter(unet.conv_out.weight * 2)
-    traced.forget()
-    for _ in range(FROM_CALL + 1):
+    first = unet.network.conv_out.weight
+    for weight, traces in ((torch.nn.Parameter(first * 2), 2), (first, 2)):
+        unet.network.conv_out.weight = weight
+        assert not traced.forget()
+        expected = plain(unet, *inputs_of(2))
+        for _ in range(3):
+            assert torch.equal(traced(unet, *inputs_of(2)), expected)
+        assert traced.count == traces
+    before = unet.times_run
+    traced(unet, *inputs_of(2))
+    assert unet.times_run == before, "the trace that was made first serves again"
+
+
+def test_what_wears_a_lora_is_not_traced() -> None:
+    unet, traced = tiny(), TracedCalls()
+    unet.add_adapter(LoraConfig(r=2, target_modules=["to_q"], init_lora_weights=False))
+    for _ in range(FROM_CALL + 2):
         assert torch.equal(traced(unet, *inputs_of(2)), plain(unet, *inputs_of(2)))
+    assert traced.count == TracedCalls.made == 0
+    unet.unload_lora()
+    traced.forget()
+    traced(unet, *inputs_of(2))
     assert traced.count == 1
+
+
+def test_a_process_makes_only_so_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sd_demo.traced_calls.MOST_EVER", 2)
+    for count in (1, 1, 0):
+        unet, traced = tiny(), TracedCalls()
+        for _ in range(FROM_CALL + 1):
+            assert torch.equal(traced(unet, *inputs_of(2)), plain(unet, *inputs_of(2)))
+        assert traced.count == count
 
 
 def test_the_picture_book_is_traced_on_a_cpu_and_draws_the_same(tmp_path: Path) -> None:
