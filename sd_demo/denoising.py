@@ -51,8 +51,7 @@ class Denoising:
         self._prediction: torch.Tensor | None = None
         with torch.inference_mode():  # as in `advance`: a compiler makes a call anew for tensors of another kind
             self.latents = self._start(n)
-            kept = model.kept_of_prompts(torch.cat(rows)).split([len(e) for e in rows])  # both or none
-            self.conditions = self._conditions(torch.stack([e.expand(n, -1, -1) for e in kept], dim=1).flatten(0, 1))
+            self.conditions = self._conditions(model.rows_of_prompts(rows, n))
             times = self.timesteps.float().to(model.placement.device)
             self._times, self.conditions = model.kept_of_times(times, self.conditions)
         self._shared: tuple[list[Denoising], dict[str, torch.Tensor]] | None = None

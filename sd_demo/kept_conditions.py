@@ -17,10 +17,10 @@ from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.embeddings import TimestepEmbedding
 from diffusers.models.resnet import ResnetBlock2D
 
+from sd_demo.architectures import MAX_TOKENS
 from sd_demo.twin_rows import let_share
 
 BLOCKS: Final = {"DownBlock2D", "CrossAttnDownBlock2D", "UNetMidBlock2DCrossAttn", "CrossAttnUpBlock2D", "UpBlock2D"}
-MOST_TOKENS: Final = 3 * 77  # of a prompt that is kept: Stable Diffusion 1.5 makes 24,960 numbers of each, from 768
 OTHERS: Final = ("class_embedding", "add_embedding", "encoder_hid_proj", "time_embed_act")  # what reads the same inputs
 
 
@@ -72,13 +72,14 @@ class KeepingUnet(UNet2DConditionModel):
 
     @torch.inference_mode()
     def of_prompts(self, embeds: torch.Tensor) -> torch.Tensor:
-        """[B, 77, D] to what it takes in their place, [B, 77, whole]; as they are where a LoRA wraps a layer, and where
-        they are many, which would take gigabytes.
+        """[B, 77, D] to what it takes in their place, [B, 77, whole]; as they are where a LoRA wraps a layer.
+
+        As they are, too, of longer prompts: Stable Diffusion 1.5 makes 24,960 numbers of a token's 768.
 
         Each row is made by itself, so that it is the same whatever rows there are.
         """
         layers = _projections(self)
-        if embeds.shape[1] > MOST_TOKENS or not all(type(layer) is _Projection for layer in layers):
+        if embeds.shape[1] > MAX_TOKENS or not all(type(layer) is _Projection for layer in layers):
             return embeds
         return torch.cat([torch.cat([layer(row) for layer in layers], dim=-1) for row in embeds.split(1)])
 

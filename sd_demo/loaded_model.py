@@ -148,22 +148,32 @@ class LoadedModel:
         each = [encode(prompt) for prompt in plan.read_prompts]
         return replace(each[0], prompt_embeds=torch.cat([one.prompt_embeds for one in each]))
 
-    def kept_of_prompts(self, embeds: torch.Tensor) -> torch.Tensor:
-        """What the UNet takes in place of embeds [B, 77, D], which stay as they are where nothing is kept."""
-        return self._kept(lambda: self.unet.of_prompts(embeds), embeds)
+    def rows_of_prompts(self, embeds: Sequence[torch.Tensor], n: int) -> torch.Tensor:
+        """What the UNet hears for n images, [n * len(embeds), 77, D] or as kept; embeds: [1 or n, 77, D] each.
+
+        The rows of an image stand one beside the other.
+        """
+
+        def stacked(each: Sequence[torch.Tensor]) -> torch.Tensor:
+            return torch.stack([one.expand(n, -1, -1) for one in each], dim=1).flatten(0, 1)
+
+        def kept() -> torch.Tensor:
+            return stacked(self.unet.of_prompts(torch.cat(list(embeds))).split([len(one) for one in embeds]))
+
+        return self._kept(kept, lambda: stacked(embeds))
 
     def kept_of_times(
         self, times: torch.Tensor, conditions: dict[str, torch.Tensor]
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """What the UNet takes in place of times [T] and conditions; both stay as they are where nothing is kept."""
-        return self._kept(lambda: self.unet.of_times(times, conditions), (times, conditions))
+        return self._kept(lambda: self.unet.of_times(times, conditions), lambda: (times, conditions))
 
-    def _kept(self, make: Callable[[], Answer], otherwise: Answer) -> Answer:
-        """Made where the UNet is at hand and the memory suffices: nothing is given up for what only saves time."""
+    def _kept(self, make: Callable[[], Answer], otherwise: Callable[[], Answer]) -> Answer:
+        """`make`, where the UNet is at hand and the memory suffices: nothing is given up for what only saves time."""
         if not isinstance(self.unet, KeepingUnet) or not self.residence.stays("unet"):
-            return otherwise
-        answer = tried(make)
-        return otherwise if isinstance(answer, RuntimeError) else answer
+            return otherwise()
+        answer = tried(lambda: self.residence.attempt("unet", make))
+        return otherwise() if isinstance(answer, RuntimeError) else answer
 
     def is_too_much(self, rows: torch.Tensor) -> bool:
         """Whether the memory was too small for so many rows [B, c, h, w] of that size a moment ago."""
@@ -185,7 +195,7 @@ class LoadedModel:
 
         are_twins: rows 2k and 2k + 1 have the same latents and time.
         """
-        if are_twins and times.ndim == 2 and self.unet.shares and not (self.in_pairs and len(rows) % 4):
+        if are_twins and times.ndim == 2 and self.unet.shares:
             times = self.unet.of_twins(times)
         if self.in_pairs and len(rows) % 2:
             return self.predict(*in_pairs(rows, times, conditions))[: len(rows)]
@@ -210,7 +220,8 @@ class LoadedModel:
                 raise answer
             self.was_too_much(inputs[0])
             empty_cache()
-        halves = slice(rows // 2), slice(rows // 2, None)
+        half = rows // 4 * 2 or rows // 2  # twins stay together
+        halves = slice(half), slice(half, None)
         return [answer for part in halves for answer in self.predict_in_parts(*cut(inputs, part))]
 
     def pipeline(self, task: str, scheduler: Any) -> Any:

@@ -120,7 +120,8 @@ def compare(file: Image.Image, receipt: Receipt, made: ResultImage) -> Verificat
         return Verification("same picture", level, tuple(causes))
     if not causes and level >= ROUNDING_DB and now.dtype != "float32":
         causes.append(
-            f"Nothing differs that the receipt names; in {now.dtype} another processor or GPU rounds otherwise."
+            f"Nothing differs that the receipt names; in {now.dtype} another processor, GPU or version of this program "
+            "rounds otherwise."
         )
     return Verification(
         "different", level, tuple(causes) or ("Nothing that ran differs, so the file was edited after it was made.",)

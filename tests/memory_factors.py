@@ -55,7 +55,7 @@ def factors(parts: dict[str, Any], side: int, rows: int = 2) -> dict[str, float]
     kept of a prompt; for each pixel and last channel, decoding ("vae") and encoding."""
     unet, vae = parts["unet"], parts["vae"]
     unet.set_attn_processor(AttnProcessor2_0())
-    let_keep(unet, shares=True)
+    let_keep(unet, shares=False)
     words = unet.of_prompts(torch.zeros(rows, 77, unet.config.cross_attention_dim))
     times, _ = unet.of_times(torch.ones(rows), {})
     with torch.inference_mode(), Living(unet, vae, inputs=(times, words)) as living:

@@ -153,7 +153,7 @@ def test_long_prompts_stay_as_they_are() -> None:
     unet = unet_of("sd-1.5")
     let_keep(unet, shares=True)
     width = unet.config.cross_attention_dim
-    for chunks, is_kept in ((1, True), (3, True), (4, False)):
+    for chunks, is_kept in ((1, True), (2, False)):
         embeds = torch.randn(1, 77 * chunks, width)
         assert (unet.of_prompts(embeds).shape[-1] != width) is is_kept
 
@@ -164,12 +164,17 @@ def test_where_the_memory_is_too_small_nothing_is_kept_and_nothing_given_up(
     def fail(*_: Any) -> Any:
         raise torch.OutOfMemoryError("out of memory")
 
-    rung = model.residence.rung
-    embeds, times = torch.zeros(2, 77, model.unet.config.cross_attention_dim), torch.ones(3)
-    assert model.kept_of_prompts(embeds).shape[-1] != embeds.shape[-1]
+    given_up: list[str] = []
+    monkeypatch.setattr(model.residence, "spare", lambda: bool(given_up.append("spare")))
+    monkeypatch.setattr(model.residence, "step_down", lambda: bool(given_up.append("rung")))
+    width, times = model.unet.config.cross_attention_dim, torch.ones(3)
+    prompts = [torch.randn(1, 77, width), torch.randn(2, 77, width)]
+    assert model.rows_of_prompts(prompts, 2).shape[-1] != width
     assert model.kept_of_times(times, {})[0].ndim == 2
     for name in ("of_prompts", "of_times"):
         monkeypatch.setattr(KeepingUnet, name, fail)
-    assert model.kept_of_prompts(embeds) is embeds
+    rows = model.rows_of_prompts(prompts, 2)
+    assert torch.equal(rows[::2], prompts[0].expand(2, -1, -1))
+    assert torch.equal(rows[1::2], prompts[1])
     assert model.kept_of_times(times, {})[0] is times
-    assert model.residence.rung == rung
+    assert given_up == []

@@ -144,3 +144,24 @@ def test_guided_pictures_are_twins_and_beside_others_they_are_not(
         met.clear()
         advance(group)
         assert met == [expected]
+
+
+def test_pictures_of_several_rows_are_as_without_sharing(tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = torch.randn(3, 77, tiny.unet.config.cross_attention_dim, generator=torch.Generator().manual_seed(5))
+    embeds = replace(
+        tiny.prompts.encode("a cat", "a dog", device="cpu", dtype=torch.float32),
+        prompt_embeds=words[:2],
+        negative_prompt_embeds=words[2:],
+    )
+
+    def latents() -> torch.Tensor:
+        plans = [Plan("text_to_image", seeds, 3, scale, "ddim") for seeds, scale in (((1, 2), 5.0), ((3, 4), 7.0))]
+        group = [Denoising(tiny, plan, Canvas(64, 64, 64, 64), embeds) for plan in plans]
+        for _ in range(3):
+            advance(group)
+        return torch.cat([one.latents for one in group])
+
+    shared = latents()
+    monkeypatch.setattr(tiny.unet, "shares", False)
+    apart = latents()
+    assert (shared - apart).norm() / apart.norm() < 1e-4
