@@ -605,3 +605,11 @@ def test_what_a_process_may_not_take_is_not_free(monkeypatch: pytest.MonkeyPatch
     for share, free in ((1.0, 101_000), (0.05, 5000)):
         monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda _, share=share: share)
         assert free_mib(torch.device("cuda"), 0) == pytest.approx(free)
+
+
+def test_what_is_kept_of_a_prompt_is_counted_for_each_row() -> None:
+    need = MemoryNeed.told({"unet": 1.0}, [320], [128], torch.float16)
+    both, one = (need.peak_mib(Shape(rows, 8, 8)) for rows in (2, 1))
+    keys_and_values = 2 * 77 * 24_960 * 2 / 2**20  # Stable Diffusion 1.5's, a request's own and the shared call's
+    assert both - one >= keys_and_values
+    assert both - one < 1.2 * keys_and_values, "with what the UNet itself holds of so small a picture"

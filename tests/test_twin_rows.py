@@ -12,7 +12,7 @@ import torch
 
 from sd_demo.canvas import Canvas
 from sd_demo.denoising import Denoising, advance
-from sd_demo.kept_conditions import let_keep
+from sd_demo.kept_conditions import KeepingUnet, let_keep
 from sd_demo.loaded_model import LoadedModel, cut
 from sd_demo.pipeline_manager import PipelineManager
 from sd_demo.plan import Plan
@@ -165,3 +165,21 @@ def test_pictures_of_several_rows_are_as_without_sharing(tiny: LoadedModel, monk
     monkeypatch.setattr(tiny.unet, "shares", False)
     apart = latents()
     assert (shared - apart).norm() / apart.norm() < 1e-4
+
+
+def test_the_picture_book_does_not_share_as_copying_costs_what_that_saves(model: LoadedModel) -> None:
+    assert isinstance(model.unet, KeepingUnet)
+    assert isinstance(model.unet, KeepingUnet)
+    assert not model.unet.shares
+
+
+def test_who_keeps_times_and_who_does_not_share_no_call(tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    embeds = tiny.prompts.encode("a cat", "", device="cpu", dtype=torch.float32)
+
+    def begun() -> Denoising:
+        return Denoising(tiny, Plan("text_to_image", (1,), 2, 5.0, "ddim"), Canvas(64, 64, 64, 64), embeds)
+
+    keeps, keeps_too = begun(), begun()
+    monkeypatch.setattr(LoadedModel, "kept_of_times", lambda _, *given: given)
+    does_not = begun()
+    assert keeps.key == keeps_too.key != does_not.key
