@@ -80,7 +80,7 @@ class CapturedCalls:
     def __call__(
         self, unet: Any, rows: torch.Tensor, times: torch.Tensor, conditions: dict[str, torch.Tensor]
     ) -> torch.Tensor:
-        """The answer [B, 4, h, w] of `unet` for rows [B, c, h, w], times [B] and conditions [B, …]."""
+        """The answer [B, 4, h, w] of `unet` for rows [B, c, h, w], times [B, …] and conditions [B, …]."""
         names = tuple(conditions)
 
         def call(rows: torch.Tensor, times: torch.Tensor, *values: torch.Tensor) -> torch.Tensor:

@@ -111,7 +111,7 @@ class KeepingUnet(UNet2DConditionModel):
 def let_keep(unet: Any, *, shares: bool) -> None:
     """Make a `KeepingUnet` of diffusers' `UNet2DConditionModel`, if it has the parts of a Stable Diffusion v1 or v2.
 
-    shares: it takes twins as such (twin_rows.py), which pays where there is much to compute for each of them.
+    shares: it takes twins as such (twin_rows.py), where there is much to compute for each and last bits do not count.
     It is for drawing alone: `save_pretrained` would write a class that diffusers does not know.
     """
     blocks = [*unet.down_blocks, unet.mid_block, *unet.up_blocks]
@@ -140,7 +140,7 @@ def let_keep(unet: Any, *, shares: bool) -> None:
     _take_parts(projections, of_prompts, _Projection)
     _take_parts(residuals, of_times, _Residual)
     unet.time_embedding.__class__, unet.__class__ = _Embedding, KeepingUnet
-    unet.shares = shares and let_share(unet.down_blocks, sum(of_times) + 1)
+    unet.shares = let_share(unet.down_blocks, sum(of_times) + 1) and shares
 
 
 def _projections(unet: Any) -> list[Any]:

@@ -109,7 +109,7 @@ class MemoryNeed:
         fitting = (rung for rung in rungs if self.peak_mib(shape, rung) <= ROOM * free_mib)
         return next(fitting, RUNGS[-1])
 
-    def first_rung(self, entry: ModelEntry, settings: Settings, device: torch.device) -> Rung:
+    def rung_at_load(self, entry: ModelEntry, settings: Settings, device: torch.device) -> Rung:
         """Which networks of `entry` stay: as the settings say, else as what is free can hold for one picture of its own
         size.
 

@@ -204,12 +204,12 @@ class PipelineManager:
             use_whole_blocks(unet)
         if device.type == "cuda":
             make_lean(components["vae"].decoder)
-        let_keep(unet, shares=not entry.is_embedded)
+        let_keep(unet, shares=device.type != "cpu" and not entry.is_embedded)
         need = MemoryNeed.of(networks, dtype).attending(self._settings.attention, unet, dtype)
-        rung = need.first_rung(entry, self._settings, device)
+        rung = need.rung_at_load(entry, self._settings, device)
         while rung != "resident" and self._settings.memory == "auto" and self._models:
             self._free_oldest()  # a model that nobody uses is worth less than speed for this one
-            rung = need.first_rung(entry, self._settings, device)
+            rung = need.rung_at_load(entry, self._settings, device)
         residence = Residence(networks, device, rung, lambda: self._free_idle(entry.name))
         placement = residence.run("unet", lambda: place(unet, self._settings, device, dtype))
         need = need.attending(placement.attention, unet, dtype)

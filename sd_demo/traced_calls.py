@@ -73,7 +73,7 @@ class TracedCalls:
     def __call__(
         self, unet: Any, rows: torch.Tensor, times: torch.Tensor, conditions: dict[str, torch.Tensor]
     ) -> torch.Tensor:
-        """The answer [B, 4, h, w] of `unet` for rows [B, c, h, w], times [B] and conditions [B, …]."""
+        """The answer [B, 4, h, w] of `unet` for rows [B, c, h, w], times [B, …] and conditions [B, …]."""
         inputs = (rows, times, *conditions.values())
         shape = (tuple(conditions), *((value.shape, value.dtype) for value in inputs))
         trace = self._known.get(shape)

@@ -4,7 +4,7 @@ They have the same latents and the same time, and only the prompt tells them apa
 such twins, one beside the other, its first layers run on every second row, and what they made stands twice from where
 the prompt is heard. The answer is the same but for last bits. Of the 1,601 GFLOP of Stable Diffusion 1.5's step at
 512x512 it saves 41 (counted by PyTorch's FlopCounterMode); of the picture-book's, where copying costs as much as that
-saves, nothing (BENCHMARKS.md).
+saves, nothing (BENCHMARKS.md). It is for GPUs: on a CPU, in float32, larger models' latents are diffusers' own.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -33,7 +34,6 @@ from sd_demo.prompts import PromptEncoder
 from sd_demo.receipt import Receipt
 from sd_demo.requests import parse_request
 from sd_demo.settings import Settings
-from sd_demo.traced_calls import TracedCalls
 
 WAIT_S = 120
 
@@ -46,9 +46,11 @@ def make(folder: Path, **settings: Any) -> Engine:
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    engine = make(tmp_path_factory.mktemp("faults"))
-    yield engine
-    engine.close()
+    with pytest.MonkeyPatch.context() as patch:  # so that Python runs every call of the UNet, and can fail there
+        patch.setattr("sd_demo.traced_calls.FROM_CALL", sys.maxsize)
+        engine = make(tmp_path_factory.mktemp("faults"))
+        yield engine
+        engine.close()
 
 
 def submit(engine: Engine, *, has_previews: bool = False, **values: Any) -> Job:
@@ -90,8 +92,7 @@ POINTS: dict[str, Callable[[LoadedModel], tuple[Any, str]]] = {
     "vae encode": lambda model: (model.vae, "encode"),
     "step": lambda _: (engine_module, "advance"),
     "rows": lambda _: (denoising_module.Denoising, "rows_in"),
-    "unet": lambda _: (LoadedModel, "predict"),
-    "traced unet": lambda _: (TracedCalls, "__call__"),
+    "unet": lambda model: (model.unet, "forward"),
     "scheduler step": lambda _: (DPMSolverMultistepScheduler, "step"),
     "take": lambda _: (denoising_module.Denoising, "take"),
     "end": lambda _: (engine_module, "finish"),

@@ -353,7 +353,7 @@ def test_idle_models_go_before_the_one_in_use_suffers(
     assert tries == [1, 0]
     assert held() == names[2:]
 
-    monkeypatch.setattr(MemoryNeed, "first_rung", lambda *_: "one_at_a_time" if manager.loaded else "resident")
+    monkeypatch.setattr(MemoryNeed, "rung_at_load", lambda *_: "one_at_a_time" if manager.loaded else "resident")
     assert manager.get(names[0]).residence.rung == "resident"
     assert held() == names[:1]
 

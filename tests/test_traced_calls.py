@@ -14,7 +14,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from peft import LoraConfig
 
-from sd_demo import pipeline_manager
+from sd_demo import pipeline_manager, traced_calls
 from sd_demo.engine import Engine
 from sd_demo.known_models import EMBEDDED
 from sd_demo.outputs import Outputs
@@ -153,6 +153,20 @@ def test_an_answer_that_is_not_finite_is_compared_with_nothing() -> None:
     assert traced.count == 1
 
 
+def test_what_fails_in_a_trace_is_raised_and_the_next_call_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("out of memory")
+
+    unet, traced = tiny(), TracedCalls()
+    for _ in range(FROM_CALL + 1):
+        traced(unet, *inputs_of(2))
+    with monkeypatch.context() as patch:
+        patch.setattr(traced_calls, "_run", fail)
+        with pytest.raises(torch.OutOfMemoryError):
+            traced(unet, *inputs_of(2))
+    assert torch.equal(traced(unet, *inputs_of(2)), plain(unet, *inputs_of(2)))
+
+
 def test_traces_hold_no_weights_once_their_model_is_gone() -> None:
     unet, traced = tiny(), TracedCalls()
     weights = [weakref.ref(parameter) for parameter in unet.parameters()]
@@ -171,7 +185,7 @@ def test_other_weights_answer_after_forget_and_the_first_ones_once_they_are_back
     first = unet.network.conv_out.weight
     for weight, traces in ((torch.nn.Parameter(first * 2), 2), (first, 2)):
         unet.network.conv_out.weight = weight
-        assert not traced.forget()
+        traced.forget()
         expected = plain(unet, *inputs_of(2))
         for _ in range(3):
             assert torch.equal(traced(unet, *inputs_of(2)), expected)

@@ -91,7 +91,7 @@ def heat_picture(values: torch.Tensor, picture: Image.Image) -> Image.Image:
 
 
 class _Watching:
-    """Attention as ever, and a copy of its probabilities for the rows that have the prompt (the second half)."""
+    """Attention as ever, and a copy of its probabilities for the row that has the prompt (the second of two)."""
 
     def __init__(self, watch: Watch) -> None:
         self._watch, self._usual = watch, AttnProcessor()
