@@ -91,10 +91,12 @@ class Ways:
         return model is not None and model.captured is not None
 
     def settle(self, engine: Engine) -> None:
-        """Let C's model compile nothing more, and wait for what it compiles now."""
+        """Let C's model compile nothing more, and wait for what it compiles now, or prepares once nobody draws."""
         model = engine._manager.current
         if model is not None and model.captured is not None:
             model.captured.settle()
+        while not engine.status().is_settled:
+            time.sleep(POLL_S)
 
     def ours(self, engine: Engine, seed: int) -> Any:
         """C's picture, as the engine hands it over."""

@@ -61,9 +61,8 @@ class Engine:
         self._queue = FairQueue()
         self._running: list[Running] = []
         self._state, self._message, self._falls_back = "loading", "", False
-        self._fault = ""  # why no job will ever run again in this process
+        self._fault, self._is_closing = "", False  # the fault: why no job will ever run again in this process
         self._wake = threading.Condition()
-        self._is_closing = False
         self._worker = threading.Thread(target=self._work, name="engine", daemon=True)
 
     def start(self, *, falls_back: bool = False) -> None:
@@ -154,10 +153,9 @@ class Engine:
 
     def metrics_text(self) -> str:
         """Everything that was counted, as Prometheus reads it."""
-        health, status = self.health(), self.status()
+        health, status, is_there = self.health(), self.status(), self._manager.current is not None
         gauges = {"queued_jobs": status.queued, "running_jobs": status.running, "device_bytes": device_bytes()}
-        model_loaded = self._manager.current is not None
-        return self.metrics.text(gauges | {"model_loaded": model_loaded, "healthy": not health.fault})
+        return self.metrics.text(gauges | {"model_loaded": is_there, "healthy": not health.fault})
 
     def token_report(self, prompt: str) -> TokenReport | None:
         """How the loaded model's tokenizer sees `prompt`; None while nothing is loaded."""
@@ -167,8 +165,7 @@ class Engine:
     def estimate(self, values: dict[str, Any]) -> Estimate:
         """What a request of these values will take: seconds, from what was measured here, and memory."""
         entry = self.defaults(values.get("model"))
-        path = self.registry.weights(entry)
-        return estimate(values, entry, self._speed, self._manager.loaded, path, self.settings)
+        return estimate(values, entry, self._speed, self._manager.loaded, self.registry.weights(entry), self.settings)
 
     def defaults(self, model: str | None = None) -> ModelEntry:
         """The entry of `model` (default: the one of this engine), which holds what suits it best."""
@@ -194,11 +191,14 @@ class Engine:
             if not self._running:
                 rest()  # whoever computes while this thread is idle, such as a judge, has the cores for itself
             with self._wake:
-                self._wake.wait_for(lambda: len(self._queue) or self._running or self._is_closing)
+                lull_s = self._manager.lull_s
+                is_due = self._wake.wait_for(lambda: len(self._queue) or self._running or self._is_closing, lull_s)
                 if self._is_closing and not self._running and not len(self._queue):
                     return
             self._drop_cancelled()
             with self.device_turns:
+                if not is_due:
+                    self._manager.prepare()
                 self._admit()
                 self._advance_all()
                 self._finish()

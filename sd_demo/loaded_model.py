@@ -38,6 +38,7 @@ from sd_demo.safety import SafetyChecker
 from sd_demo.traced_calls import TracedCalls
 from sd_demo.worn_loras import WornLora
 
+LULL_S: Final = 0.5  # a program that was asked for one picture has ended by then
 TOO_MUCH_S: Final = 60.0  # memory may have come back after it
 _PIPELINES: Final = {
     "text_to_image": StableDiffusionPipeline,
@@ -121,8 +122,18 @@ class LoadedModel:
 
     @property
     def is_settled(self) -> bool:
-        """Whether the UNet's calls run as they will go on to: nothing is being compiled."""
+        """Whether the UNet's calls run as they will go on to: nothing is being compiled, or left to be prepared."""
         return self.captured is None or self.captured.is_settled
+
+    @property
+    def lull_s(self) -> float | None:
+        """Seconds without a request after which to `prepare`; None where there is nothing to be prepared."""
+        return LULL_S if isinstance(self.captured, TracedCalls) and not self.is_settled else None
+
+    def prepare(self) -> None:
+        """Make what lets later pictures be faster."""
+        if isinstance(self.captured, TracedCalls):
+            self.captured.prepare()
 
     def flags(self, images: Sequence[Image.Image]) -> list[bool]:
         """Which pictures the model's safety checker takes for unsafe; none where it ships no checker."""

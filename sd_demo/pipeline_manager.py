@@ -66,6 +66,16 @@ class PipelineManager:
         """All models in memory, the one used last at the end."""
         return tuple(self._models.values())
 
+    @property
+    def lull_s(self) -> float | None:
+        """Seconds without a request after which to `prepare`; None where there is nothing to be prepared."""
+        return self.current.lull_s if self.current else None
+
+    def prepare(self) -> None:
+        """Make what lets the current model's later pictures be faster."""
+        if self.current:
+            self.current.prepare()
+
     def holds(self, name: str, loras: Sequence[LoraChoice]) -> bool:
         """Whether the model called `name` is in memory with exactly these LoRAs."""
         model = self.current

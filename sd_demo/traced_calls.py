@@ -2,8 +2,9 @@
 
 Where operations are short and many, a CPU spends much of a call on Python (BENCHMARKS.md has the figures). A call is
 traced once (https://docs.pytorch.org/docs/stable/generated/torch.jit.trace.html), and from then on the same operations
-run one after another: the answers are the same to the bit, which is tried once for each shape. PyTorch calls tracing
-deprecated; where it is gone or fails, calls stay as they are.
+run one after another: the answers are the same to the bit, which is tried once for each shape. A trace takes as long as
+dozens of calls save, so that it is left to a moment when nobody waits. PyTorch calls tracing deprecated; where it is
+gone or fails, calls stay as they are.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from sd_demo.memory_errors import is_out_of_memory
 
 log = logging.getLogger(__name__)
 
-FROM_CALL: Final = 24  # a trace takes as long as dozens of calls save: who draws one picture and leaves is not kept
+FROM_CALL: Final = 8  # from which on a trace is wanted
+AT_LAST: Final = 64  # calls that it is put off, where no moment comes when nobody waits
 MOST_EVER: Final = 8  # of a process: PyTorch keeps 29 MiB of each for ever, though not its weights (counted)
 MOST: Final = 4  # traces; nearly all shapes share one, those that the UNet takes another way need one more
 
@@ -45,13 +47,13 @@ class TracedCalls:
     """
 
     was_compiled = False
-    is_settled = True
     made = 0  # by all of the process
 
     def __init__(self) -> None:
         self._traces: list[Any] = []
         self._known: dict[Shape, Any] = {}  # the trace that answers calls of a shape; None: none does
-        self._calls = 0
+        self._wanted: tuple[Shape, _Call, Sequence[torch.Tensor], torch.Tensor] | None = None
+        self._calls = self._put_off = 0
         self._has_failed = False
 
     @property
@@ -59,9 +61,15 @@ class TracedCalls:
         """How many traces there are."""
         return len(self._traces)
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether no trace is wanted; any thread may ask."""
+        return self._wanted is None
+
     def forget(self) -> bool:
         """Try each trace anew before it is used again; False, as no memory comes back by that."""
         self._known.clear()
+        self._wanted = None
         return False
 
     def wait(self) -> None:
@@ -81,30 +89,45 @@ class TracedCalls:
             return _run(trace, inputs)
         answer = unet(rows, times, **conditions, return_dict=False)[0]
         self._calls += 1
-        is_new = self._calls >= FROM_CALL and shape not in self._known and not self._has_failed
-        if is_new and torch.isfinite(answer).all():  # else nothing can be compared with it
-            self._known[shape] = self._found(_Call(unet, tuple(conditions)), inputs, answer)
+        if self._wanted is not None:
+            self._put_off += 1
+            if self._put_off >= AT_LAST:
+                self.prepare()
+        elif self._calls >= FROM_CALL and shape not in self._known and torch.isfinite(answer).all():
+            self._look_for(shape, _Call(unet, tuple(conditions)), inputs, answer)
         return answer
 
-    def _found(self, call: _Call, inputs: Sequence[torch.Tensor], expected: torch.Tensor) -> Any:
-        """A trace that answers `inputs` with what is `expected` to the bit; None where there is none."""
-        for trace in self._traces:
-            if _answers(trace, inputs, expected):
-                return trace
-        is_full = len(self._traces) == MOST or TracedCalls.made == MOST_EVER
-        if is_full or any(isinstance(layer, BaseTunerLayer) for layer in call.modules()):
-            return None
+    @torch.inference_mode()
+    def prepare(self) -> None:
+        """Make the trace that is wanted, if one is."""
+        if self._wanted is None:
+            return
+        shape, call, inputs, expected = self._wanted
         TracedCalls.made += 1
         try:
             trace = _traced(call, inputs)
+            if not _answers(trace, inputs, expected):
+                trace = None
         except Exception as error:  # whatever a tracer raises, ordinary calls go on
             self._has_failed = not is_out_of_memory(error)
             log.warning("UNet calls of this model are not traced: %s", str(error).strip().partition("\n")[0])
-            return None
-        if not _answers(trace, inputs, expected):
-            return None
-        self._traces.append(trace)
-        return trace
+            trace = None
+        self._known[shape] = trace
+        if trace is not None:
+            self._traces.append(trace)
+        self._wanted = None  # not before, as others ask whether it is made
+
+    def _look_for(self, shape: Shape, call: _Call, inputs: Sequence[torch.Tensor], expected: torch.Tensor) -> None:
+        """Find the trace that answers `inputs` with what is `expected` to the bit; where none does, want one."""
+        for trace in self._traces:
+            if _answers(trace, inputs, expected):
+                self._known[shape] = trace
+                return
+        is_full = self._has_failed or len(self._traces) == MOST or TracedCalls.made == MOST_EVER
+        if is_full or any(isinstance(layer, BaseTunerLayer) for layer in call.modules()):
+            self._known[shape] = None
+        else:
+            self._wanted, self._put_off = (shape, call, inputs, expected), 0
 
 
 def _traced(call: _Call, inputs: Sequence[torch.Tensor]) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import time
 import weakref
 from contextlib import closing
 from pathlib import Path
@@ -21,7 +22,7 @@ from sd_demo.outputs import Outputs
 from sd_demo.requests import parse_request
 from sd_demo.row_independence import use_whole_blocks
 from sd_demo.settings import Settings
-from sd_demo.traced_calls import FROM_CALL, MOST, TracedCalls
+from sd_demo.traced_calls import AT_LAST, FROM_CALL, MOST, TracedCalls
 
 
 def tiny(dtype: torch.dtype = torch.float32) -> Any:
@@ -48,6 +49,13 @@ def plain(unet: Any, rows: torch.Tensor, times: torch.Tensor, conditions: dict[s
     return unet(rows, times, **conditions, return_dict=False)[0]
 
 
+def meet(unet: Any, traced: TracedCalls, *inputs: Any) -> None:
+    """As many calls as a trace is wanted from, and the lull in which it is made."""
+    for _ in range(FROM_CALL):
+        traced(unet, *inputs)
+    traced.prepare()
+
+
 class Counted(torch.nn.Module):
     """A network, and how often Python ran it."""
 
@@ -71,8 +79,7 @@ def _fresh(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_answers_are_the_same_to_the_bit_for_calls_of_all_sizes(dtype: torch.dtype) -> None:
     unet, traced = tiny(dtype), TracedCalls()
     use_whole_blocks(unet)  # what it is filled up with depends on the size
-    for _ in range(FROM_CALL):
-        traced(unet, *inputs_of(2, dtype=dtype))
+    meet(unet, traced, *inputs_of(2, dtype=dtype))
     assert traced.count == 1
     for count, side, words in ((2, 16, 7), (4, 16, 7), (16, 16, 7), (3, 24, 7), (2, 32, 14), (40, 16, 7)):
         inputs = inputs_of(count, side, words, dtype)
@@ -84,12 +91,14 @@ def test_answers_are_the_same_to_the_bit_for_calls_of_all_sizes(dtype: torch.dty
         inputs = inputs_of(2, side, dtype=dtype)
         for _ in range(3):
             assert torch.equal(traced(unet, *inputs), plain(unet, *inputs)), side
+            traced.prepare()
     assert 1 < traced.count <= MOST
 
 
 def test_python_runs_the_unet_only_until_there_is_a_trace() -> None:
     unet, traced = Counted(tiny()), TracedCalls()
-    for _ in range(FROM_CALL + 10):
+    meet(unet, traced, *inputs_of(2))
+    for _ in range(10):
         traced(unet, *inputs_of(2))
     assert unet.times_run == FROM_CALL + 1, "once more for the trace, and never again"
     for _ in range(5):
@@ -97,11 +106,27 @@ def test_python_runs_the_unet_only_until_there_is_a_trace() -> None:
     assert unet.times_run == FROM_CALL + 2, "another size is compared once"
 
 
-def test_a_single_picture_waits_for_no_trace() -> None:
+def test_a_trace_is_left_to_a_lull_but_not_for_ever() -> None:
     unet, traced = Counted(tiny()), TracedCalls()
     for _ in range(FROM_CALL - 1):
         traced(unet, *inputs_of(2))
-    assert (traced.count, unet.times_run) == (0, FROM_CALL - 1)
+    assert traced.is_settled, "whoever draws so little is not worth a trace"
+    for _ in range(AT_LAST):
+        traced(unet, *inputs_of(2))
+        assert not traced.is_settled
+    assert (traced.count, unet.times_run) == (0, FROM_CALL - 1 + AT_LAST), "nobody waited for one"
+    traced(unet, *inputs_of(2))
+    assert (traced.count, traced.is_settled) == (1, True)
+
+
+def test_what_is_forgotten_is_wanted_no_more() -> None:
+    unet, traced = tiny(), TracedCalls()
+    for _ in range(FROM_CALL):
+        traced(unet, *inputs_of(2))
+    traced.forget()
+    assert traced.is_settled
+    traced.prepare()
+    assert traced.count == TracedCalls.made == 0
 
 
 class Moody(torch.nn.Module):
@@ -129,7 +154,9 @@ def test_a_trace_that_answers_otherwise_is_not_used() -> None:
     for _ in range(FROM_CALL + 3):
         before = unet.mood
         assert torch.equal(traced(unet, rows, times, {}), rows + (before + 1))
+        traced.prepare()
     assert traced.count == 0
+    assert TracedCalls.made == 1
 
 
 def test_what_cannot_be_traced_goes_on_as_before_and_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -139,6 +166,7 @@ def test_what_cannot_be_traced_goes_on_as_before_and_is_told_once(caplog: pytest
             for _ in range(FROM_CALL):
                 rows, times, _ = inputs_of(count)
                 assert torch.equal(traced(unet, rows, times, {}), rows)
+            traced.prepare()
     assert traced.count == 0
     assert caplog.text.count("not to be traced") == 1
 
@@ -146,10 +174,9 @@ def test_what_cannot_be_traced_goes_on_as_before_and_is_told_once(caplog: pytest
 def test_an_answer_that_is_not_finite_is_compared_with_nothing() -> None:
     unet, traced = tiny(), TracedCalls()
     rows, times, conditions = inputs_of(2)
-    for _ in range(FROM_CALL + 2):
-        traced(unet, torch.full_like(rows, float("nan")), times, conditions)
+    meet(unet, traced, torch.full_like(rows, float("nan")), times, conditions)
     assert traced.count == 0
-    traced(unet, rows, times, conditions)
+    meet(unet, traced, rows, times, conditions)
     assert traced.count == 1
 
 
@@ -158,8 +185,7 @@ def test_what_fails_in_a_trace_is_raised_and_the_next_call_is_answered(monkeypat
         raise torch.OutOfMemoryError("out of memory")
 
     unet, traced = tiny(), TracedCalls()
-    for _ in range(FROM_CALL + 1):
-        traced(unet, *inputs_of(2))
+    meet(unet, traced, *inputs_of(2))
     with monkeypatch.context() as patch:
         patch.setattr(traced_calls, "_run", fail)
         with pytest.raises(torch.OutOfMemoryError):
@@ -170,9 +196,9 @@ def test_what_fails_in_a_trace_is_raised_and_the_next_call_is_answered(monkeypat
 def test_traces_hold_no_weights_once_their_model_is_gone() -> None:
     unet, traced = tiny(), TracedCalls()
     weights = [weakref.ref(parameter) for parameter in unet.parameters()]
-    for _ in range(FROM_CALL + 1):
-        traced(unet, *inputs_of(2))
+    meet(unet, traced, *inputs_of(2))
     assert traced.count == 1
+    traced(unet, *inputs_of(4))
     del unet, traced
     gc.collect()
     assert not any(reference() is not None for reference in weights)
@@ -180,8 +206,7 @@ def test_traces_hold_no_weights_once_their_model_is_gone() -> None:
 
 def test_other_weights_answer_after_forget_and_the_first_ones_once_they_are_back() -> None:
     unet, traced = Counted(tiny()), TracedCalls()
-    for _ in range(FROM_CALL + 1):
-        traced(unet, *inputs_of(2))
+    meet(unet, traced, *inputs_of(2))
     first = unet.network.conv_out.weight
     for weight, traces in ((torch.nn.Parameter(first * 2), 2), (first, 2)):
         unet.network.conv_out.weight = weight
@@ -189,6 +214,7 @@ def test_other_weights_answer_after_forget_and_the_first_ones_once_they_are_back
         expected = plain(unet, *inputs_of(2))
         for _ in range(3):
             assert torch.equal(traced(unet, *inputs_of(2)), expected)
+            traced.prepare()
         assert traced.count == traces
     before = unet.times_run
     traced(unet, *inputs_of(2))
@@ -200,10 +226,11 @@ def test_what_wears_a_lora_is_not_traced() -> None:
     unet.add_adapter(LoraConfig(r=2, target_modules=["to_q"], init_lora_weights=False))
     for _ in range(FROM_CALL + 2):
         assert torch.equal(traced(unet, *inputs_of(2)), plain(unet, *inputs_of(2)))
+        traced.prepare()
     assert traced.count == TracedCalls.made == 0
     unet.unload_lora()
     traced.forget()
-    traced(unet, *inputs_of(2))
+    meet(unet, traced, *inputs_of(2))
     assert traced.count == 1
 
 
@@ -213,12 +240,13 @@ def test_a_process_makes_only_so_many(monkeypatch: pytest.MonkeyPatch) -> None:
         unet, traced = tiny(), TracedCalls()
         for _ in range(FROM_CALL + 1):
             assert torch.equal(traced(unet, *inputs_of(2)), plain(unet, *inputs_of(2)))
+            traced.prepare()
         assert traced.count == count
 
 
-def test_the_picture_book_is_traced_on_a_cpu_and_draws_the_same(tmp_path: Path) -> None:
+def test_the_picture_book_is_traced_in_a_lull_and_draws_the_same(tmp_path: Path) -> None:
     settings = Settings(device="cpu", model=EMBEDDED, output_dir=tmp_path, data_dir=tmp_path)
-    asked = {"prompt": "a red house", "num_inference_steps": 30, "width": 128, "height": 128, "seed": 3}
+    asked = {"prompt": "a red house", "num_inference_steps": 12, "width": 128, "height": 128, "seed": 3}
     with closing(Engine(settings, outputs=Outputs(tmp_path))) as engine:
         engine.start()
 
@@ -230,8 +258,27 @@ def test_the_picture_book_is_traced_on_a_cpu_and_draws_the_same(tmp_path: Path) 
         model = engine._manager.current
         assert model is not None
         assert isinstance(model.captured, TracedCalls)
+        end = time.monotonic() + 60
+        while not engine.status().is_settled and time.monotonic() < end:
+            time.sleep(0.01)
         assert model.captured.count == 1
+        assert engine._manager.lull_s is None, "nothing is left to be done"
         assert (drawn(), drawn(num_images_per_prompt=2)) == (first, pair)
+
+
+def test_nobody_waits_for_a_trace_who_draws_one_picture_and_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sd_demo.loaded_model.LULL_S", 3600.0)  # a lull that no slow machine takes for one
+    settings = Settings(device="cpu", model=EMBEDDED, output_dir=tmp_path, data_dir=tmp_path)
+    engine = Engine(settings, outputs=Outputs(tmp_path))
+    with closing(engine):
+        engine.start()
+        values = {"prompt": "a red house", "num_inference_steps": 12, "width": 128, "height": 128}
+        engine.submit(parse_request("text_to_image", values)).result(120)
+        assert not engine.status().is_settled
+    assert not engine._worker.is_alive()
+    assert TracedCalls.made == 0
 
 
 def test_only_the_embedded_model_on_a_cpu_is_traced() -> None:
