@@ -25,8 +25,9 @@ def outlined(path: Path, dtype: torch.dtype, *, has_checker: bool) -> MemoryNeed
     With an attention that keeps no scores, as nobody knows yet which one it will have.
     has_checker: whether the safety checker that comes with it is loaded, too.
     """
+    folder = path if path.is_dir() else folder_beside(path)
     try:
-        return _outlined(path, dtype, has_checker, stamp_of(path))
+        return _outlined(path, dtype, has_checker, stamp_of(path), _widths(folder, "unet"), _widths(folder, "vae"))
     except (ModelUnavailable, OSError, ValueError):  # loading says what is wrong with it
         return None
 
@@ -38,14 +39,14 @@ def is_distilled(path: Path) -> bool:
 
 
 @lru_cache(maxsize=32)
-def _outlined(path: Path, dtype: torch.dtype, has_checker: bool, stamp: Stamp) -> MemoryNeed | None:
+def _outlined(
+    path: Path, dtype: torch.dtype, has_checker: bool, stamp: Stamp, unet: tuple[int, ...], vae: tuple[int, ...]
+) -> MemoryNeed | None:
     counts = weights_in_parts(path, has_checker=has_checker)
     if not counts.keys() >= WIDTHS.keys():
         return None
-    folder = path if path.is_dir() else folder_beside(path)
-    widths = {part: _widths(folder, part) for part in WIDTHS}
     weights = {part: count * dtype.itemsize / 2**20 for part, count in counts.items()}
-    return MemoryNeed.told(weights, widths["unet"], widths["vae"], dtype)
+    return MemoryNeed.told(weights, unet, vae, dtype)
 
 
 def _widths(folder: Path | None, part: str) -> tuple[int, ...]:

@@ -91,9 +91,12 @@ def missing_in(folder: Path) -> list[str]:
 
 
 def weights_in(folder: Path) -> str | None:
-    """`"fp16"` or `""`: the variant of the weights in this part's folder, plain first; None where there are none."""
+    """`"fp16"` or `""`: the variant of the weights in this part's folder; None where there are none.
+
+    Where both are there it is float16, on every device: what a download brings, half of the bytes, and one hash.
+    """
     found = [m[1] for f in folder.glob("*.safetensors") if (m := _WEIGHTS.fullmatch(f.name))]
-    return None if not found else "" if None in found else "fp16"
+    return None if not found else "fp16" if ".fp16" in found else ""
 
 
 def chosen_in(folder: Path) -> list[Path]:

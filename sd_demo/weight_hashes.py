@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
@@ -36,8 +37,11 @@ def checker_files(folder: Path) -> list[Path]:
 
 def stamp_of(path: Path | None) -> Stamp:
     """What tells the weights at `path` from the next ones there at a glance; () where there are none."""
-    files = [] if path is None else [path] if path.is_file() else weight_files(path)
-    about = [(file, file.stat()) for file in files]
+    files = [] if path is None else [path] if path.is_file() else [*weight_files(path), *checker_files(path)]
+    about = []
+    for file in files:
+        with suppress(FileNotFoundError):  # gone since it was listed
+            about.append((file, file.stat()))
     return tuple((file, one.st_mtime_ns, one.st_size) for file, one in about)
 
 

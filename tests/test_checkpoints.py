@@ -82,6 +82,15 @@ def test_half_precision_files_are_cast(copy: Path, pipe: Any) -> None:
     assert read_model(copy, torch.bfloat16)["vae"].dtype == torch.bfloat16
 
 
+def test_of_both_variants_the_float16_one_is_read(copy: Path, pipe: Any) -> None:
+    """A clone of Stable Diffusion 1.5 has both; each part of its own."""
+    other = {key: value.half() + 1 for key, value in load_file(copy / UNET).items()}
+    save_file(other, copy / UNET.replace(".safetensors", ".fp16.safetensors"))
+    parts = read_model(copy, torch.float32)
+    assert torch.equal(parts["unet"].conv_in.weight, (pipe.unet.conv_in.weight.half() + 1).float())
+    assert torch.equal(parts["vae"].decoder.conv_in.weight, pipe.vae.decoder.conv_in.weight)
+
+
 def test_a_file_has_the_weights_that_diffusers_reads(copy: Path, pipe: Any, tmp_path: Path) -> None:
     """Beside the file lies a folder of its name with the configs and the tokenizer."""
     file = tmp_path / "tiny.safetensors"
@@ -381,12 +390,15 @@ def test_only_weights_that_are_read_count(copy: Path) -> None:
     before, count = hash_of(copy), weights_of(copy)
     plain = load_file(copy / UNET)
     half = copy / UNET.replace(".safetensors", ".fp16.safetensors")
-    for file in (half, copy / UNET.replace(".safetensors", ".non_ema.safetensors")):
-        save_file({key: value.half() for key, value in plain.items()}, file)
+    halves = {key: value.half() for key, value in plain.items()}
+    save_file(halves, copy / UNET.replace(".safetensors", ".non_ema.safetensors"))
     assert (hash_of(copy), weights_of(copy)) == (before, count)
-    (copy / UNET).unlink()
-    assert hash_of(copy) != before
+    save_file(halves, half)
+    of_half = hash_of(copy)
+    assert of_half != before
     assert weights_of(copy) == count
+    (copy / UNET).unlink()
+    assert (hash_of(copy), weights_of(copy)) == (of_half, count)
     half.unlink()
     assert weights_of(copy) < count
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import weakref
 from collections.abc import Iterator
 from dataclasses import replace
@@ -37,6 +38,7 @@ from sd_demo.requests import parse_request
 from sd_demo.residence import RUNGS, Residence
 from sd_demo.settings import Settings
 from sd_demo.speed import Estimate, Speed
+from sd_demo.weight_hashes import stamp_of, weight_files
 from tests.memory_factors import Living, factors
 
 MODEL = "random:sd-1.5:tiny"
@@ -540,6 +542,26 @@ def test_of_a_file_alone_the_widths_are_stable_diffusions(tmp_path: Path) -> Non
     assert outlined(tmp_path / "a.safetensors", torch.float32, has_checker=False) is None, "another file by now"
     (tmp_path / "a.safetensors").write_bytes(b"no weights")
     assert outlined(tmp_path / "a.safetensors", torch.float32, has_checker=False) is None
+
+
+def test_a_folder_whose_configs_or_files_change_is_looked_at_again(tmp_path: Path) -> None:
+    folder = random_model.save("sd-1.4", tmp_path / "tiny", "tiny")
+    before = outline_of(folder).unet_per_row
+    config = folder / "unet" / "config.json"
+    told = json.loads(config.read_text())
+    told["block_out_channels"] = [2 * width for width in told["block_out_channels"]]
+    config.write_text(json.dumps(told))
+    assert outline_of(folder).unet_per_row == 2 * before
+
+
+def test_weights_that_go_while_they_are_looked_at_count_as_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = random_model.save("sd-1.4", tmp_path / "tiny", "tiny")
+    listed = weight_files(folder)
+    listed[0].unlink()
+    monkeypatch.setattr("sd_demo.weight_hashes.weight_files", lambda _: listed)
+    assert [file for file, *_ in stamp_of(folder)] == listed[1:]
 
 
 def test_where_the_text_encoder_leaves_it_is_there_with_all_others_first(need: MemoryNeed) -> None:

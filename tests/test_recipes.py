@@ -276,7 +276,12 @@ def test_the_script_of_a_download_takes_the_files_that_were_downloaded(tmp_path:
     assert f"revision={entry.revision!r}, variant='fp16', dtype=torch.float32, safety_checker=None)" in script()
     assert f"revision={entry.revision!r}, variant='fp16', dtype=torch.float32)" in script(is_safety_checked=True)
     (folder / "unet" / "diffusion_pytorch_model.safetensors").touch()
-    assert "variant" not in script(), "plain files come first"
+    assert "variant='fp16'" in script(), "of both the program reads float16"
+    (folder / "unet" / "diffusion_pytorch_model.fp16.safetensors").unlink()
+    assert "variant" not in script()
+    (folder / "vae").mkdir()
+    (folder / "vae" / "diffusion_pytorch_model.fp16.safetensors").touch()
+    assert "variant='fp16'" in script(), "diffusers decides by part, too"
 
 
 def test_noise_by_a_setting_has_the_pictures_seed() -> None:

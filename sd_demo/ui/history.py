@@ -110,8 +110,9 @@ def listen(
     places: passing_on.Places,
     chooser: gr.Tabs,
     visitor_id: gr.BrowserState,
-) -> None:
-    """Wire the tab. chosen: as settings_back.listen has it; places: where its pictures can be brought.
+) -> Any:
+    """Wire the tab. chosen: as settings_back.listen has it, as is what is returned; places: where its pictures can be
+    brought.
 
     Every handler asks whose pictures these are, so that no name opens anybody else's.
     """
@@ -183,8 +184,8 @@ def listen(
         return settings_back.show(engine, here.back, restored)
 
     here.settings.click(settings, [large.shown], here.back.outputs, **_PRIVATE)
-    settings_back.listen(engine, here.back, top, tabs, chosen, chooser)
     passing_on.offer(large, places, chooser)
+    return settings_back.listen(engine, here.back, top, tabs, chosen, chooser)
 
 
 def _count(found: int, total: int, search: str) -> str:

@@ -60,10 +60,12 @@ def listen_for_visitor(page: gr.Blocks, visitor_id: gr.BrowserState) -> None:
     page.load(visitor.known_or_new, [visitor_id], [visitor_id], **_PRIVATE)
 
 
-def listen_for_model(engine: Engine, page: gr.Blocks, top: Header, chosen: Sequence[gr.State]) -> None:
+def listen_for_model(engine: Engine, page: gr.Blocks, top: Header, chosen: Sequence[gr.State]) -> dict[str, Any]:
     """Choose the model again that was chosen, of those that are here by now.
 
     chosen: that of each tab whose settings are kept, and so its own.
+    Returns what to listen with to an event after which the model is a person's choice, beside choosing it. One that the
+    program falls back to is nobody's.
     """
     kept = visitor.browser_state("model")
     usual = top.model.value
@@ -85,5 +87,8 @@ def listen_for_model(engine: Engine, page: gr.Blocks, top: Header, chosen: Seque
             return unheld
         return {top.model: gr.update(choices=fresh, value=name), **dict.fromkeys(chosen, name)}
 
-    top.model.change(None, [top.model], [kept], js=f"(name) => ({{name, usual: {json.dumps(usual)}}})", **_PRIVATE)
     page.load(restore, [kept], [top.model, *chosen], **_PRIVATE)
+    js = f"(name) => ({{name, usual: {json.dumps(usual)}}})"
+    remember: dict[str, Any] = {"fn": None, "inputs": [top.model], "outputs": [kept], "js": js, **_PRIVATE}
+    top.model.input(**remember)
+    return remember

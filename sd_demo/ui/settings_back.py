@@ -69,8 +69,11 @@ def listen(
     tabs: Mapping[str, Tab | upscale.UpscaleTab],
     chosen: Mapping[str, gr.State],
     chooser: gr.Tabs,
-) -> None:
-    """Wire the drop zone and the button. chosen: by tab, the model whose defaults its controls follow."""
+) -> Any:
+    """Wire the drop zone and the button. chosen: by tab, the model whose defaults its controls follow.
+
+    Returns the event after which settings, and their model, are in the controls.
+    """
     styles = {task: tab.style for task, tab in tabs.items() if isinstance(tab, Tab)}
 
     def read(file: Any) -> dict[Any, Any]:
@@ -112,7 +115,7 @@ def listen(
 
     back.drop.change(read, [back.drop], back.outputs, preprocess=False, **_PRIVATE)
     changed = [*chosen.values(), *styles.values(), *(c for tab in tabs.values() for c in tab.controls.values())]
-    back.apply.click(
+    return back.apply.click(
         apply,
         [back.restored, top.model],
         [chooser, top.model, *changed],

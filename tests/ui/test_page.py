@@ -293,6 +293,25 @@ def test_the_model_survives_a_reload_with_the_settings_that_suit_it(fresh_page: 
     expect(page.locator(f"#{TASK}-num_inference_steps input[type=number]")).to_have_value("20")
 
 
+def test_a_model_that_the_program_fell_back_to_is_nobodys_choice(
+    fresh_page: Page, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the model that was named at the start cannot be loaded: another has its place until it is mended."""
+    page, registry = fresh_page, served.engine.registry
+    kept, settings = (f"localStorage.getItem('sd-demo-{name}')" for name in ("model", f"settings-{TASK}"))
+    before = page.evaluate(kept)
+    with monkeypatch.context() as patch:
+        patch.setattr(served.engine, "defaults", lambda model=None: registry.get(model or "sd-1.4"))
+        page.reload()
+        expect(page.locator("#model input")).to_have_value("Stable Diffusion 1.4 (not here yet)")
+        expect(page.locator(f"#{TASK}-width input").first).to_have_value("512")
+    page.wait_for_function(f"() => {settings}")  # the size that followed the model is kept, and after it the prompt
+    old = page.evaluate(settings)
+    write_prompt(page, TASK, "a red house")
+    page.wait_for_function(f"old => {settings} !== old", arg=old)
+    assert page.evaluate(kept) == before, "what was kept later is there, and this is as it was"
+
+
 def test_a_model_that_was_fetched_is_here_after_a_reload(fresh_page: Page, served: Served) -> None:
     page = fresh_page
 

@@ -119,6 +119,18 @@ def test_a_model_that_came_after_the_page_was_built_is_chosen(page: blocks.Page,
         applied(page, Restored(TASK, {"model": str(folder)}, {}, ()))
 
 
+def test_the_browser_keeps_a_model_that_was_chosen_or_came_with_settings(page: blocks.Page) -> None:
+    (apply,) = handlers(page, "apply")
+    keep = [
+        one for one in page.fns.values() if any(getattr(o, "storage_key", "") == "sd-demo-model" for o in one.outputs)
+    ]  # fmt: skip
+    chooser = keep[0].inputs[0]
+    assert chooser.elem_id == "model"
+    assert [one.targets for one in keep] == [[(chooser._id, "input")], [(None, "success")]]
+    assert keep[1].trigger_after == apply._id
+    assert keep[1].inputs == [chooser]
+
+
 def test_other_weights_stand_in_the_report_and_above_the_code(page: blocks.Page) -> None:
     (settings,) = [one for one in handlers(page, "settings") if len(one.outputs) == 3]
     shown = [Shown(Path("a.png"), make_receipt(prompt="<b>a ball"))]
