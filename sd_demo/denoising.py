@@ -40,8 +40,8 @@ class Denoising:
         self.first_rung = model.residence.rung
         self.is_encoded_in_tiles = False  # the given picture, where the memory was too small for the whole
         self.most_parts = 1  # in which a UNet call ran, where the memory was too small for the whole
-        n = len(plan.seeds)
-        self.is_distilled, self.has_two_rows = model.is_distilled, model.is_guided(plan.guidance_scale)
+        n, self.is_distilled = len(plan.seeds), model.is_distilled
+        self.has_two_rows = model.is_guided(plan.guidance_scale)
         rows = [embeds.negative_prompt_embeds, embeds.prompt_embeds] if self.has_two_rows else [embeds.prompt_embeds]
         self.extra_channels: torch.Tensor | None = None  # [n, c, h, w]: what the UNet sees beside the latents
         self.mask: torch.Tensor | None = None  # [n, 1, h, w], for blending with a 4-channel UNet
@@ -196,8 +196,7 @@ class Denoising:
             "vae", lambda: whole_or_tiled(vae, residence, lambda: vae.encode(there).latent_dist)
         )
         self.is_encoded_in_tiles |= is_tiled
-        samples = [posterior.sample(generator) for generator in self.generators]
-        return torch.cat(samples).to(placement.dtype) * vae.config.scaling_factor
+        return torch.cat([posterior.sample(g) for g in self.generators]).to(placement.dtype) * vae.config.scaling_factor
 
     def _known_part(self) -> torch.Tensor:
         """The picture outside the mask, as noisy as the latents are after this step."""
@@ -225,25 +224,27 @@ def advance(denoisings: Sequence[Denoising]) -> list[Exception | None]:
     in its place, so that the others have their step.
     """
     model = denoisings[0].model
-    rows = [d.rows_in() for d in denoisings]
-    times = torch.cat([d.times_in() for d in denoisings])
-    conditions, are_twins = denoisings[0].conditions_with(denoisings[1:]), all(d.has_two_rows for d in denoisings)
-    every = torch.cat(rows), times.to(rows[0].device), conditions, are_twins
-    most = model.max_rows // 2 * 2 if model.max_rows else len(times)  # even, as an odd row may be called for twice
-    calls = [cut(every, slice(k, k + most)) for k in range(0, len(times), most)]
-    answers = model.residence.run(
-        "unet", lambda: [(model.predict_in_parts(*call), model.was_compiled) for call in calls]
-    )
+    predictions, parts, was_compiled = model.residence.run("unet", lambda: _predictions(model, denoisings))
     model.pace.keep(model.placement.device)
-    predictions = torch.cat([part for parts, _ in answers for part in parts])
     failures: list[Exception | None] = []
     for denoising, prediction in zip(denoisings, predictions.split([d.rows for d in denoisings]), strict=True):
         denoising.most_shared = max(denoising.most_shared, len(denoisings) - 1)
-        denoising.most_parts = max(denoising.most_parts, *(len(parts) for parts, _ in answers))
-        denoising.compiled_steps += all(was_compiled for _, was_compiled in answers)
+        denoising.most_parts = max(denoising.most_parts, parts)
+        denoising.compiled_steps += was_compiled
         try:
             denoising.take(prediction)
             failures.append(None)
         except Exception as error:
             failures.append(error)
     return failures
+
+
+def _predictions(model: LoadedModel, denoisings: Sequence[Denoising]) -> tuple[torch.Tensor, int, bool]:
+    """The UNet's answers for this step, [rows, 4, h, w], in how many parts a call ran, and whether all was compiled."""
+    rows, times = torch.cat([d.rows_in() for d in denoisings]), torch.cat([d.times_in() for d in denoisings])
+    conditions, are_twins = denoisings[0].conditions_with(denoisings[1:]), all(d.has_two_rows for d in denoisings)
+    every = rows, times.to(rows.device), conditions, are_twins
+    most = model.max_rows // 2 * 2 if model.max_rows else len(times)  # even, as an odd row may be called for twice
+    calls = [cut(every, slice(k, k + most)) for k in range(0, len(times), most)]
+    answers, compiled = zip(*[(model.predict_in_parts(*call), model.was_compiled) for call in calls], strict=True)
+    return torch.cat([part for parts in answers for part in parts]), max(map(len, answers)), all(compiled)

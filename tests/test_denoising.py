@@ -309,6 +309,24 @@ def test_of_several_calls_a_step_the_one_that_differs_is_told(
     assert denoising.compiled_steps == 0, "the second call of four rows was not compiled"
 
 
+def test_memory_that_is_short_beside_the_unet_is_made_too(model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Putting the rows of a step together takes some as well."""
+    plan = {"seeds": (1,), "num_inference_steps": 3, "guidance_scale": 5.0, "scheduler": "dpmpp_2m"}
+    whole = run([begin(model, "text_to_image", {"width": 64, "height": 64}, **plan)])[0]
+    held, together = [1], Denoising.rows_in
+
+    def scarce(self: Denoising) -> torch.Tensor:
+        if held:
+            raise torch.OutOfMemoryError("out of memory")
+        return together(self)
+
+    monkeypatch.setattr(model.residence, "spare", lambda: bool(held and held.pop()))
+    monkeypatch.setattr(Denoising, "rows_in", scarce)
+    latents = run([begin(model, "text_to_image", {"width": 64, "height": 64}, **plan)])[0]
+    assert not held
+    assert torch.equal(latents, whole)
+
+
 @pytest.mark.parametrize("scheduler", available())
 def test_the_calls_that_are_told_before_are_those_that_run(
     model: LoadedModel, picture: Image.Image, scheduler: str
