@@ -18,15 +18,13 @@ from sd_demo.checkpoints import assemble, hash_of, read_model, weights_of
 from sd_demo.compiled_calls import CompiledBehind, Ordinary, keep_compiled_in, pays
 from sd_demo.errors import ModelUnavailable, OutOfMemory, PlaygroundError
 from sd_demo.host_memory import give_back
-from sd_demo.kept_conditions import let_keep
 from sd_demo.known_models import RANDOM, latents_side, not_here, read_random, what_suits
-from sd_demo.lean_decoder import make_lean
 from sd_demo.loaded_model import LoadedModel
 from sd_demo.lora import take_off
 from sd_demo.memory_errors import is_out_of_memory
 from sd_demo.memory_need import MemoryNeed
 from sd_demo.newer_weights import NewerWeights
-from sd_demo.placement import choose_device, choose_dtype, lay_out, place
+from sd_demo.placement import choose_device, choose_dtype, place
 from sd_demo.pooled_prompts import PooledPromptEncoder
 from sd_demo.prompts import PromptEncoder
 from sd_demo.ranking import Ranker, clip_for, load_ranker
@@ -34,10 +32,11 @@ from sd_demo.recordings import RecordOnCuda
 from sd_demo.registry import ModelEntry, Registry
 from sd_demo.requests import LoraChoice
 from sd_demo.residence import Residence, empty_cache, every_network
-from sd_demo.row_independence import are_rows_independent, use_whole_blocks
+from sd_demo.row_independence import are_rows_independent
 from sd_demo.safety import read_safety_checker
 from sd_demo.settings import Settings
 from sd_demo.traced_calls import TracedCalls
+from sd_demo.tuned_networks import are_rows_tried, tune
 from sd_demo.weight_hashes import stamp_of
 from sd_demo.worn_loras import are_worn, put_loras_on
 
@@ -208,13 +207,8 @@ class PipelineManager:
         is_checked = self._settings.safety_checker
         safety = read_safety_checker(path, dtype, device, entry.title) if is_checked and path else None
         networks = every_network(components) | ({"safety_checker": safety.network} if safety else {})
-        lay_out(unet, components["vae"], device, is_embedded=entry.is_embedded)
-        is_alike = entry.is_embedded and device.type == "cpu" and dtype == torch.bfloat16
-        if is_alike:
-            use_whole_blocks(unet)
-        if device.type == "cuda":
-            make_lean(components["vae"].decoder)
-        let_keep(unet, shares=device.type != "cpu" and not entry.is_embedded)
+        tune(unet, components["vae"], device, dtype, is_embedded=entry.is_embedded)
+        is_alike = are_rows_tried(device, dtype, is_embedded=entry.is_embedded)
         need = MemoryNeed.of(networks, dtype).attending(self._settings.attention, unet, dtype)
         rung = need.rung_at_load(entry, self._settings, device)
         while rung != "resident" and self._settings.memory == "auto" and self._models:

@@ -125,6 +125,28 @@ def place(unet: Any, settings: Settings, device: torch.device, dtype: torch.dtyp
     return Placement(device, dtype, name, f"{where}, attention {name} ({why})")
 
 
+class LeanAttention(AttnProcessor2_0):
+    """PyTorch's fused attention as diffusers calls it, without a division by 1 and what a UNet's layers never have."""
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        temb: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """[B, tokens, C], and what is attended to where that is something else, [B, words, D], to [B, tokens, C]."""
+        others = attn.spatial_norm, attn.group_norm, attn.norm_cross, attn.norm_q, attn.norm_k, attention_mask
+        is_usual = all(one is None for one in others) and not attn.residual_connection and hidden_states.ndim == 3
+        if not is_usual or attn.rescale_output_factor != 1:
+            return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
+        words = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        parts = attn.to_q(hidden_states), attn.to_k(words), attn.to_v(words)
+        heads = [part.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for part in parts]  # [B, heads, …, C / heads]
+        return attn.to_out[0](torch.nn.functional.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2))
+
+
 def _fastest_attention(layer: Attention, tokens: int, device: torch.device, dtype: torch.dtype) -> tuple[str, str]:
     """The name and why. Measured once for each shape: another attention rounds otherwise, and a model that is read
     anew must give each seed the picture that it gave before. "sliced" is not kept: no memory may have been free."""
@@ -189,7 +211,7 @@ def _attend(layer: Attention, name: str, x: torch.Tensor) -> None:
 def _processor(name: str) -> Any:
     if name == "sliced":
         return SlicedAttnProcessor(slice_size=1)
-    return {"sdpa": AttnProcessor2_0, "plain": AttnProcessor, "xformers": XFormersAttnProcessor}[name]()
+    return {"sdpa": LeanAttention, "plain": AttnProcessor, "xformers": XFormersAttnProcessor}[name]()
 
 
 def fastest(calls: Mapping[K, Callable[[], object]], turns: int) -> dict[K, float]:

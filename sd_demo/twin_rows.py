@@ -16,6 +16,8 @@ import torch
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from diffusers.models.unets.unet_2d_blocks import CrossAttnDownBlock2D, DownBlock2D
 
+from sd_demo.lean_transformer import LeanTransformer
+
 
 def twice(x: torch.Tensor) -> torch.Tensor:
     """[B, …] to [2B, …], each row twice, one beside the other; in the same layout."""
@@ -49,7 +51,7 @@ class _CrossDown(_Block, CrossAttnDownBlock2D):
         return super().forward(hidden_states if one is None else one, temb, *others, **more)
 
 
-class _Transformer(Transformer2DModel):
+class _Transformer(LeanTransformer):
     """The first that hears the prompt: [B, C, H, W] and a prompt of 2B rows to [2B, C, H, W]."""
 
     def forward(
@@ -85,7 +87,7 @@ def let_share(down_blocks: Sequence[Any], mark: int) -> bool:
     heard = down_blocks[first].attentions[0]
     begins = heard.transformer_blocks[0]
     is_known = (
-        type(heard) is Transformer2DModel and heard.is_input_continuous
+        type(heard) in (Transformer2DModel, LeanTransformer) and heard.is_input_continuous
         and begins.norm_type == "layer_norm" and begins.pos_embed is None and begins._chunk_size is None
         and all(kind is DownBlock2D for kind in kinds[:first])
     )  # fmt: skip

@@ -13,14 +13,14 @@ import weakref
 from typing import Any
 
 import torch
-from diffusers.models.attention_processor import AttnProcessor2_0
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from sd_demo import random_model
 from sd_demo.checkpoints import read_model
-from sd_demo.kept_conditions import let_keep
 from sd_demo.known_models import EMBEDDED, EMBEDDED_FOLDER
+from sd_demo.placement import LeanAttention
+from sd_demo.tuned_networks import tune
 
 
 class Living(TorchDispatchMode):
@@ -50,12 +50,12 @@ class Living(TorchDispatchMode):
         self.now -= size
 
 
-def factors(parts: dict[str, Any], side: int, rows: int = 2) -> dict[str, float]:
+def factors(parts: dict[str, Any], side: int, rows: int = 2, *, is_embedded: bool = False) -> dict[str, float]:
     """Numbers that live at once: for each row, latent and first channel; for each row, token and first channel what is
     kept of a prompt; for each pixel and last channel, decoding ("vae") and encoding."""
     unet, vae = parts["unet"], parts["vae"]
-    unet.set_attn_processor(AttnProcessor2_0())
-    let_keep(unet, shares=False)
+    tune(unet, vae, torch.device("cpu"), torch.float32, is_embedded=is_embedded)
+    unet.set_attn_processor(LeanAttention())
     words = unet.of_prompts(torch.zeros(rows, 77, unet.config.cross_attention_dim))
     times, _ = unet.of_times(torch.ones(rows), {})
     with torch.inference_mode(), Living(unet, vae, inputs=(times, words)) as living:
@@ -74,7 +74,7 @@ def factors(parts: dict[str, Any], side: int, rows: int = 2) -> dict[str, float]
 def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
     found = {
-        EMBEDDED: factors(read_model(EMBEDDED_FOLDER, torch.float32), 32),
+        EMBEDDED: factors(read_model(EMBEDDED_FOLDER, torch.float32), 32, is_embedded=True),
         "sd-1.5": factors(random_model.build("sd-1.5", "full", dtype=torch.float32), 32),
     }
     sys.stdout.write(json.dumps(found) + "\n")

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL
-from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
+from diffusers.models.attention_processor import AttnProcessor
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -32,6 +32,7 @@ from sd_demo.memory_need import UNET_FACTOR, VAE_FACTOR, MemoryNeed, Shape, free
 from sd_demo.memory_outline import outlined
 from sd_demo.outputs import Outputs
 from sd_demo.pipeline_manager import PipelineManager
+from sd_demo.placement import LeanAttention
 from sd_demo.random_model import outline
 from sd_demo.registry import Registry
 from sd_demo.requests import parse_request
@@ -332,7 +333,7 @@ def test_stable_diffusion_fits_where_it_is_said_to(need: MemoryNeed) -> None:
 def test_the_scores_of_plain_attention_are_counted(model: LoadedModel) -> None:
     unet, words, held = model.unet, torch.zeros(2, 77, model.unet.config.cross_attention_dim), {}
     before = unet.attn_processors
-    for attention, processor in (("plain", AttnProcessor), ("sdpa", AttnProcessor2_0)):
+    for attention, processor in (("plain", AttnProcessor), ("sdpa", LeanAttention)):
         unet.set_attn_processor(processor())
         with torch.inference_mode(), Living(unet) as living:
             unet(torch.zeros(2, 4, 64, 64), torch.ones(2), encoder_hidden_states=words)

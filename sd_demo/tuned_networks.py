@@ -1,0 +1,35 @@
+"""A model's networks as they were read, made fast and small for the device that they will draw on.
+
+Each of these gives the same numbers, or says where it is allowed not to; none is for training or for saving.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from sd_demo.kept_conditions import let_keep
+from sd_demo.lean_decoder import make_lean
+from sd_demo.lean_transformer import make_lean_transformers
+from sd_demo.placement import lay_out
+from sd_demo.row_independence import use_whole_blocks
+
+
+def are_rows_tried(device: torch.device, dtype: torch.dtype, *, is_embedded: bool) -> bool:
+    """Whether each row of a UNet call must be answered alike, bit for bit, whoever shares it (row_independence.py).
+
+    Of the picture-book in bfloat16: its pictures are made together all day, and a last bit of that is seen.
+    """
+    return is_embedded and device.type == "cpu" and dtype == torch.bfloat16
+
+
+def tune(unet: Any, vae: Any, device: torch.device, dtype: torch.dtype, *, is_embedded: bool) -> None:
+    """Tune diffusers' `UNet2DConditionModel` and `AutoencoderKL`, which will run on `device` in `dtype`."""
+    lay_out(unet, vae, device, is_embedded=is_embedded)
+    make_lean_transformers(unet)
+    if are_rows_tried(device, dtype, is_embedded=is_embedded):
+        use_whole_blocks(unet)
+    if device.type == "cuda":
+        make_lean(vae.decoder)
+    let_keep(unet, shares=device.type != "cpu" and not is_embedded)
