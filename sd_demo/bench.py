@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import gc
 import math
-import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from typing import Any, Final
 import diffusers
 import torch
 
-from sd_demo.bench_ways import Compile, Device, Ways, processor
+from sd_demo.bench_ways import POLL_S, Compile, Device, Ways, figures_of, processor
 from sd_demo.compiled_calls import FROM_REPLAY, pays
 from sd_demo.engine import Engine
 from sd_demo.exactness import last_latents, latent_errors, picture_errors
@@ -66,8 +65,12 @@ class Bench:
         with self.ways.engine() as engine:
             start_up_s = self.ways.start(engine)
             first_image_s = self._timed(partial(self.ways.ours, engine, 1))
-            self._settle(engine)
-            stages, peak_mib = self._alone(engine)  # while neither A nor B is in memory
+            until = time.monotonic() + SETTLE_S
+            self._settle(engine, TOGETHER[:1], until)
+            peak_mib = self._alone(engine)[1]  # before other numbers of rows are recorded, and A and B in memory
+            self._settle(engine, TOGETHER[:0:-1], until)  # most rows first
+            self._quieten(engine)
+            stages, _ = self._alone(engine)
             left_s = max(COMPILE_S, end - time.monotonic() - AFTER_S)
             plain, documented = self.ways.plain(), self.ways.documented(left_s)
             ways: dict[str, Callable[[], Any]] = {
@@ -101,12 +104,13 @@ class Bench:
         """
         size, why = next(size for size in SIZES if size != self.size), ""
         growth = max(1.0, size / self.size) ** 3  # convolutions grow with the square, attention with its square
-        alone_s = 2 * report["first_image_s"] + 4 * (report["s_per_image"]["a"] + report["s_per_image"]["c"])
+        alone_s = growth * 4 * (report["s_per_image"]["a"] + report["s_per_image"]["c"])
+        ready_s = 2 * (report["start_up_s"] + report["first_image_s"])  # searching and planning do not grow
         if native < min(SIZES):
             why = f"the model draws {native}x{native}"
         elif not self._is_cuda:
             why = "without a CUDA GPU it takes too long"
-        elif not report["is_settled"] or 2 * report["start_up_s"] + growth * alone_s > left_s:
+        elif not report["is_settled"] or ready_s + alone_s > left_s:
             why = "there was no time left for it"
         if not why:
             try:
@@ -136,24 +140,26 @@ class Bench:
                     together[count] = self._together(engine, count)
         return {
             "size": self.size,
-            **_figures(seconds, together),
+            **figures_of(seconds, together),
             "peak_mib": round(peak_mib[0] - before_mib),
             "compiled_steps": self._compiled_steps,
         }
 
-    def _settle(self, engine: Engine) -> None:
-        """Draw until every number of rows was met, for which cuDNN searches and calls are recorded or tried, and until
-        nothing compiles behind the calls any more; what takes SETTLE_S to compile stays as it is."""
-        end = time.monotonic() + SETTLE_S
+    def _settle(self, engine: Engine, counts: tuple[int, ...], until: float) -> None:
+        """Draw so many together, for whose rows cuDNN searches and calls are recorded or tried, and wait until nothing
+        compiles behind the calls any more; what compiles at the time `until` stays as it is."""
+        is_worth_it = self._is_cuda or self.ways.learns(engine)
         # More than once: a shape is compiled after some use, and what could not be recorded beside a compiler is then.
-        counts = (1, *reversed(TOGETHER[1:])) if self._is_cuda or self.ways.learns(engine) else ()  # most rows first
-        for count in counts * (1 + math.ceil(FROM_REPLAY / self.steps) if self._compiles else 1):
+        for count in counts * (1 + math.ceil(FROM_REPLAY / self.steps) if self._compiles else 1) if is_worth_it else ():
             self._together(engine, count)
-            while self._compiles and not engine.status().is_settled and time.monotonic() < end:
-                self._together(engine, count)
+            while self._compiles and not engine.status().is_settled and time.monotonic() < until:
+                time.sleep(POLL_S)  # drawing beside a compiler holds it up
+
+    def _quieten(self, engine: Engine) -> None:
+        """Let nothing compile beside what is measured: beside a compiler nothing is as fast as it is."""
         was_settled = engine.status().is_settled
-        self.ways.settle(engine)  # beside a compiler nothing is as fast as it is
-        for count in () if was_settled else counts:  # what was waited for comes into use
+        self.ways.settle(engine)
+        for count in () if was_settled else TOGETHER:  # what was waited for comes into use
             self._together(engine, count)
 
     def _alone(self, engine: Engine) -> tuple[dict[str, float], tuple[float, float]]:
@@ -170,7 +176,7 @@ class Bench:
         return stages, (peak_bytes() / 2**20,) * 2
 
     def _report(self, seconds: dict[str, list[float]], together: dict[int, dict[str, float]]) -> dict[str, Any]:
-        figures = _figures(seconds, together)
+        figures = figures_of(seconds, together)
         return figures | {
             "steps_per_s": {way: round(self.steps / value, 2) for way, value in figures["s_per_image"].items()},
             "device": torch.cuda.get_device_name() if self._is_cuda else processor(),
@@ -234,17 +240,3 @@ class Bench:
             "p50_s": round(waits[len(waits) // 2], 3),
             "p95_s": round(waits[min(len(waits) - 1, int(0.95 * len(waits)))], 3),
         }
-
-
-def _figures(seconds: dict[str, list[float]], together: dict[int, dict[str, float]]) -> dict[str, Any]:
-    """Medians and spread of each way's seconds; ratios of C, and of eight requests together, to the other ways."""
-    median = {way: statistics.median(values) for way, values in seconds.items()}
-    ratios = {f"c_over_{way}": round(value / median["c"], 3) for way, value in median.items() if way != "c"}
-    if 8 in together:
-        ratios["eight_over_a"] = round(together[8]["images_per_s"] * median["a"], 3)
-    return {
-        "ratios": ratios,
-        "s_per_image": {way: round(value, 4) for way, value in median.items()},
-        "spread_s": {way: [round(min(v), 4), round(max(v), 4)] for way, v in seconds.items()},
-        "together": together,
-    }

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import platform
 import signal
+import statistics
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -28,6 +29,7 @@ from sd_demo.settings import Settings
 
 PROMPT: Final = "a red house by the sea, a white cat on the left"
 POLL_S: Final = 0.01
+STOP_S: Final = 15.0  # that a compiler's processes have to end
 AGAIN_S: Final = 10.0  # after which what swallowed the end of its time is told once more
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Compile = Literal["auto", "on", "off"]
@@ -143,6 +145,10 @@ class Ways:
                 self.theirs(pipe, 1)
         except (Exception, OutOfTime) as error:  # Triton or a C compiler is missing, or it takes long
             pipe.unet, pipe.vae.decode = unet, decode
+            with suppress(Exception, OutOfTime), at_most(STOP_S):  # else its processes go on beside what is measured
+                from torch._inductor.async_compile import shutdown_compile_workers  # which may start some
+
+                shutdown_compile_workers()
             self.not_compiled = str(error).partition("\n")[0] or type(error).__name__
 
     def theirs(self, pipe: Any, seed: int, output_type: str = "pil") -> Any:
@@ -174,6 +180,20 @@ def at_most(seconds: float) -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         signal.signal(signal.SIGALRM, before or signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_REAL, another_s)  # another's alarm comes late, and is not lost
+
+
+def figures_of(seconds: dict[str, list[float]], together: dict[int, dict[str, float]]) -> dict[str, Any]:
+    """Medians and spread of each way's seconds; ratios of C, and of eight requests together, to the other ways."""
+    median = {way: statistics.median(values) for way, values in seconds.items()}
+    ratios = {f"c_over_{way}": round(value / median["c"], 3) for way, value in median.items() if way != "c"}
+    if 8 in together:
+        ratios["eight_over_a"] = round(together[8]["images_per_s"] * median["a"], 3)
+    return {
+        "ratios": ratios,
+        "s_per_image": {way: round(value, 4) for way, value in median.items()},
+        "spread_s": {way: [round(min(v), 4), round(max(v), 4)] for way, v in seconds.items()},
+        "together": together,
+    }
 
 
 def processor() -> str:

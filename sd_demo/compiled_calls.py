@@ -37,6 +37,9 @@ log = logging.getLogger(__name__)
 CACHE_VARIABLE: Final = "TORCHINDUCTOR_CACHE_DIR"
 FROM_REPLAY: Final = 60  # of a shape, two or three pictures: compiling for less is not worth the minute
 YIELD_S: Final = 0.0002  # after which a compiler lets others run
+PATCHES: Final = {"reorder_for_locality": False}
+"""A convolution that comes first decides the layout of what it reads, as the shortcut of a residual block; moved to
+where its answer is needed, it has each concatenation copied."""
 TURNS: Final = 3  # that the compiled call and the one before it are measured in
 
 Record = Callable[[Call, Sequence[torch.Tensor]], Recording]
@@ -101,7 +104,8 @@ def compiled(call: Call, permit: Permit) -> Call:
         raise TypeError(f"{call!r} is no function that could be compiled")
 
     def backend(graph: Any, inputs: Any) -> Call:
-        answer = lookup_backend("inductor")(graph, inputs)
+        inductor: Any = lookup_backend("inductor")
+        answer = inductor(graph, inputs, config_patches=PATCHES)
         return lambda *values: permit.run(lambda: answer(*values))
 
     copy = types.FunctionType(call.__code__.replace(), call.__globals__, closure=call.__closure__)
@@ -230,9 +234,7 @@ class SwappedIn(Recording):
             fresh = self._maker.record(better, inputs)
             check_same(fresh.replay(inputs), expected, "compiled")
             seconds = fastest({one: partial(one.replay, inputs) for one in (fresh, self._now)}, TURNS)
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:
+        except Exception as error:  # also where both do not fit: what runs goes on, and this is not tried again
             self._fail(error)
             return
         kept, gone = sorted((fresh, self._now), key=seconds.__getitem__)
@@ -242,5 +244,5 @@ class SwappedIn(Recording):
 
     def _fail(self, error: Exception) -> None:
         if self._permit.is_given:
-            self._maker.has_failed = not is_out_of_memory(error)
+            self._maker.has_failed |= not is_out_of_memory(error)
             log.warning("UNet calls stay uncompiled: %s", str(error).partition("\n")[0])

@@ -42,7 +42,8 @@ class Denoising:
         self.most_parts = 1  # in which a UNet call ran, where the memory was too small for the whole
         n, self.is_distilled = len(plan.seeds), model.is_distilled
         self.has_two_rows = model.is_guided(plan.guidance_scale)
-        rows = [embeds.negative_prompt_embeds, embeds.prompt_embeds] if self.has_two_rows else [embeds.prompt_embeds]
+        self.rows = 2 * n if self.has_two_rows else n  # that this brings to the UNet call
+        words = [embeds.negative_prompt_embeds, embeds.prompt_embeds] if self.has_two_rows else [embeds.prompt_embeds]
         self.extra_channels: torch.Tensor | None = None  # [n, c, h, w]: what the UNet sees beside the latents
         self.mask: torch.Tensor | None = None  # [n, 1, h, w], for blending with a 4-channel UNet
         self.image_latents: torch.Tensor | None = None
@@ -51,7 +52,7 @@ class Denoising:
         self._prediction: torch.Tensor | None = None
         with torch.inference_mode():  # as in `advance`: a compiler makes a call anew for tensors of another kind
             self.latents = self._start(n)
-            self.conditions = self._conditions(model.rows_of_prompts(rows, n))
+            self.conditions = self._conditions(model.rows_of_prompts(words, n))
             times = self.timesteps.float().to(model.placement.device)
             self._times, self.conditions = model.kept_of_times(times, self.conditions)
         self._shared: tuple[list[Denoising], dict[str, torch.Tensor]] | None = None
@@ -62,11 +63,6 @@ class Denoising:
         """Denoisings of one key share a UNet call."""
         words = self.conditions["encoder_hidden_states"]
         return (id(self.model), self.latents.shape[1:], words.shape[1:], self._times.shape[1:])
-
-    @property
-    def rows(self) -> int:
-        """Rows that this brings to the UNet call: one an image, two with guidance."""
-        return int(self.conditions["encoder_hidden_states"].shape[0])
 
     @property
     def total(self) -> int:
@@ -119,6 +115,8 @@ class Denoising:
             latents = (1 - self.mask) * self._known_part() + self.mask * latents
         self.latents = latents
         self.index += 1
+        if self.is_finished:  # memory is shortest while its picture is decoded
+            self.conditions, self._shared = {}, None
 
     def clean_estimate(self) -> torch.Tensor:
         """The model's current idea of the clean latents x0, [n, 4, h, w], from its last prediction.

@@ -15,7 +15,7 @@ from sd_demo.canvas import FEATHER, OPAQUE, working_size
 from sd_demo.errors import InvalidRequest
 from sd_demo.known_models import RANDOM
 from sd_demo.lora_folder import SUFFIX
-from sd_demo.model_files import NETWORKS, weights_in
+from sd_demo.model_files import NETWORKS, SAFETY_CHECKER, weights_in
 from sd_demo.prompt_grammar import parse_prompt
 from sd_demo.receipt import Done, Receipt
 from sd_demo.registry import ModelEntry, Registry
@@ -110,7 +110,8 @@ def loading(entry: ModelEntry, done: Done, registry: Registry) -> str:
     revision = "" if entry.revision is None else f", revision={entry.revision!r}"
     folder = registry.weights(entry)
     # diffusers decides by part, as the program does: those that have no such files are loaded plain.
-    is_half = folder is not None and any(weights_in(folder / part) for part in NETWORKS)
+    parts = (*NETWORKS, SAFETY_CHECKER) if done.is_safety_checked else NETWORKS
+    is_half = folder is not None and any(weights_in(folder / part) for part in parts)
     variant = ", variant='fp16'" if is_half else ""
     has_none = entry.is_embedded or entry.upscale_factor > 1
     checker = "" if done.is_safety_checked or has_none else ", safety_checker=None"

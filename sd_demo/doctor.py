@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from huggingface_hub import constants
 
 from sd_demo import __version__
-from sd_demo.checkpoints import hash_of
+from sd_demo.checkpoints import check_model, hash_of
 from sd_demo.compiled_calls import pays
 from sd_demo.errors import PlaygroundError
+from sd_demo.hub.repository import has_own_token
+from sd_demo.hub.sentences import offline_by
 from sd_demo.known_models import EMBEDDED
 from sd_demo.model_files import missing_in
 from sd_demo.pipeline_manager import PipelineManager
@@ -57,8 +58,8 @@ def examine(settings: Settings) -> dict[str, Any]:
         },
         "hub": {
             "endpoint": os.environ.get("HF_ENDPOINT", "https://huggingface.co"),
-            "is_offline": os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0"),
-            "has_token": bool(os.environ.get("HF_TOKEN")) or Path(constants.HF_TOKEN_PATH).is_file(),
+            "is_offline": bool(offline_by()),
+            "has_token": has_own_token(),
         },
         "will_use": choice,
         "missing": what_is_missing(registry, has_gpu=has_gpu),
@@ -67,11 +68,10 @@ def examine(settings: Settings) -> dict[str, Any]:
 
 def readable(found: dict[str, Any]) -> str:
     """The findings in lines for a person: the decision first, then what it rests on."""
-    use = found["will_use"]
+    use, machine, hub = found["will_use"], found["machine"], found["hub"]
     lines = [f"will use   {use['model']}: {use['reason'] or use['error']}"]
     if found["missing"]:
         lines.append(f"           {found['missing']}")
-    machine = found["machine"]
     lines.append(f"program    sd_demo {found['program']['version']}, Python {found['program']['python']}")
     have = [f"{name} {version}" for name, version in found["packages"].items() if version]
     lines.append(f"packages   {', '.join(have)}")
@@ -85,8 +85,7 @@ def readable(found: dict[str, Any]) -> str:
     lines += [f"model      {model['name']}: {model['state']}" for model in found["models"]]
     for name, folder in found["folders"].items():
         lines.append(f"{name:<10} {folder['path']} ({folder['free_mib']:,} MiB free{_writable(folder)})")
-    hub = found["hub"]
-    states = [("offline by HF_HUB_OFFLINE", hub["is_offline"]), ("with a token", hub["has_token"])]
+    states = [(f"offline by {offline_by()}", hub["is_offline"]), ("with a token", hub["has_token"])]
     lines.append(", ".join([f"hub        {hub['endpoint']}", *(words for words, is_so in states if is_so)]))
     return "\n".join(lines)
 
@@ -183,7 +182,9 @@ def _model(registry: Registry, name: str) -> dict[str, Any]:
     try:
         if path.is_dir() and (lacking := missing_in(path)):
             return about | {"state": f"not whole: {path} lacks {', '.join(lacking)}"}
-        return about | {"hash": hash_of(path), "state": f"here, whole, in {path}"}
+        about["hash"] = hash_of(path, str(path))
+        check_model(path, registry.tokenizers(), entry.title)
+        return about | {"state": f"here, whole, in {path}"}
     except PlaygroundError as error:
         return about | {"state": str(error)}
     except OSError as error:

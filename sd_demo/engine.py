@@ -192,7 +192,7 @@ class Engine:
                 rest()  # whoever computes while this thread is idle, such as a judge, has the cores for itself
             with self._wake:
                 lull_s = self._manager.lull_s
-                is_due = self._wake.wait_for(lambda: len(self._queue) or self._running or self._is_closing, lull_s)
+                is_due = self._wake.wait_for(lambda: bool(self._queue or self._running or self._is_closing), lull_s)
                 if self._is_closing and not self._running and not len(self._queue):
                     return
             self._drop_cancelled()

@@ -46,10 +46,12 @@ class _Residual(_Kept, ResnetBlock2D):
             return super().forward(x, temb, *args, **more)
         if temb.shape[0] != x.shape[0]:  # of twins one is here
             temb = temb[::2]
+        # Asked first, a convolution decides how a compiler lays out what it reads; last, it takes less memory.
+        early = self.conv_shortcut(x) if self.conv_shortcut is not None and torch.compiler.is_compiling() else None
         hidden = self.conv1(self.nonlinearity(self.norm1(x)))
         hidden += temb[:, self.part, None, None]
         hidden = self.conv2(self.nonlinearity(self.norm2(hidden)))
-        hidden += x if self.conv_shortcut is None else self.conv_shortcut(x)
+        hidden += early if early is not None else x if self.conv_shortcut is None else self.conv_shortcut(x)
         return hidden if self.output_scale_factor == 1.0 else hidden.div_(self.output_scale_factor)
 
 

@@ -25,8 +25,8 @@ def outlined(path: Path, dtype: torch.dtype, *, has_checker: bool) -> MemoryNeed
     With an attention that keeps no scores, as nobody knows yet which one it will have.
     has_checker: whether the safety checker that comes with it is loaded, too.
     """
-    folder = path if path.is_dir() else folder_beside(path)
     try:
+        folder = path if path.is_dir() else folder_beside(path)
         return _outlined(path, dtype, has_checker, stamp_of(path), _widths(folder, "unet"), _widths(folder, "vae"))
     except (ModelUnavailable, OSError, ValueError):  # loading says what is wrong with it
         return None

@@ -95,8 +95,18 @@ def weights_in(folder: Path) -> str | None:
 
     Where both are there it is float16, on every device: what a download brings, half of the bytes, and one hash.
     """
-    found = [m[1] for f in folder.glob("*.safetensors") if (m := _WEIGHTS.fullmatch(f.name))]
-    return None if not found else "fp16" if ".fp16" in found else ""
+    found = {m[1]: f for f in sorted(folder.glob("*.safetensors")) if (m := _WEIGHTS.fullmatch(f.name))}
+    is_half = ".fp16" in found and (None not in found or _has_header(found[".fp16"]))
+    return None if not found else "fp16" if is_half else ""
+
+
+def _has_header(file: Path) -> bool:
+    """Whether `file` is long enough for the header that it announces: no pointer of Git LFS, and not just begun."""
+    try:
+        with file.open("rb") as opened:
+            return 0 < int.from_bytes(opened.read(8), "little") <= file.stat().st_size - 8
+    except OSError:
+        return False
 
 
 def chosen_in(folder: Path) -> list[Path]:

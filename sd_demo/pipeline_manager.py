@@ -14,7 +14,7 @@ import torch
 
 from sd_demo import random_model
 from sd_demo.captured_calls import CapturedCalls
-from sd_demo.checkpoints import assemble, hash_of, read_model, weights_of
+from sd_demo.checkpoints import assemble, check_model, hash_of, read_model, weights_of
 from sd_demo.compiled_calls import CompiledBehind, Ordinary, keep_compiled_in, pays
 from sd_demo.errors import ModelUnavailable, OutOfMemory, PlaygroundError
 from sd_demo.host_memory import give_back
@@ -176,14 +176,15 @@ class PipelineManager:
 
     def _loaded(self, entry: ModelEntry, path: Path | None, device: torch.device, dtype: torch.dtype) -> LoadedModel:
         try:
+            model_hash = self._checked(entry, path)  # while the model before is there: this one may be refused
             self._make_room(path, dtype, entry.title)
             try:
-                return self._load(entry, path, device, dtype)
+                return self._load(entry, path, model_hash, device, dtype)
             except Exception as error:
                 if not self._models or not is_out_of_memory(error):
                     raise
             self.free()  # out here, where the error no longer holds what it had loaded
-            return self._load(entry, path, device, dtype)
+            return self._load(entry, path, model_hash, device, dtype)
         except PlaygroundError:
             raise
         except Exception as error:
@@ -193,19 +194,24 @@ class PipelineManager:
             said = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
             raise ModelUnavailable(f"{entry.title} could not be loaded: {said[:200]}.") from error
 
-    def _load(self, entry: ModelEntry, path: Path | None, device: torch.device, dtype: torch.dtype) -> LoadedModel:
+    def _checked(self, entry: ModelEntry, path: Path | None) -> str:
         if path is None:
-            parts = random_model.build(*read_random(entry.source), dtype=dtype)
-            components, model_hash = assemble(parts, entry.name), entry.source
+            return entry.source
+        check_model(path, self._registry.tokenizers(), entry.title)
+        return hash_of(path, entry.title, has_checker=self._settings.safety_checker)
+
+    def _load(
+        self, entry: ModelEntry, path: Path | None, model_hash: str, device: torch.device, dtype: torch.dtype
+    ) -> LoadedModel:
+        if path is None:
+            components = assemble(random_model.build(*read_random(entry.source), dtype=dtype), entry.name)
         else:
-            model_hash = hash_of(path, has_checker=self._settings.safety_checker)
             components = read_model(path, dtype, self._registry.tokenizers(), entry.title)
         unet = components["unet"]  # diffusers' pipelines of pictures compare its size with a number
         unet.register_to_config(sample_size=latents_side(unet.config.sample_size))
         if path is not None and path.is_file():
             entry = entry.model_copy(update=what_suits(unet.config))
-        is_checked = self._settings.safety_checker
-        safety = read_safety_checker(path, dtype, device, entry.title) if is_checked and path else None
+        safety = read_safety_checker(path, dtype, device, entry.title) if self._settings.safety_checker else None
         networks = every_network(components) | ({"safety_checker": safety.network} if safety else {})
         tune(unet, components["vae"], device, dtype, is_embedded=entry.is_embedded)
         is_alike = are_rows_tried(device, dtype, is_embedded=entry.is_embedded)
@@ -220,7 +226,7 @@ class PipelineManager:
         is_choice = is_alike and self._settings.dtype == "auto"
         if is_choice and not are_rows_independent(unet, model_hash, placement.attention):
             log.info("%s runs in float32: in bfloat16 pictures would depend on who shares the loop", entry.name)
-            return self._load(entry, path, device, torch.float32)
+            return self._load(entry, path, model_hash, device, torch.float32)
         reader = PooledPromptEncoder if entry.upscale_factor == 2 else PromptEncoder
         prompts = reader(components["tokenizer"], components["text_encoder"], residence=residence)
         captured = _captured_calls(self._settings, device, is_embedded=entry.is_embedded)

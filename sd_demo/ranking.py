@@ -17,7 +17,8 @@ from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
 from sd_demo.errors import ModelUnavailable
 from sd_demo.known_models import EMBEDDED_FOLDER, GENERAL_CLIP, ModelEntry
-from sd_demo.model_files import HUB_ID, downloaded
+from sd_demo.model_files import HUB_ID, downloaded, weights_in
+from sd_demo.own_memory import own
 
 PICTURE_BOOK_CLIP: Final = EMBEDDED_FOLDER.parent / "companions" / "clip"
 _ROWS: Final = 16
@@ -74,12 +75,14 @@ def load_ranker(source: str | Path = PICTURE_BOOK_CLIP, models_dir: Path | None 
     """
     is_hub_id = HUB_ID.fullmatch(str(source)) is not None and not Path(source).exists()
     place = (downloaded(models_dir, str(source), None) if models_dir and is_hub_id else None) or source
+    variant = weights_in(Path(place)) or None  # as a download has it
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # transformers' own, about its own defaults
             model = CLIPModel.from_pretrained(
-                place, dtype=torch.float32, use_safetensors=True, local_files_only=True
+                place, dtype=torch.float32, use_safetensors=True, local_files_only=True, variant=variant
             )  # fmt: skip
+            own(model)
             processor = CLIPImageProcessorPil.from_pretrained(place, local_files_only=True)
             tokenizer = CLIPTokenizer.from_pretrained(place, local_files_only=True)
     except (OSError, ValueError, RuntimeError, TypeError, SafetensorError) as error:

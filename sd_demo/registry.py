@@ -29,15 +29,9 @@ from sd_demo.requests import AnyRequest, Inpaint, SuperResolution, TaskName
 from sd_demo.settings import Settings
 
 __all__ = [
-    "EMBEDDED",
-    "EMBEDDED_FOLDER",
-    "ModelEntry",
-    "Registry",
-    "check_request",
-    "check_task",
-    "default_model",
+    "EMBEDDED", "EMBEDDED_FOLDER", "ModelEntry", "Registry", "check_request", "check_task", "default_model",
     "what_is_missing",
-]
+]  # fmt: skip
 
 WEIGHTS: Final = (".safetensors", ".ckpt", ".bin", ".pt", ".pth")  # how files of weights end
 LCM_STEPS: Final = 50  # what it was distilled from (https://arxiv.org/abs/2310.04378), diffusers' default
@@ -146,6 +140,8 @@ class Registry:
         if entry is None and not HUB_ID.fullmatch(name):
             raise ModelUnavailable(f"{name[:80]!r} is no model of the list and no hub id such as owner/name.")
         if entry is None and self.takes_paths:  # else it would tell strangers which folders are here
+            if (Path(name) / INDEX).is_file():
+                raise ModelUnavailable(f"{name[:80]} is a folder here: name it as the model, nothing is to be fetched.")
             _check_hub_id(name)
         return entry or _entry(name, name, "A model from the hub.")
 

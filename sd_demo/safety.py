@@ -21,6 +21,7 @@ from transformers import CLIPImageProcessorPil
 from sd_demo.checkpoints.parts import check_keys
 from sd_demo.errors import ModelUnavailable, NonFiniteImage
 from sd_demo.model_files import INDEX, SAFETY_CHECKER, weights_in
+from sd_demo.own_memory import own
 
 PROCESSOR: Final = "feature_extractor"
 
@@ -54,13 +55,16 @@ class SafetyChecker:
         self._is_finite = bool(output.isfinite().all())
 
 
-def read_safety_checker(model: Path, dtype: torch.dtype, device: torch.device, title: str = "") -> SafetyChecker | None:
-    """The checker that comes with the model at `model`, to be run on `device`; None where it ships none.
+def read_safety_checker(
+    model: Path | None, dtype: torch.dtype, device: torch.device, title: str = ""
+) -> SafetyChecker | None:
+    """The checker that comes with the model at `model`, to be run on `device`; None where it ships none, and where
+    there is no such folder.
 
     title: what sentences call the model; default its folder's name.
     Raises ModelUnavailable where its folder promises one that is not there or not whole.
     """
-    if not model.is_dir():
+    if model is None or not model.is_dir():
         return None
     title = title or model.name
     listed = json.loads((model / INDEX).read_text(encoding="utf-8")).get(SAFETY_CHECKER) or [None]
@@ -80,6 +84,7 @@ def read_safety_checker(model: Path, dtype: torch.dtype, device: torch.device, t
         output_loading_info=True,
         **({"variant": variant} if variant else {}),
     )
+    own(network)
     check_keys(f"{title}/{SAFETY_CHECKER}", report["missing_keys"], report["unexpected_keys"])
     processor = CLIPImageProcessorPil.from_pretrained(model / PROCESSOR, local_files_only=True)
     return SafetyChecker(network, processor, device)

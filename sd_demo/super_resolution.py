@@ -60,7 +60,7 @@ class _X2(Denoising):
 
     @property
     def time(self) -> torch.Tensor:
-        return torch.log(self.scheduler.sigmas[self.index]) * 0.25
+        return self._levels[self.index]
 
     def take(self, predictions: torch.Tensor) -> None:
         sigma, t = self.scheduler.sigmas[self.index], self.timesteps[self.index]
@@ -80,6 +80,7 @@ class _X2(Denoising):
         device, dtype = self.model.placement.device, self.model.placement.dtype
         self.scheduler.set_timesteps(self.plan.num_inference_steps)
         self.timesteps = self.scheduler.timesteps
+        self._levels = (torch.log(self.scheduler.sigmas) * 0.25).to(device)
         small = self._encode(self.pipe.image_processor.preprocess(self.canvas.image))
         self.extra_channels = torch.nn.functional.interpolate(small, scale_factor=2, mode="nearest")
         height, width = self.extra_channels.shape[2:]

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from sd_demo.compiled_norm import keep_norms_together
 from sd_demo.kept_conditions import let_keep
 from sd_demo.lean_decoder import make_lean
 from sd_demo.lean_transformer import make_lean_transformers
@@ -32,4 +33,5 @@ def tune(unet: Any, vae: Any, device: torch.device, dtype: torch.dtype, *, is_em
         use_whole_blocks(unet)
     if device.type == "cuda":
         make_lean(vae.decoder)
+        keep_norms_together(unet)
     let_keep(unet, shares=device.type != "cpu" and not is_embedded)

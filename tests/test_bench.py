@@ -199,9 +199,9 @@ def test_a_gpu_measures_a_second_size_where_the_model_draws_it_and_time_is_left(
 
     assert second(512, 512) == {"size": 768, "compiles": False}
     assert second(768, 768) == {"size": 512, "compiles": False}
-    assert "not_measured" not in second(512, 512, 40)
+    assert "not_measured" not in second(512, 512, 34)  # twice 3 s, and 27 of the 8 that four pictures of both take
     late = {"size": 768, "not_measured": "there was no time left for it"}
-    assert second(512, 512, 35) == second(512, 512, is_settled=False) == late
+    assert second(512, 512, 32) == second(512, 512, is_settled=False) == late
     assert "GPU" in second(512, 512, is_cuda=False)["not_measured"]
     assert "256x256" in second(256, 256)["not_measured"]
 
@@ -374,32 +374,54 @@ def test_what_draws_nothing_is_refused_before_its_weights_are_made(
 
 def test_ours_is_measured_after_everything_was_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[int] = []
-    monkeypatch.setattr(Bench, "_together", lambda self, engine, count: drawn.append(count))
+    looks: list[int] = []  # while something compiles, how often one asked
     stopped: list[int] = []
+    monkeypatch.setattr(Bench, "_together", lambda self, engine, count: drawn.append(count))
+
+    def status() -> SimpleNamespace:
+        looks.append(len(drawn))
+        return SimpleNamespace(is_settled=bool(stopped) or len(looks) % 3 == 0)
+
     captured = SimpleNamespace(settle=lambda: stopped.append(len(drawn)))
     manager = SimpleNamespace(current=SimpleNamespace(captured=captured))
-    engine = SimpleNamespace(status=lambda: SimpleNamespace(is_settled=len(drawn) % 3 == 0), _manager=manager)
-    nothing: list[int] = []
-    for compile, calls, expected in (
-        ("off", None, nothing),
-        ("off", captured, [1, 8, 4]),
-        ("on", captured, [1, 1, 1, 8, 8, 8, 4, 4, 4] * 3),
-    ):
+    engine: Any = SimpleNamespace(status=status, _manager=manager)
+    for compile, calls, expected in (("off", None, []), ("off", captured, [8, 4]), ("on", captured, [8, 4] * 3)):
         drawn.clear()
+        looks.clear()
         manager.current.captured = calls
         bench = Bench(EMBEDDED_FOLDER, size=64, steps=50, repeats=1, device="cpu", compile=compile)
-        bench._settle(engine)  # type: ignore[arg-type]
+        bench._settle(engine, (8, 4), time.monotonic() + 60)
         assert drawn == expected
-    monkeypatch.setattr(bench_module, "SETTLE_S", 0)
+        assert looks == ([k for k in range(1, 7) for _ in range(3)] if compile == "on" else []), "it waits after each"
     drawn.clear()
-    bench._settle(engine)  # type: ignore[arg-type]
-    assert drawn == [1, 8, 4] * 3, "what compiles for ever does not stop it"
-    assert stopped[-1] == 9, "and is stopped before anything is measured"
+    bench._settle(engine, (8, 4), 0.0)
+    assert drawn == [8, 4] * 3, "what compiles for ever does not stop it"
+    looks.clear()
+    bench._quieten(engine)
+    assert stopped == [6], "and is stopped before anything is measured"
+    assert drawn[6:] == [1, 4, 8], "what was waited for comes into use"
     monkeypatch.setattr(bench, "_is_cuda", True)
     monkeypatch.setattr(bench, "_compiles", False)
     drawn.clear()
-    bench._settle(engine)  # type: ignore[arg-type]
-    assert drawn == [1, 8, 4], "each number of rows is searched and recorded for once"
+    bench._settle(engine, (8, 4), 0.0)
+    assert drawn == [8, 4], "each number of rows is searched and recorded for once"
+    bench._quieten(engine)
+    assert drawn == [8, 4], "where all was settled nothing is drawn again"
+
+
+def test_the_memory_of_one_request_is_measured_before_others_are_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    did: list[Any] = []
+    monkeypatch.setattr(Bench, "_settle", lambda self, engine, counts, until: did.append(counts))
+    monkeypatch.setattr(Bench, "_quieten", lambda self, engine: did.append("quiet"))
+    monkeypatch.setattr(Bench, "_alone", lambda self, engine: (did.append("alone"), ({}, (1.0, 2.0)))[1])
+
+    def enough(*_: Any) -> None:
+        raise DeviceFailure("enough")
+
+    monkeypatch.setattr(Ways, "plain", enough)
+    with pytest.raises(DeviceFailure):
+        Bench(EMBEDDED_FOLDER, size=64, steps=1, repeats=1, device="cpu").run()
+    assert did == [(1,), "alone", (8, 4), "quiet", "alone"]
 
 
 def test_the_latents_of_the_loop_are_those_of_an_exact_run() -> None:

@@ -309,7 +309,7 @@ def test_what_was_compiled_runs_until_its_permit_is_withdrawn() -> None:
 @pytest.fixture
 def traced_only(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """PyTorch's own compiler without its last step, the one that takes minutes."""
-    monkeypatch.setattr(compiled_calls, "lookup_backend", lambda name: lambda graph, inputs: graph)
+    monkeypatch.setattr(compiled_calls, "lookup_backend", lambda name: lambda graph, inputs, **_: graph)
     yield
     torch._dynamo.reset()  # tensors without data, by which it traced, stay else, and other tests count tensors
     gc.collect()

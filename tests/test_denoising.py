@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -325,6 +326,20 @@ def test_memory_that_is_short_beside_the_unet_is_made_too(model: LoadedModel, mo
     latents = run([begin(model, "text_to_image", {"width": 64, "height": 64}, **plan)])[0]
     assert not held
     assert torch.equal(latents, whole)
+
+
+def test_what_a_picture_was_asked_with_goes_before_it_is_decoded(model: LoadedModel) -> None:
+    size = {"width": 64, "height": 64, "num_images_per_prompt": 2}
+    plan = {"seeds": (1, 2), "guidance_scale": 5.0, "scheduler": "ddim"}
+    short, long = (begin(model, "text_to_image", size, **plan, num_inference_steps=steps) for steps in (1, 2))
+    words = [weakref.ref(one.conditions["encoder_hidden_states"]) for one in (short, long)]
+    advance([short, long])
+    assert (short.is_finished, long.is_finished) == (True, False)
+    assert words[0]() is None
+    assert words[1]() is not None
+    assert short.rows == long.rows == 4, "which are counted all the same"
+    run([long])
+    assert words[1]() is None
 
 
 @pytest.mark.parametrize("scheduler", available())

@@ -80,12 +80,16 @@ def test_a_model_of_which_a_file_is_gone_is_not_whole(tmp_path: Path) -> None:
     assert "was lost since its download" in _model(registry, "somebody/lost")["state"]
     (folder / MANIFEST).unlink()
     assert _model(registry, str(folder))["state"] == f"here, whole, in {folder}"
-    (folder / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+    vae = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    whole = vae.read_bytes()
+    vae.write_bytes(whole[:-9])
+    assert "is damaged" in _model(registry, str(folder))["state"]
+    vae.unlink()
     assert _model(registry, str(folder))["state"] == f"not whole: {folder} lacks vae/*.safetensors"
 
 
 def test_a_weight_file_that_cannot_be_read_is_told_of_and_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    def forbidden(path: Path) -> str:
+    def forbidden(path: Path, *_: Any) -> str:
         raise PermissionError(13, "Permission denied", f"{path}/unet/model.safetensors")
 
     monkeypatch.setattr(doctor, "hash_of", forbidden)

@@ -291,6 +291,9 @@ def test_offline(tmp_path: Path, registry: Registry, monkeypatch: pytest.MonkeyP
     with pytest.raises(DownloadFailed, match="HF_HUB_OFFLINE") as caught:
         nobody.offer(registry.for_download(REPO))
     assert caught.value.kind == "offline"
+    monkeypatch.setenv("HF_HUB_OFFLINE", "")  # the library heeds another program's variable, too
+    with pytest.raises(DownloadFailed, match="switched off by TRANSFORMERS_OFFLINE; unset it"):
+        nobody.offer(registry.for_download(REPO))
 
 
 @pytest.mark.parametrize("token", ["hf_abc…", "hf_abc\ndef", "hf_\u202eabc"])
@@ -383,6 +386,18 @@ def test_a_disk_that_fills_up_is_said(fetch: Fetch, files: dict[str, bytes], mon
     found = content_of(fetch())
     del found[MANIFEST]
     assert found == files
+
+
+def test_a_folder_that_nobody_may_look_into_is_said(fetch: Fetch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As root left it; to root, who tests here, every folder is open."""
+
+    def forbidden(*_: object) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(downloads_module, "on_disk", forbidden)
+    with pytest.raises(DownloadFailed, match="cannot be written \\(Permission denied\\)") as caught:
+        fetch()
+    assert caught.value.kind == "not-writable"
 
 
 def test_a_folder_that_cannot_be_written_is_said(fetch: Fetch, tmp_path: Path) -> None:

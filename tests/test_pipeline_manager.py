@@ -9,6 +9,7 @@ import shutil
 import time
 import weakref
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -451,6 +452,35 @@ def test_a_damaged_model_is_said_and_the_one_in_memory_stays_ready(
         assert np.array_equal(picture(engine, str(root / "one")), before)
     finally:
         engine.close()
+
+
+@pytest.mark.parametrize("kind", ["a LoRA", "another family", "without a tokenizer", "a spoilt download"])
+def test_what_its_files_rule_out_costs_nobody_the_model_in_memory(
+    settings: Settings, root: Path, tmp_path: Path, kind: str
+) -> None:
+    """There is room for one model only, and the refused one is not read."""
+    bad = tmp_path / "bad"
+    shutil.copytree(root / "one", bad)
+    if kind == "a LoRA":
+        bad = tmp_path / "bad.safetensors"
+        save_file({"lora_unet_x.lora_down.weight": torch.zeros(1)}, bad)
+    elif kind == "another family":
+        index = json.loads((bad / "model_index.json").read_text())
+        (bad / "model_index.json").write_text(json.dumps(index | {"_class_name": "FluxPipeline"}))
+    elif kind == "without a tokenizer":
+        shutil.rmtree(bad / "tokenizer")
+    else:
+        (weights,) = (bad / "unet").glob("*.safetensors")
+        known = {"unet/" + weights.name: {"size": weights.stat().st_size, "sha256": "0" * 64}}
+        (bad / MANIFEST).write_text(json.dumps({"repo": "a/b", "commit": "0", "files": known}))
+    with closing(Engine(settings.model_copy(update={"model_memory_mib": 0}))) as engine:
+        engine.start()
+        picture(engine, str(root / "one"))
+        before = engine._manager.current
+        with pytest.raises(ModelUnavailable):
+            picture(engine, str(bad))
+        assert engine._manager.current is before
+        assert (engine.status().state, engine.status().title, engine.health().is_ready) == ("ready", "one", True)
 
 
 def test_after_memory_ran_out_while_loading_nothing_is_said_to_be_loading(

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import CLIPModel, CLIPProcessor
 
 from sd_demo.embedded import world
@@ -128,6 +129,13 @@ def test_a_clip_that_this_program_downloaded_is_found(folder: Path, tmp_path: Pa
     manager = PipelineManager(Settings(device="cpu"), Registry(models_dir=tmp_path))
     ranker = manager.ranker(Registry().get("sd-1.5"))
     assert ranker.source == GENERAL_CLIP
+    half = {key: value.half() for key, value in load_file(place / "model.safetensors").items()}
+    save_file(half, tmp_path / "half.safetensors", {"format": "pt"})
+    whole = (place / "model.safetensors").rename(tmp_path / "whole.safetensors")
+    (tmp_path / "half.safetensors").rename(place / "model.fp16.safetensors")
+    assert load_ranker(GENERAL_CLIP, tmp_path).source == GENERAL_CLIP, "of both a download brings the half"
+    (place / "model.fp16.safetensors").unlink()
+    whole.rename(place / "model.safetensors")
     assert len(ranker.score(IMAGES[:2], "a red car")) == 2
     assert manager.ranker(Registry().get("sd-1.5")) is ranker, "it is read once"
     assert manager.ranker(Registry().get(EMBEDDED)).source == str(PICTURE_BOOK_CLIP)

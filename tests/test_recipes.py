@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors.numpy import save_file
 
 from sd_demo import canvas
 from sd_demo.cli.generate import parser
@@ -195,7 +196,7 @@ def test_a_file_that_diffusers_does_not_read_has_no_script(engine: Any, monkeypa
 def checked(tmp_path: Path) -> Path:
     """A tiny model whose weights are in float16 alone, and which ships a checker that flags everything."""
     import torch
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load_file, save_file  # of tensors
 
     from sd_demo.random_model import save
 
@@ -276,7 +277,9 @@ def test_the_script_of_a_download_takes_the_files_that_were_downloaded(tmp_path:
     assert f"revision={entry.revision!r}, variant='fp16', dtype=torch.float32, safety_checker=None)" in script()
     assert f"revision={entry.revision!r}, variant='fp16', dtype=torch.float32)" in script(is_safety_checked=True)
     (folder / "unet" / "diffusion_pytorch_model.safetensors").touch()
-    assert "variant='fp16'" in script(), "of both the program reads float16"
+    assert "variant" not in script(), "of both the program reads float16 where that is there in truth"
+    save_file({"a": np.ones(1)}, folder / "unet" / "diffusion_pytorch_model.fp16.safetensors")
+    assert "variant='fp16'" in script()
     (folder / "unet" / "diffusion_pytorch_model.fp16.safetensors").unlink()
     assert "variant" not in script()
     (folder / "vae").mkdir()

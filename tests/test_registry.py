@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 from sd_demo.errors import InvalidRequest, ModelUnavailable
 from sd_demo.file_header import FIRST, GUIDANCE, TOKENS
 from sd_demo.known_models import ModelEntry
-from sd_demo.model_files import MANIFEST, PARTS, missing_in, needed, parts_of
+from sd_demo.model_files import INDEX, MANIFEST, PARTS, missing_in, needed, parts_of
 from sd_demo.registry import EMBEDDED, Registry, check_request, check_task, default_model, what_is_missing
 from sd_demo.requests import parse_request
 
@@ -190,6 +190,9 @@ def test_a_path_is_not_taken_for_a_hub_id(registry: Registry, tmp_path: Path, mo
     for ask in (registry.get, registry.for_download):
         with pytest.raises(ModelUnavailable, match=r"^The folder models/dreamshaper holds no model_index\.json"):
             ask("models/dreamshaper")
+    (Path("models/dreamshaper") / INDEX).write_text("{}")
+    with pytest.raises(ModelUnavailable, match="models/dreamshaper is a folder here: name it as the model"):
+        registry.for_download("models/dreamshaper")
     closed = Registry(models_dir=registry.models_dir, takes_paths=False)
     assert closed.for_download("models/dreamshaper").name == "models/dreamshaper", "strangers learn of no folder"
     write_download(registry, "somebody/a.bin", "commit")

@@ -6,6 +6,7 @@ network has no place for, other families of models, and weights in any form but 
 
 from __future__ import annotations
 
+import logging
 import math
 import warnings
 from collections import Counter
@@ -24,13 +25,16 @@ from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError, safe_open
 from transformers.utils import logging as transformers_logging
 
-from sd_demo.checkpoints.folder import read_folder
-from sd_demo.checkpoints.single_file import read_file
+from sd_demo.checkpoints.folder import check_folder, read_folder
+from sd_demo.checkpoints.single_file import check_file, read_file
 from sd_demo.errors import ModelUnavailable
 from sd_demo.file_header import TEXT_PREFIX, UNET_PREFIX, VAE_PREFIXES
 from sd_demo.memory_errors import is_out_of_memory
-from sd_demo.model_files import SAFETY_CHECKER, manifest_in
+from sd_demo.model_files import NETWORKS, SAFETY_CHECKER, manifest_in
+from sd_demo.own_memory import own
 from sd_demo.weight_hashes import checker_files, hash_over, sha256_of, weight_files
+
+log = logging.getLogger(__name__)
 
 
 def read_model(path: Path, dtype: torch.dtype, tokenizers: Sequence[Path] = (), title: str = "") -> dict[str, Any]:
@@ -41,18 +45,41 @@ def read_model(path: Path, dtype: torch.dtype, tokenizers: Sequence[Path] = (), 
     Raises ModelUnavailable with one sentence where anything is missing, damaged or of another family.
     """
     name = _name_of(path, title)
-    try:
+    with _in_a_sentence(name, path):
         weights_of(path, title, has_checker=False)  # the libraries tell of a file that is cut off at great length
         with _quiet():
             parts = read_folder(path, dtype, name) if path.is_dir() else read_file(path, dtype, tokenizers)
+        for part in NETWORKS:
+            own(parts[part])
         return assemble(parts, name)
+
+
+def check_model(path: Path, tokenizers: Sequence[Path] = (), title: str = "") -> None:
+    """Look at what takes no time; arguments of `read_model`.
+
+    Raises ModelUnavailable for what cannot be loaded by what its configs and headers say.
+    """
+    name = _name_of(path, title)
+    with _in_a_sentence(name, path):
+        weights_of(path, title)
+        if path.is_dir():
+            check_folder(path, name)
+        else:
+            check_file(path, tokenizers)
+
+
+@contextmanager
+def _in_a_sentence(name: str, path: Path) -> Iterator[None]:
+    """Raises ModelUnavailable for whatever a library says of the model at `path`, which the sentence calls `name`."""
+    try:
+        yield
     except ModelUnavailable:
         raise
-    except Exception as error:  # whatever a library says of a file that it cannot read; advice on its options follows
+    except Exception as error:  # advice on the library's options follows after the first sentence
         if is_out_of_memory(error):  # of which the file is not to blame
             raise
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0].partition(". ")[0].rstrip(".")
-        raise ModelUnavailable(f"{name} could not be loaded: {said[:200]}.") from error
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0].replace(str(path), name)
+        raise ModelUnavailable(f"{name} could not be loaded: {said.partition('. ')[0].rstrip('.')[:200]}.") from error
 
 
 def _name_of(path: Path, title: str) -> str:
@@ -117,10 +144,11 @@ def _part_of(key: str) -> str:
     return next((part for part, prefix in prefixes.items() if key.startswith(prefix)), "")
 
 
-def hash_of(path: Path, *, has_checker: bool = True) -> str:
+def hash_of(path: Path, title: str = "", *, has_checker: bool = True) -> str:
     """SHA-256 of a file, or of a folder's weight files' own hashes in the order of their names.
 
-    has_checker: whether the safety checker that comes with it is looked at, too; the hash never counts it.
+    title: as for `read_model`. has_checker: whether the safety checker that comes with it is looked at, too; the hash
+    never counts it.
     Raises ModelUnavailable where weights that were downloaded are gone or no longer what they were when they came.
     """
     if path.is_file():
@@ -136,8 +164,10 @@ def hash_of(path: Path, *, has_checker: bool = True) -> str:
         digest = digests[file] = sha256_of(file) if file.is_file() else ""
         if not digest or digest != known.get(name, {}).get("sha256", digest):
             what = "damaged" if digest else "lost"
+            log.warning("%s in %s was %s since its download", name, path, what)  # strangers read the sentence only
             raise ModelUnavailable(
-                f"{name} in {path} was {what} since its download; delete the folder and fetch it again."
+                f"{name} of {_name_of(path, title)} was {what} since its download; delete its folder and fetch it "
+                "again."
             )
     return hash_over(digests[file] for file in counted)
 

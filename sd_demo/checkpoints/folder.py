@@ -15,19 +15,25 @@ from sd_demo.errors import ModelUnavailable
 from sd_demo.model_files import INDEX, NETWORKS, missing_in, weights_in, why_foreign
 
 
-def read_folder(folder: Path, dtype: torch.dtype, title: str) -> dict[str, Any]:
-    """The parts of the model in `folder`, which sentences call `title`.
+def check_folder(folder: Path, title: str) -> dict[str, Any]:
+    """The model_index.json of the model in `folder`, which sentences call `title`.
 
     Raises ModelUnavailable for one that is incomplete or of another family.
     """
     missing = missing_in(folder)
     if INDEX in missing:
-        raise ModelUnavailable(f"{folder} is no diffusers folder: its {INDEX} is missing or damaged.")
-    index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        raise ModelUnavailable(f"{title} is no diffusers folder: its {INDEX} is missing or damaged.")
+    index: dict[str, Any] = json.loads((folder / INDEX).read_text(encoding="utf-8"))
     if why := why_foreign(title, index):
         raise ModelUnavailable(why)
     if missing:
         raise ModelUnavailable(f"{title} is not complete: it lacks {', '.join(missing)}.")
+    return index
+
+
+def read_folder(folder: Path, dtype: torch.dtype, title: str) -> dict[str, Any]:
+    """The parts of the model in `folder`, which sentences call `title`; errors of `check_folder`."""
+    index = check_folder(folder, title)
     parts = {}
     for name in NETWORKS:  # the UNet first: while a file is being read its pages count as memory too
         options: dict[str, Any] = {"variant": "fp16"} if weights_in(folder / name) else {}

@@ -49,15 +49,10 @@ def read_file(path: Path, dtype: torch.dtype, tokenizers: Sequence[Path]) -> dic
     Tokenizer: beside it, else the first of `tokenizers` that fits.
     Raises ModelUnavailable for a file that is incomplete or no checkpoint of Stable Diffusion 1 or 2.
     """
-    header = FileHeader.read(path)
-    shapes = header.shapes
-    _check_checkpoint(path.name, shapes)
-    tokens = next(shapes[key][0] for key in TOKENS if key in shapes)
-    beside = folder_beside(path)
+    header, tokenizer = check_file(path, tokenizers)
+    shapes, beside = header.shapes, folder_beside(path)
     with tempfile.TemporaryDirectory() as made:
         folder = beside or _write_config(Path(made), header)
-        near = (path.with_suffix("") / "tokenizer", path.parent / "tokenizer", *tokenizers)
-        tokenizer = _lent_tokenizer(path.name, tokens, near, header)
         try:
             own = {"unet": _guided_unet(path, folder, dtype, header.guidance)} if header.guidance else {}
             pipe = StableDiffusionPipeline.from_single_file(
@@ -82,6 +77,15 @@ def read_file(path: Path, dtype: torch.dtype, tokenizers: Sequence[Path]) -> dic
             path.name, found,
         )  # fmt: skip
     return parts
+
+
+def check_file(path: Path, tokenizers: Sequence[Path]) -> tuple[FileHeader, CLIPTokenizer]:
+    """What `read_file` needs before it reads gigabytes. Raises ModelUnavailable for what the header rules out."""
+    header = FileHeader.read(path)
+    _check_checkpoint(path.name, header.shapes)
+    tokens = next(header.shapes[key][0] for key in TOKENS if key in header.shapes)
+    near = (path.with_suffix("") / "tokenizer", path.parent / "tokenizer", *tokenizers)
+    return header, _lent_tokenizer(path.name, tokens, near, header)
 
 
 def has_guidance(path: Path) -> bool:

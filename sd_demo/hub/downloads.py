@@ -50,6 +50,11 @@ class Downloads:
         if found is not None and is_here:
             folder = found
         partial = folder.with_name(folder.name + PARTIAL)
+        try:
+            here = listing.size if is_here else sum(on_disk(partial / file.path, file.size) for file in listing.files)
+            free = _free(folder)
+        except OSError as error:  # a folder that nobody may look into
+            raise as_download_failed(error, entry.source, has_token=has_token) from None
         own = entry.licence if entry.licence_url else listing.licence
         licence, url = named(own, f"https://huggingface.co/{entry.source}")
         return Offer(
@@ -57,8 +62,8 @@ class Downloads:
             listing=listing,
             destination=folder,
             is_here=is_here,
-            here=listing.size if is_here else sum(on_disk(partial / file.path, file.size) for file in listing.files),
-            free=_free(folder),
+            here=here,
+            free=free,
             licence=licence,
             licence_url=url,
             restrictions=restrictions(licence, url),

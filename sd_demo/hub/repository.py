@@ -178,6 +178,14 @@ class Hub:
         return read
 
 
+def has_own_token() -> bool:
+    """Whether there is a token that nobody had to give here."""
+    try:
+        return bool(_own_token())
+    except DownloadFailed:
+        return False
+
+
 def _own_token() -> str | None:
     """The token of HF_TOKEN or of the hub's own login. Raises DownloadFailed where that cannot be read."""
     if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN:

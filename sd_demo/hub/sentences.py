@@ -8,6 +8,7 @@ import ssl
 from typing import Final
 
 import httpx2
+from huggingface_hub import constants
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -41,7 +42,7 @@ def as_download_failed(error: Exception, repo: str, *, has_token: bool) -> Downl
     if isinstance(error, HfHubHTTPError) and error.response is not None:
         return _of_status(error, repo, has_token)
     if isinstance(error, OfflineModeIsEnabled):
-        return DownloadFailed("Downloads are switched off by HF_HUB_OFFLINE; unset it and start again.", "offline")
+        return DownloadFailed(f"Downloads are switched off by {offline_by()}; unset it and start again.", "offline")
     if isinstance(error, NotTheHub):
         return DownloadFailed(
             "Something other than the hub answered, with a web page instead of data; a network that asks for a login "
@@ -85,6 +86,13 @@ def as_download_failed(error: Exception, repo: str, *, has_token: bool) -> Downl
     if isinstance(error, OSError):
         return _of_disk(error)
     return DownloadFailed(f"The download stopped for an unforeseen reason ({type(error).__name__}); {AGAIN}.", "other")
+
+
+def offline_by() -> str:
+    """The variable that switches every request to the hub off; "" where none does."""
+    if not constants.is_offline_mode():
+        return ""
+    return "TRANSFORMERS_OFFLINE" if not os.environ.get("HF_HUB_OFFLINE") else "HF_HUB_OFFLINE"
 
 
 def no_space(needed: int, free: int, folder: object) -> DownloadFailed:

@@ -137,7 +137,7 @@ def build(
         followers[compare.NAME] = model_choice.Follower(TextToImage.task, comparing.controls)
         chosen = model_choice.listen(engine, top, followers, *arrivals)
         memory.listen_for_visitor(page, visitor_id)
-        remember = memory.listen_for_model(engine, page, top, [chosen[task] for task in tabs])
+        kept = memory.listen_for_model(engine, page, top, [chosen[task] for task in tabs])
         runs = []
         for tab in tabs.values():
             ran = _listen(engine, tab, top, visitor_id)
@@ -155,8 +155,7 @@ def build(
         runs.append(upscale.listen(engine, planner, upscaling, top, places, chooser, visitor_id).then)
         runs.append(compare.listen(engine, comparing, top, places, chooser, visitor_id).then)
         header.listen(engine, page, top, *arrivals, *runs)
-        back = history.listen(engine, past, history_place, top, restorable, chosen, places, chooser, visitor_id)
-        back.success(**remember)
+        history.listen(engine, past, history_place, top, kept, restorable, chosen, places, chooser, visitor_id)
         api.add(engine)
         compare_api.add(engine)
         upscale_api.add(engine, planner)

@@ -105,14 +105,14 @@ def listen(
     here: HistoryTab,
     place: gr.Tab,
     top: Header,
+    kept: gr.BrowserState,
     tabs: Mapping[str, Tab | UpscaleTab],
     chosen: Mapping[str, gr.State],
     places: passing_on.Places,
     chooser: gr.Tabs,
     visitor_id: gr.BrowserState,
-) -> Any:
-    """Wire the tab. chosen: as settings_back.listen has it, as is what is returned; places: where its pictures can be
-    brought.
+) -> None:
+    """Wire the tab. kept, chosen: as settings_back.listen has them; places: where its pictures can be brought.
 
     Every handler asks whose pictures these are, so that no name opens anybody else's.
     """
@@ -185,7 +185,7 @@ def listen(
 
     here.settings.click(settings, [large.shown], here.back.outputs, **_PRIVATE)
     passing_on.offer(large, places, chooser)
-    return settings_back.listen(engine, here.back, top, tabs, chosen, chooser)
+    settings_back.listen(engine, here.back, top, kept, tabs, chosen, chooser)
 
 
 def _count(found: int, total: int, search: str) -> str:

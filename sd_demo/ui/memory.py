@@ -60,12 +60,12 @@ def listen_for_visitor(page: gr.Blocks, visitor_id: gr.BrowserState) -> None:
     page.load(visitor.known_or_new, [visitor_id], [visitor_id], **_PRIVATE)
 
 
-def listen_for_model(engine: Engine, page: gr.Blocks, top: Header, chosen: Sequence[gr.State]) -> dict[str, Any]:
+def listen_for_model(engine: Engine, page: gr.Blocks, top: Header, chosen: Sequence[gr.State]) -> gr.BrowserState:
     """Choose the model again that was chosen, of those that are here by now.
 
     chosen: that of each tab whose settings are kept, and so its own.
-    Returns what to listen with to an event after which the model is a person's choice, beside choosing it. One that the
-    program falls back to is nobody's.
+    Returns where the choice is kept, in the form of `header.as_kept`. A model that the program falls back to is
+    nobody's choice.
     """
     kept = visitor.browser_state("model")
     usual = top.model.value
@@ -88,7 +88,5 @@ def listen_for_model(engine: Engine, page: gr.Blocks, top: Header, chosen: Seque
         return {top.model: gr.update(choices=fresh, value=name), **dict.fromkeys(chosen, name)}
 
     page.load(restore, [kept], [top.model, *chosen], **_PRIVATE)
-    js = f"(name) => ({{name, usual: {json.dumps(usual)}}})"
-    remember: dict[str, Any] = {"fn": None, "inputs": [top.model], "outputs": [kept], "js": js, **_PRIVATE}
-    top.model.input(**remember)
-    return remember
+    top.model.input(None, [top.model], [kept], js=f"(name) => ({{name, usual: {json.dumps(usual)}}})", **_PRIVATE)
+    return kept

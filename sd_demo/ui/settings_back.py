@@ -66,13 +66,14 @@ def listen(
     engine: Engine,
     back: SettingsBack,
     top: Header,
+    kept: gr.BrowserState,
     tabs: Mapping[str, Tab | upscale.UpscaleTab],
     chosen: Mapping[str, gr.State],
     chooser: gr.Tabs,
-) -> Any:
-    """Wire the drop zone and the button. chosen: by tab, the model whose defaults its controls follow.
+) -> None:
+    """Wire the drop zone and the button.
 
-    Returns the event after which settings, and their model, are in the controls.
+    kept: the model that the browser keeps as chosen. chosen: by tab, the model whose defaults its controls follow.
     """
     styles = {task: tab.style for task, tab in tabs.items() if isinstance(tab, Tab)}
 
@@ -110,15 +111,16 @@ def listen(
         updates[chosen[task]] = entry.name
         if wanted:
             updates[top.model] = gr.update(choices=header.choices(engine), value=entry.name)
+            updates[kept] = header.as_kept(top, entry.name)
         bare = {styles[task]: style_picker.NONE} if task in styles else {}  # its words came with the prompt, if any
         return {chooser: gr.Tabs(selected=task), **bare, **updates}
 
     back.drop.change(read, [back.drop], back.outputs, preprocess=False, **_PRIVATE)
     changed = [*chosen.values(), *styles.values(), *(c for tab in tabs.values() for c in tab.controls.values())]
-    return back.apply.click(
+    back.apply.click(
         apply,
         [back.restored, top.model],
-        [chooser, top.model, *changed],
+        [chooser, top.model, kept, *changed],
         preprocess=False,
         **_PRIVATE,
     )

@@ -120,15 +120,14 @@ def test_a_model_that_came_after_the_page_was_built_is_chosen(page: blocks.Page,
 
 
 def test_the_browser_keeps_a_model_that_was_chosen_or_came_with_settings(page: blocks.Page) -> None:
+    """One that the program fell back to did neither."""
     (apply,) = handlers(page, "apply")
-    keep = [
-        one for one in page.fns.values() if any(getattr(o, "storage_key", "") == "sd-demo-model" for o in one.outputs)
-    ]  # fmt: skip
-    chooser = keep[0].inputs[0]
-    assert chooser.elem_id == "model"
-    assert [one.targets for one in keep] == [[(chooser._id, "input")], [(None, "success")]]
-    assert keep[1].trigger_after == apply._id
-    assert keep[1].inputs == [chooser]
+    (kept,) = (one for one in apply.outputs if getattr(one, "storage_key", "") == "sd-demo-model")
+    (typed,) = (one for one in page.fns.values() if kept in one.outputs and one is not apply)
+    (chooser,) = typed.inputs
+    assert (chooser.elem_id, typed.targets) == ("model", [(chooser._id, "input")])
+    assert applied(page, back(page, make_receipt(model="sd-1.5")))[kept] == {"name": "sd-1.5", "usual": "picture-book"}
+    assert kept not in applied(page, Restored(TASK, {"prompt": "a text without a model"}, {}, ()))
 
 
 def test_other_weights_stand_in_the_report_and_above_the_code(page: blocks.Page) -> None:
