@@ -143,8 +143,7 @@ class PipelineManager:
 
     def _make_room(self, path: Path | None, dtype: torch.dtype, title: str) -> None:
         """Free the models used longest ago until one at `path` fits beside the others; None stands for any size."""
-        has_checker = self._settings.safety_checker
-        count = math.inf if path is None else weights_of(path, title, has_checker=has_checker)
+        count = math.inf if path is None else weights_of(path, title, has_checker=self._settings.safety_checker)
         needed = count * dtype.itemsize / 2**20
         while self._models:
             if needed + sum(model.weights_mib for model in self._models.values()) <= self._settings.model_memory_mib:
@@ -197,8 +196,9 @@ class PipelineManager:
     def _checked(self, entry: ModelEntry, path: Path | None) -> str:
         if path is None:
             return entry.source
-        check_model(path, self._registry.tokenizers(), entry.title)
-        return hash_of(path, entry.title, has_checker=self._settings.safety_checker)
+        has_checker = self._settings.safety_checker
+        check_model(path, self._registry.tokenizers(), entry.title, has_checker=has_checker)
+        return hash_of(path, entry.title, has_checker=has_checker)
 
     def _load(
         self, entry: ModelEntry, path: Path | None, model_hash: str, device: torch.device, dtype: torch.dtype

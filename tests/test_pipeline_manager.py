@@ -483,6 +483,22 @@ def test_what_its_files_rule_out_costs_nobody_the_model_in_memory(
         assert (engine.status().state, engine.status().title, engine.health().is_ready) == ("ready", "one", True)
 
 
+def test_a_checker_that_is_not_loaded_may_be_as_it_likes(settings: Settings, root: Path, tmp_path: Path) -> None:
+    shutil.copytree(root / "one", tmp_path / "own")
+    index = json.loads((tmp_path / "own" / "model_index.json").read_text())
+    index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
+    (tmp_path / "own" / "model_index.json").write_text(json.dumps(index))
+    (tmp_path / "own" / "safety_checker").mkdir()
+    (tmp_path / "own" / "safety_checker" / "model.safetensors").write_bytes(b"no weights")
+    for is_on in (True, False):
+        manager = PipelineManager(settings.model_copy(update={"safety_checker": is_on}), Registry())
+        if is_on:
+            with pytest.raises(ModelUnavailable, match="is damaged"):
+                manager.get(str(tmp_path / "own"))
+        else:
+            assert manager.get(str(tmp_path / "own")).safety is None
+
+
 def test_after_memory_ran_out_while_loading_nothing_is_said_to_be_loading(
     engine: Engine, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -54,14 +54,14 @@ def read_model(path: Path, dtype: torch.dtype, tokenizers: Sequence[Path] = (), 
         return assemble(parts, name)
 
 
-def check_model(path: Path, tokenizers: Sequence[Path] = (), title: str = "") -> None:
-    """Look at what takes no time; arguments of `read_model`.
+def check_model(path: Path, tokenizers: Sequence[Path] = (), title: str = "", *, has_checker: bool = True) -> None:
+    """Look at what takes no time; arguments of `read_model` and `weights_in_parts`.
 
     Raises ModelUnavailable for what cannot be loaded by what its configs and headers say.
     """
     name = _name_of(path, title)
     with _in_a_sentence(name, path):
-        weights_of(path, title)
+        weights_of(path, title, has_checker=has_checker)
         if path.is_dir():
             check_folder(path, name)
         else:
