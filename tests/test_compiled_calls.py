@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -109,6 +110,46 @@ def test_once_settled_nothing_more_is_compiled() -> None:
     for seed in range(4):
         captured(unet, *inputs_of(1, seed))
     captured.settle()
+    assert not compiler.began.is_set()
+
+
+def test_once_settled_a_compiler_that_ends_without_memory_begins_nothing_again() -> None:
+    def no_memory(answer: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    compiler, unet = Compiler(no_memory), Unet()
+    behind = CompiledBehind(Ordinary, compiler)
+    captured = CapturedCalls(behind, behind.wait, behind.settle)
+    for seed in range(4):
+        captured(unet, *inputs_of(2, seed))
+    assert compiler.began.wait(60)
+    compiler.go.set()
+    captured.settle()
+    assert behind.has_failed
+
+
+def test_a_compiled_call_that_does_not_fit_beside_what_runs_is_not_tried_again() -> None:
+    class Large(InPlace):
+        def __init__(self, call: Call, inputs: Sequence[torch.Tensor]) -> None:
+            made.append(self)
+            if len(made) > 1:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            super().__init__(call, inputs)
+
+    made: list[Large] = []
+    compiler, unet = Compiler(), Unet()
+    captured = CapturedCalls(CompiledBehind(Large, compiler))
+    compiler.go.set()
+    for seed in range(4):
+        captured(unet, *inputs_of(2, seed))
+    settled(captured, unet)
+    compiler.began.clear()
+    for seed in range(8):
+        captured(unet, *inputs_of(2, seed))
+    assert answers_as_ever(captured)
+    assert not captured.was_compiled
+    assert captured.count == 1, "the recording that runs is kept"
+    assert len(made) == 2
     assert not compiler.began.is_set()
 
 
@@ -309,7 +350,12 @@ def test_what_was_compiled_runs_until_its_permit_is_withdrawn() -> None:
 @pytest.fixture
 def traced_only(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """PyTorch's own compiler without its last step, the one that takes minutes."""
-    monkeypatch.setattr(compiled_calls, "lookup_backend", lambda name: lambda graph, inputs, **_: graph)
+
+    def compile_nothing(graph: Any, inputs: Any, *, config_patches: dict[str, Any]) -> Any:
+        assert config_patches == {"reorder_for_locality": False}, "else it undoes the order of a residual block"
+        return graph
+
+    monkeypatch.setattr(compiled_calls, "lookup_backend", lambda name: compile_nothing)
     yield
     torch._dynamo.reset()  # tensors without data, by which it traced, stay else, and other tests count tensors
     gc.collect()
