@@ -97,7 +97,7 @@ class Ways:
         model = engine._manager.current
         if model is not None and model.captured is not None:
             model.captured.settle()
-        while not engine.status().is_settled:
+        while not engine.status().is_settled and not engine.health().fault:
             time.sleep(POLL_S)
 
     def ours(self, engine: Engine, seed: int) -> Any:

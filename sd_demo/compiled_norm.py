@@ -29,8 +29,8 @@ class TogetherNorm(torch.nn.GroupNorm):
         scale, mean = (
             one[:, :, None].expand(rows, groups, each).reshape(rows, 1, 1, channels) for one in (scale, mean)
         )
-        scale = scale * self.weight.float()
-        return (values * scale + (self.bias.float() - mean * scale)).to(x.dtype).permute(0, 3, 1, 2)
+        answer = (values - mean) * (scale * self.weight.float()) + self.bias.float()
+        return answer.to(x.dtype).permute(0, 3, 1, 2)
 
 
 def keep_norms_together(unet: Any) -> None:

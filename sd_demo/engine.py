@@ -197,7 +197,7 @@ class Engine:
                     return
             self._drop_cancelled()
             with self.device_turns:
-                if not is_due:
+                if not is_due and not self._queue:  # nor came while somebody else had the device
                     self._manager.prepare()
                 self._admit()
                 self._advance_all()

@@ -28,7 +28,7 @@ class Status:
     memory_mib: float = 0.0
     queued: int = 0
     running: int = 0
-    is_settled: bool = True  # nothing is being compiled
+    is_settled: bool = True  # nothing is being compiled, or left to be prepared
 
 
 def status_of(model: Any, status: Status) -> Status:

@@ -81,7 +81,7 @@ def read_lora(path: Path, name: str) -> LoraFile:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 # it is no dictionary
+            tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 # else it lies in the file
         with path.open("rb") as stream:
             sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
     except (SafetensorError, OSError, ValueError) as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,6 +36,7 @@ KINDS: Final = {  # the classes of the parts, the one that loads them first
     "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),  # both have the same files
 }
 _WEIGHTS: Final = re.compile(r"(?:diffusion_pytorch_model|model)(\.fp16)?(?:-\d{5}-of-\d{5})?\.safetensors")
+LONGEST_HEADER: Final = 10**8  # bytes, as safetensors has it
 _SETTINGS: Final = re.compile(r"[\w.-]+\.(?:json|txt)")
 
 
@@ -95,18 +96,27 @@ def weights_in(folder: Path) -> str | None:
 
     Where both are there it is float16, on every device: what a download brings, half of the bytes, and one hash.
     """
-    found = {m[1]: f for f in sorted(folder.glob("*.safetensors")) if (m := _WEIGHTS.fullmatch(f.name))}
-    is_half = ".fp16" in found and (None not in found or _has_header(found[".fp16"]))
+    found = [(m[1], file) for file in folder.glob("*.safetensors") if (m := _WEIGHTS.fullmatch(file.name))]
+    halves = [file for variant, file in found if variant]
+    is_half = bool(halves) and (len(halves) == len(found) or _are_whole(halves))
     return None if not found else "fp16" if is_half else ""
 
 
-def _has_header(file: Path) -> bool:
-    """Whether `file` is long enough for the header that it announces: no pointer of Git LFS, and not just begun."""
+def _are_whole(files: Sequence[Path]) -> bool:
+    """Whether all parts are here as long as their headers say: no pointers of Git LFS, and none on its way."""
+    of = re.search(r"-of-(\d{5})\.", files[0].name)
     try:
-        with file.open("rb") as opened:
-            return 0 < int.from_bytes(opened.read(8), "little") <= file.stat().st_size - 8
-    except OSError:
+        return len(files) == (int(of[1]) if of else 1) and all(file.stat().st_size >= _length(file) for file in files)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
+
+
+def _length(file: Path) -> int:
+    """The bytes of a safetensors file by its header."""
+    with file.open("rb") as opened:
+        header = int.from_bytes(opened.read(8), "little")
+        told = json.loads(opened.read(min(header, LONGEST_HEADER)))
+    return 8 + header + max(about["data_offsets"][1] for name, about in told.items() if name != "__metadata__")
 
 
 def chosen_in(folder: Path) -> list[Path]:

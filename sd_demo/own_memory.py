@@ -18,14 +18,14 @@ def own(network: Any) -> None:
     mapped = _mapped()
     starts = None if mapped is None else [start for start, _ in mapped]
     for tensor in (*network.parameters(), *network.buffers()):
-        pointer, size = tensor.data_ptr(), tensor.nbytes
+        before = tensor.data
         if mapped is None or starts is None:
-            tensor.data = tensor.data.clone()
+            tensor.data = before.clone()
             continue
-        place = bisect_right(starts, pointer) - 1
-        if place >= 0 and pointer < mapped[place][1]:
-            tensor.data = tensor.data.clone()
-            forget_pages(pointer, size)
+        place = bisect_right(starts, before.data_ptr()) - 1
+        if place >= 0 and before.data_ptr() < mapped[place][1]:
+            tensor.data = before.clone()
+            forget_pages(before.data_ptr(), before.nbytes)  # while `before` keeps anybody else from having them
 
 
 def _mapped() -> list[tuple[int, int]] | None:

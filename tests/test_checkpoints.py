@@ -22,7 +22,7 @@ from sd_demo.checkpoints.single_file import _lent_tokenizer, has_guidance, predi
 from sd_demo.errors import ModelUnavailable
 from sd_demo.file_header import FIRST, FileHeader
 from sd_demo.known_models import EMBEDDED_FOLDER
-from sd_demo.model_files import MANIFEST, NETWORKS
+from sd_demo.model_files import MANIFEST, NETWORKS, weights_in
 from tests.ldm_checkpoint import write_checkpoint
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -110,6 +110,23 @@ def test_of_both_variants_the_float16_one_is_read(copy: Path, pipe: Any) -> None
     parts = read_model(copy, torch.float32)
     assert torch.equal(parts["unet"].conv_in.weight, (pipe.unet.conv_in.weight.half() + 1).float())
     assert torch.equal(parts["vae"].decoder.conv_in.weight, pipe.vae.decoder.conv_in.weight)
+
+
+def test_a_half_that_is_not_whole_is_not_read_beside_whole_weights(copy: Path, pipe: Any) -> None:
+    half = copy / UNET.replace(".safetensors", ".fp16.safetensors")
+    save_file({key: value.half() for key, value in load_file(copy / UNET).items()}, half)
+    whole = half.read_bytes()
+    parts = [half.with_name(f"diffusion_pytorch_model.fp16-0000{k}-of-00002.safetensors") for k in (1, 2)]
+    for content in (whole[:-1], whole[:100], b"version https://git-lfs.github.com/spec/v1\n", b""):
+        half.write_bytes(content)
+        assert weights_in(copy / "unet") == ""
+        assert torch.equal(read_model(copy, torch.float32)["unet"].conv_in.weight, pipe.unet.conv_in.weight)
+    half.write_bytes(whole)
+    assert weights_in(copy / "unet") == "fp16"
+    half.rename(parts[0])
+    assert weights_in(copy / "unet") == "", "the second part has not come yet"
+    parts[1].write_bytes(whole)
+    assert weights_in(copy / "unet") == "fp16"
 
 
 def test_a_file_has_the_weights_that_diffusers_reads(copy: Path, pipe: Any, tmp_path: Path) -> None:

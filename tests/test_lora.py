@@ -118,6 +118,19 @@ def test_several_with_weights_are_those_of_diffusers(file: Path, pipe: Any, orac
     oracle.unload_lora_weights()
 
 
+def test_what_was_read_is_its_own_whatever_becomes_of_the_file(file: Path) -> None:
+    """Written over in place, as `cp` does it, while a model wears it."""
+    read = read_lora(file, "mine")
+    before = {key: tensor.clone() for key, tensor in read.tensors.items()}
+    content = file.read_bytes()
+    begins = 8 + int.from_bytes(content[:8], "little")
+    with file.open("r+b") as opened:
+        opened.seek(begins)
+        opened.write(bytes(len(content) - begins))
+    assert all(torch.equal(read.tensors[key], tensor) for key, tensor in before.items())
+    file.write_bytes(content)
+
+
 def test_a_weight_of_0_is_none(file: Path, pipe: Any) -> None:
     before = picture(pipe)
     put_on(pipe, [(fitted(file, pipe), 0.0)])

@@ -44,6 +44,19 @@ def test_what_is_mapped_is_copied_and_its_pages_go(tmp_path: Path) -> None:
     assert others[0].data_ptr() == kept, "what is no file's stays where it is"
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the system does not tell what is mapped")
+def test_pages_are_let_go_while_they_are_the_files_still(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file's mapping ends with its last tensor, and what lies at its place then may be anybody's."""
+    is_mapped: list[bool] = []
+
+    def look(address: int, size: int) -> None:
+        is_mapped.append(any(start <= address < end for start, end in own_memory._mapped() or ()))
+
+    monkeypatch.setattr(own_memory, "forget_pages", look)
+    own(mapped(tmp_path / "weights", 3, 1))
+    assert is_mapped == [True] * 3
+
+
 def test_where_the_system_does_not_say_all_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weights = mapped(tmp_path / "weights", 2, 1)
     before, expected = [p.data_ptr() for p in weights], [p.data.clone() for p in weights]

@@ -266,6 +266,29 @@ def test_the_picture_book_is_traced_in_a_lull_and_draws_the_same(tmp_path: Path)
         assert (drawn(), drawn(num_images_per_prompt=2)) == (first, pair)
 
 
+def test_who_came_while_another_had_the_device_waits_for_no_trace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sd_demo.loaded_model.LULL_S", 0.3)
+    settings = Settings(device="cpu", model=EMBEDDED, output_dir=tmp_path, data_dir=tmp_path)
+    request = parse_request("text_to_image", {"prompt": "a", "num_inference_steps": 12, "width": 128, "height": 128})
+    waiting: list[int] = []
+    with closing(Engine(settings, outputs=Outputs(tmp_path))) as engine:
+        prepare = engine._manager.prepare
+        monkeypatch.setattr(engine._manager, "prepare", lambda: (waiting.append(len(engine._queue)), prepare())[1])
+        engine.start()
+        engine.submit(request).result(120)
+        with engine.device_turns:  # such as a lesson
+            time.sleep(0.6)  # the lull ends, and the worker asks for its turn
+            job = engine.submit(request)
+        job.result(120)
+        end = time.monotonic() + 60
+        while not engine.status().is_settled and time.monotonic() < end:
+            time.sleep(0.01)
+    assert waiting
+    assert set(waiting) == {0}
+
+
 def test_nobody_waits_for_a_trace_who_draws_one_picture_and_leaves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
