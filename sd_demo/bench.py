@@ -104,13 +104,12 @@ class Bench:
         """
         size, why = next(size for size in SIZES if size != self.size), ""
         growth = max(1.0, size / self.size) ** 3  # convolutions grow with the square, attention with its square
-        alone_s = growth * 4 * (report["s_per_image"]["a"] + report["s_per_image"]["c"])
-        ready_s = 2 * (report["start_up_s"] + report["first_image_s"])  # searching and planning do not grow
+        alone_s = 2 * report["first_image_s"] + 4 * (report["s_per_image"]["a"] + report["s_per_image"]["c"])
         if native < min(SIZES):
             why = f"the model draws {native}x{native}"
         elif not self._is_cuda:
             why = "without a CUDA GPU it takes too long"
-        elif not report["is_settled"] or ready_s + alone_s > left_s:
+        elif not report["is_settled"] or 2 * report["start_up_s"] + growth * alone_s > left_s:
             why = "there was no time left for it"
         if not why:
             try:

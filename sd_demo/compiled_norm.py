@@ -3,7 +3,7 @@
 PyTorch's asks for each channel in one piece. Of Stable Diffusion 1.5's UNet at 512x512, two rows in float16, Inductor
 (PyTorch 2.11, for a Hopper, whose code it writes without one) makes four kernels for each of the 61 norms, three of
 them to add up, and has what they read of a concatenation in that layout; of what stands here three, and all stays
-together: 272 kernels of its own a step, where there were 311. Not yet run on a GPU.
+together: 272 kernels of its own a step, where there were 311 (a script of the moment). Not yet run on a GPU.
 """
 
 from __future__ import annotations

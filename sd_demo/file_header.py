@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
-from sd_demo.model_files import INDEX
+from sd_demo.model_files import INDEX, header_of
 
 UNET_PREFIX: Final = "model.diffusion_model."
 VAE_PREFIXES: Final = ("first_stage_model.", "vae.")
@@ -26,7 +26,6 @@ TOKENS: Final = (
 # What makes a model of latent consistency one: as the original code would name it, and as diffusers' script leaves it.
 GUIDANCE: Final = tuple(f"{UNET_PREFIX}{name}.cond_proj.weight" for name in ("time_embed", "time_embedding"))
 NATIVE: Final = {"epsilon": 64, "v_prediction": 96}  # latents of a side of 2.0 and 2.1, by what they predict
-LARGEST: Final = 10_000_000  # bytes of a header; a checkpoint's has a fiftieth
 
 
 @dataclass(frozen=True)
@@ -39,11 +38,7 @@ class FileHeader:
     @classmethod
     def read(cls, path: Path) -> FileHeader:
         """The header of the file at `path`. Raises OSError where it cannot be read, ValueError where it has none."""
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if not 0 < length <= LARGEST:
-                raise ValueError(f"{path.name} has no header")
-            told = json.loads(file.read(length))
+        _, told = header_of(path)
         try:
             metadata = told.pop("__metadata__", None) or {}
             return cls({name: tuple(about["shape"]) for name, about in told.items()}, dict(metadata))

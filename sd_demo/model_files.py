@@ -36,7 +36,7 @@ KINDS: Final = {  # the classes of the parts, the one that loads them first
     "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),  # both have the same files
 }
 _WEIGHTS: Final = re.compile(r"(?:diffusion_pytorch_model|model)(\.fp16)?(?:-\d{5}-of-\d{5})?\.safetensors")
-LONGEST_HEADER: Final = 10**8  # bytes, as safetensors has it
+LONGEST_HEADER: Final = 10_000_000  # bytes; a checkpoint's has a fiftieth
 _SETTINGS: Final = re.compile(r"[\w.-]+\.(?:json|txt)")
 
 
@@ -113,10 +113,20 @@ def _are_whole(files: Sequence[Path]) -> bool:
 
 def _length(file: Path) -> int:
     """The bytes of a safetensors file by its header."""
+    length, told = header_of(file)
+    return 8 + length + max(about["data_offsets"][1] for name, about in told.items() if name != "__metadata__")
+
+
+def header_of(file: Path) -> tuple[int, Any]:
+    """The length of a safetensors file's header in bytes, and what it holds.
+
+    Raises OSError where the file cannot be read, ValueError where it has none.
+    """
     with file.open("rb") as opened:
-        header = int.from_bytes(opened.read(8), "little")
-        told = json.loads(opened.read(min(header, LONGEST_HEADER)))
-    return 8 + header + max(about["data_offsets"][1] for name, about in told.items() if name != "__metadata__")
+        length = int.from_bytes(opened.read(8), "little")
+        if not 0 < length <= LONGEST_HEADER:
+            raise ValueError(f"{file.name} has no header")
+        return length, json.loads(opened.read(length))
 
 
 def chosen_in(folder: Path) -> list[Path]:

@@ -24,7 +24,7 @@ SHEET_KEY: Final = "sd_demo_sheet"
 TEMPORARY_PREFIX: Final = ".writing-"
 # Rows of a PNG are differences, in which little but runs repeats: looking for nothing else takes 18 and not 27 ms for
 # 512x512 with grain (497 and 541 KiB), 5.3 and not 6.8 for a plain one (50 and 72 KiB), 1.8 and not 2.0 for a picture
-# of the gallery (26 and 34 KiB); Intel Xeon, 2026-12-01.
+# of the gallery (26 and 34 KiB); Intel Xeon, 2026-12-01, a script of the moment.
 ZLIB_STRATEGY: Final = zlib.Z_RLE
 _ABANDONED_S: Final = 3600  # another process may be writing into the same folder right now
 

@@ -36,7 +36,7 @@ from sd_demo.row_independence import are_rows_independent
 from sd_demo.safety import read_safety_checker
 from sd_demo.settings import Settings
 from sd_demo.traced_calls import TracedCalls
-from sd_demo.tuned_networks import are_rows_tried, tune
+from sd_demo.tuned_networks import must_rows_agree, tune
 from sd_demo.weight_hashes import stamp_of
 from sd_demo.worn_loras import are_worn, put_loras_on
 
@@ -214,7 +214,7 @@ class PipelineManager:
         safety = read_safety_checker(path, dtype, device, entry.title) if self._settings.safety_checker else None
         networks = every_network(components) | ({"safety_checker": safety.network} if safety else {})
         tune(unet, components["vae"], device, dtype, is_embedded=entry.is_embedded)
-        is_alike = are_rows_tried(device, dtype, is_embedded=entry.is_embedded)
+        is_alike = must_rows_agree(device, dtype, is_embedded=entry.is_embedded)
         need = MemoryNeed.of(networks, dtype).attending(self._settings.attention, unet, dtype)
         rung = need.rung_at_load(entry, self._settings, device)
         while rung != "resident" and self._settings.memory == "auto" and self._models:

@@ -1,6 +1,7 @@
 """A model's networks as they were read, made fast and small for the device that they will draw on.
 
-Each of these gives the same numbers, or says where it is allowed not to; none is for training or for saving.
+Each of these gives the same numbers, or says where it is allowed not to. None is for saving. A LoRA is trained on a
+UNet that is tuned so (tests/test_lean_transformer.py); the weights themselves are not.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from sd_demo.placement import lay_out
 from sd_demo.row_independence import use_whole_blocks
 
 
-def are_rows_tried(device: torch.device, dtype: torch.dtype, *, is_embedded: bool) -> bool:
+def must_rows_agree(device: torch.device, dtype: torch.dtype, *, is_embedded: bool) -> bool:
     """Whether each row of a UNet call must be answered alike, bit for bit, whoever shares it (row_independence.py).
 
-    Of the picture-book in bfloat16: its pictures are made together all day, and a last bit of that is seen.
+    Of the picture-book in bfloat16, where a last bit makes another picture after some steps.
     """
     return is_embedded and device.type == "cpu" and dtype == torch.bfloat16
 
@@ -29,7 +30,7 @@ def tune(unet: Any, vae: Any, device: torch.device, dtype: torch.dtype, *, is_em
     """Tune diffusers' `UNet2DConditionModel` and `AutoencoderKL`, which will run on `device` in `dtype`."""
     lay_out(unet, vae, device, is_embedded=is_embedded)
     make_lean_transformers(unet)
-    if are_rows_tried(device, dtype, is_embedded=is_embedded):
+    if must_rows_agree(device, dtype, is_embedded=is_embedded):
         use_whole_blocks(unet)
     if device.type == "cuda":
         make_lean(vae.decoder)

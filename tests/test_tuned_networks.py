@@ -14,7 +14,7 @@ from sd_demo.kept_conditions import KeepingUnet
 from sd_demo.lean_decoder import LeanGroupNorm
 from sd_demo.lean_transformer import LeanTransformer
 from sd_demo.row_independence import WholeBlocks
-from sd_demo.tuned_networks import are_rows_tried, tune
+from sd_demo.tuned_networks import must_rows_agree, tune
 
 CPU, CUDA, MPS = (torch.device(name) for name in ("cpu", "cuda", "mps"))
 
@@ -61,8 +61,8 @@ def test_on_a_cpu_larger_models_round_as_diffusers_does() -> None:
 def test_rows_are_made_alike_where_the_picture_book_is_in_bfloat16_on_a_cpu(
     device: torch.device, dtype: torch.dtype, is_tried: bool
 ) -> None:
-    assert are_rows_tried(device, dtype, is_embedded=True) is is_tried
-    assert not are_rows_tried(device, dtype, is_embedded=False)
+    assert must_rows_agree(device, dtype, is_embedded=True) is is_tried
+    assert not must_rows_agree(device, dtype, is_embedded=False)
     _, _, kinds = tuned(device, dtype, is_embedded=True)
     assert (WholeBlocks in kinds) is is_tried
     assert LeanTransformer in kinds or any(issubclass(kind, LeanTransformer) for kind in kinds)

@@ -51,11 +51,6 @@ def build(engine: Engine) -> Header:
     return Header(model, state, gr.Timer(POLL_S, active=False))
 
 
-def as_kept(header: Header, name: str) -> dict[str, Any]:
-    """The choice of the model `name` as the browser keeps it, and beside which one the program was started with."""
-    return {"name": name, "usual": header.model.value}
-
-
 def listen(engine: Engine, page: gr.Blocks, header: Header, *others: Any) -> None:
     """Show the state when the page is opened, again until the model is there, and after `others` (events)."""
 

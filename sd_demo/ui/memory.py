@@ -64,7 +64,7 @@ def listen_for_model(engine: Engine, page: gr.Blocks, top: Header, chosen: Seque
     """Choose the model again that was chosen, of those that are here by now.
 
     chosen: that of each tab whose settings are kept, and so its own.
-    Returns where the choice is kept, in the form of `header.as_kept`. A model that the program falls back to is
+    Returns where the choice is kept, in the form of `as_kept`. A model that the program falls back to is
     nobody's choice.
     """
     kept = visitor.browser_state("model")
@@ -90,3 +90,8 @@ def listen_for_model(engine: Engine, page: gr.Blocks, top: Header, chosen: Seque
     page.load(restore, [kept], [top.model, *chosen], **_PRIVATE)
     top.model.input(None, [top.model], [kept], js=f"(name) => ({{name, usual: {json.dumps(usual)}}})", **_PRIVATE)
     return kept
+
+
+def as_kept(top: Header, name: str) -> dict[str, Any]:
+    """The choice of the model `name` as the browser keeps it, and beside which one the program was started with."""
+    return {"name": name, "usual": top.model.value}

@@ -13,7 +13,7 @@ from sd_demo.errors import InvalidImage, PlaygroundError
 from sd_demo.restore import restore
 from sd_demo.restored import Restored
 from sd_demo.schedulers import available
-from sd_demo.ui import controls, header, status_line, style_picker, upscale
+from sd_demo.ui import controls, header, memory, status_line, style_picker, upscale
 from sd_demo.ui.header import Header
 from sd_demo.ui.run import Tab
 from sd_demo.ui.uploads import uploaded_file
@@ -111,7 +111,7 @@ def listen(
         updates[chosen[task]] = entry.name
         if wanted:
             updates[top.model] = gr.update(choices=header.choices(engine), value=entry.name)
-            updates[kept] = header.as_kept(top, entry.name)
+            updates[kept] = memory.as_kept(top, entry.name)
         bare = {styles[task]: style_picker.NONE} if task in styles else {}  # its words came with the prompt, if any
         return {chooser: gr.Tabs(selected=task), **bare, **updates}
 
