@@ -47,13 +47,16 @@ class LeanResnetBlock(ResnetBlock2D):
         return hidden if self.output_scale_factor == 1.0 else hidden.div_(self.output_scale_factor)
 
 
-def make_lean(decoder: Any) -> None:
-    """Let diffusers' `Decoder` decode with less memory from now on, and without gradients."""
+def make_lean(decoder: Any, *, has_own_norms: bool) -> None:
+    """Let diffusers' `Decoder` decode with less memory from now on, and without gradients.
+
+    has_own_norms: its group norms too; a CPU's keep channels together by themselves.
+    """
     for module in decoder.modules():
         others = ("upsample", "downsample", "time_emb_proj")  # of blocks elsewhere
         if type(module) is ResnetBlock2D and all(getattr(module, name) is None for name in others):
             module.__class__ = LeanResnetBlock
-        if type(module) is torch.nn.GroupNorm:
+        if has_own_norms and type(module) is torch.nn.GroupNorm:
             module.__class__ = LeanGroupNorm
         for name in ("nonlinearity", "conv_act"):
             if isinstance(getattr(module, name, None), torch.nn.SiLU):

@@ -12,8 +12,8 @@ from sd_demo import host_memory
 
 PROGRAM = """
 import ctypes, sys
-from sd_demo.host_memory import Keeper, keep_few_arenas, resident_bytes
-keep_few_arenas()
+from sd_demo.host_memory import Keeper, keep_freed, resident_bytes
+keep_freed()
 keeper = Keeper()
 before = resident_bytes()
 blocks = [bytes([1]) * 100_000 for _ in range(2000)]  # below the size for which the C library asks the system each time

@@ -64,6 +64,7 @@ FLOORS = {
         "lean_transformer",
         "compiled_norm",
         "row_independence",
+        "winograd",
         "residence",
         "recordings",
         "traced_calls",

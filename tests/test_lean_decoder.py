@@ -36,7 +36,7 @@ def test_the_lean_decoder_draws_the_same_and_leaves_its_input_alone() -> None:
     before = latents.clone()
     with torch.inference_mode():
         expected = vae.decode(latents).sample
-        make_lean(vae.decoder)
+        make_lean(vae.decoder, has_own_norms=True)
         found = vae.decode(latents).sample
     assert torch.allclose(found, expected, atol=1e-5)
     assert torch.equal(latents, before)
@@ -55,12 +55,12 @@ def test_a_block_adds_up_in_place_and_scales() -> None:
         before = x.clone()
         with torch.inference_mode():
             expected = block(x, None)
-            make_lean(block)
+            make_lean(block, has_own_norms=True)
             assert type(block) is LeanResnetBlock
             assert torch.allclose(block(x, None), expected, atol=1e-6)
         assert torch.equal(x, before)
     timed = ResnetBlock2D(in_channels=32, temb_channels=8, groups=8)
-    make_lean(timed)
+    make_lean(timed, has_own_norms=True)
     assert type(timed) is ResnetBlock2D, "it is told the time"
 
 
@@ -76,6 +76,6 @@ def test_the_widest_block_holds_less_than_diffusers_own() -> None:
         with torch.inference_mode(), Living(vae) as living:
             vae.decode(latents)
         held.append(living.most / a_map)
-        make_lean(vae.decoder)
+        make_lean(vae.decoder, has_own_norms=True)
     assert held[0] == pytest.approx(6.0, abs=0.2)
     assert held[1] == pytest.approx(5.5, abs=0.2)

@@ -38,7 +38,6 @@ def with_instructions(patch: pytest.MonkeyPatch, **has: bool) -> None:
         ({}, torch.float32),
         ({"avx512_bf16": False, "amx_bf16": False}, torch.float32),
         ({"avx512_bf16": True, "amx_bf16": True}, torch.bfloat16),
-        ({"avx512_bf16": True}, torch.bfloat16),
     ],
 )
 def test_instructions_decide_without_a_measurement(
@@ -49,16 +48,20 @@ def test_instructions_decide_without_a_measurement(
     assert choose_dtype("auto", CPU) == chosen
 
 
+@pytest.mark.parametrize("name", ["bf16", "avx512_bf16"])
 @pytest.mark.parametrize(("ratio", "chosen"), [(0.5, torch.bfloat16), (0.9, torch.float32), (4.0, torch.float32)])
 def test_else_the_clearly_faster_one_of_a_convolution_is_taken(
-    ratio: float, chosen: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    ratio: float, name: str, chosen: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def seconds(call: functools.partial[torch.Tensor]) -> float:
+        assert torch.get_num_threads() == 1
         return ratio if call.func.weight.dtype == torch.bfloat16 else 1.0  # type: ignore[attr-defined]
 
-    with_instructions(monkeypatch, bf16=True)
+    before = torch.get_num_threads()
+    with_instructions(monkeypatch, **{name: True})
     monkeypatch.setattr(placement, "_seconds", seconds)
     assert choose_dtype("auto", CPU) == chosen
+    assert torch.get_num_threads() == before
 
 
 def test_what_was_asked_for_is_taken_and_float16_refused_on_a_cpu() -> None:

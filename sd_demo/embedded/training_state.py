@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import math
 import time
+import timeit
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,11 +24,27 @@ LOG_EVERY_STEPS = 20
 LONGEST_STEP_S = 60.0  # a longer gap is a machine that slept or a process that was stopped, and nothing was learned
 
 
+@functools.cache
 def has_fast_bfloat16(device_type: str) -> bool:
-    """Whether training in bfloat16 pays: CPUs and GPUs without instructions for it emulate them, slowly."""
+    """Whether training in bfloat16 pays: CPUs and GPUs without instructions for it emulate them, slowly.
+
+    On CPUs without AMX such instructions can be slower than those of float32: a convolution is trained in both.
+    """
     if device_type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+    has = torch.cpu.get_capabilities()
+    if has.get("amx_bf16") or not has.get("avx512_bf16"):
+        return bool(has.get("amx_bf16"))
+    layer, x = torch.nn.Conv2d(64, 64, 3, padding=1), torch.ones(4, 64, 16, 16, requires_grad=True)
+
+    def step(is_half: bool) -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_half):
+            layer(x).sum().backward()
+
+    half, whole = (
+        min(timeit.repeat(functools.partial(step, is_half), number=1, repeat=30)) for is_half in (True, False)
+    )
+    return half < whole
 
 
 class Stage:
