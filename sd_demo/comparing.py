@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from PIL import Image
 
@@ -17,27 +17,35 @@ from sd_demo.together import Jobs, Progress, run_together
 if TYPE_CHECKING:
     from sd_demo.engine import Engine
 
+WITHHELD: Final = (214, 211, 209)  # of a cell that nobody may see
+
 
 @dataclass(frozen=True)
 class Compared:
-    """The end: the sheet's file and pixels (RGB), and each cell on its own, row by row."""
+    """The end: the sheet's file and pixels (RGB), and each cell on its own, row by row.
+
+    withheld: how many the model's safety checker withheld; on the sheet they are grey, and else nowhere.
+    """
 
     path: Path
     sheet: Image.Image
     images: tuple[ResultImage, ...]
+    withheld: int = 0
 
 
 def run_comparison(
     engine: Engine, comparison: Comparison, *, visitor: str = "local", origin: str = "", jobs: Jobs | None = None
 ) -> Generator[Progress | Compared]:
     """Run all cells and yield their progress, then the end; see run_together for cancelling and errors."""
-    images = yield from run_together(engine, comparison.requests, visitor=visitor, origin=origin, jobs=jobs)
+    cells = yield from run_together(engine, comparison.requests, visitor=visitor, origin=origin, jobs=jobs)
+    images = [one for one in cells if one is not None]
+    nothing = Image.new("RGB", images[0].image.size, WITHHELD)
     sheet = contact_sheet(
-        [one.image for one in images],
+        [nothing if one is None else one.image for one in cells],
         columns=comparison.columns,
         column_labels=comparison.column_labels,
         row_labels=comparison.row_labels,
         title=comparison.title,
     )
     path = engine.outputs.save_sheet(sheet, [one.receipt for one in images], visitor=visitor)
-    yield Compared(path, sheet, tuple(images))
+    yield Compared(path, sheet, tuple(images), len(cells) - len(images))

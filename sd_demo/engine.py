@@ -55,9 +55,7 @@ class Engine:
         self._default = self.registry.get(usual).name  # a wrong name is said at once, not at the first click
         self._manager = PipelineManager(settings, self.registry)
         self.device_turns = Turns()  # whatever else works on the device, such as a training, takes turns too
-        self.metrics = Metrics()
-        self._gate = Gate(settings.limits)
-        self._speed = Speed()
+        self.metrics, self._gate, self._speed = Metrics(), Gate(settings.limits), Speed()
         self._queue = FairQueue()
         self._running: list[Running] = []
         self._state, self._message, self._falls_back = "loading", "", False
@@ -97,7 +95,7 @@ class Engine:
         than a visitor may ask here, QueueFull where too much waits already, DeviceFailure where the device is lost.
         """
         who: dict[str, Any] = {"visitor": visitor, "origin": origin, "has_previews": has_previews}
-        job = Job(request, **who, is_kept=is_kept, is_accepted=is_accepted)
+        job = Job(request, **who, is_kept=is_kept, is_accepted=is_accepted, on_cancel=self._drop_waiting)
         try:
             entry = self.registry.get(request.model or self._default)
             check_request(entry, request)
@@ -157,9 +155,9 @@ class Engine:
         gauges = {"queued_jobs": status.queued, "running_jobs": status.running, "device_bytes": device_bytes()}
         return self.metrics.text(gauges | {"model_loaded": is_there, "healthy": not health.fault})
 
-    def token_report(self, prompt: str) -> TokenReport | None:
-        """How the loaded model's tokenizer sees `prompt`; None while nothing is loaded."""
-        model = self._manager.current
+    def token_report(self, prompt: str, entry: ModelEntry) -> TokenReport | None:
+        """How the tokenizer of the model of `entry` sees `prompt`; None while it is not in memory."""
+        model = next((each for each in self._manager.loaded if each.entry.name == entry.name), None)
         return model.prompts.report(prompt[:MAX_PROMPT_CHARACTERS]) if model else None
 
     def estimate(self, values: dict[str, Any]) -> Estimate:
@@ -249,6 +247,8 @@ class Engine:
         try:
             model = self._manager.get(name, on_load, job.request.loras, renews=not self._running)
             self._state, self._message = "ready", ""
+            if job.is_cancelled:  # to read a model takes a while
+                return self._end_cancelled(job)
             check_request(model.entry, job.request)  # of a single file its weights tell most
             rung, ranker = model.residence.rung, self._manager.ranker(model.entry) if job.request.keep_best else None
             job.tell(Encoding())
@@ -267,8 +267,8 @@ class Engine:
 
     def _not_begun(self, jobs: list[Job], error: Exception) -> None:
         expected = error if is_fatal(error) else as_expected(error, jobs[0].id if jobs else "start")
-        is_there = self._manager.current is not None  # what is in memory can be used all the same
-        self._state, self._message = ("ready", "") if is_there else ("failed", str(expected))
+        # What is in memory can be used all the same.
+        self._state, self._message = ("ready", "") if self._manager.current else ("failed", str(expected))
         self._fail(jobs, expected)
 
     def _advance_all(self) -> None:  # no loop of _take_turns, whose names would keep a model that was switched away

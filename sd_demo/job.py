@@ -6,7 +6,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from sd_demo.errors import JobCancelled, PlaygroundError
@@ -18,11 +18,14 @@ log = logging.getLogger(__name__)
 
 
 class Job:
-    """Made by `Engine.submit`. Any number of threads may read its events; each sees all of them in order."""
+    """Made by `Engine.submit`. Any number of threads may read its events; each sees all of them in order.
+
+    on_cancel: called when somebody asks for its end, which the engine's worker may be too busy to see.
+    """
 
     def __init__(
         self, request: AnyRequest, *, visitor: str, origin: str = "", has_previews: bool, is_kept: bool = True,
-        is_accepted: bool = False,
+        is_accepted: bool = False, on_cancel: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
         self.id = secrets.token_hex(4)
         self.request = request
@@ -30,6 +33,7 @@ class Job:
         self.origin = origin
         self.has_previews = has_previews
         self.is_kept = is_kept
+        self._on_cancel = on_cancel
         self.is_accepted = is_accepted  # a later part of what was let in as a whole
         self.submitted_at = time.monotonic()
         self._events: list[Event] = []
@@ -55,6 +59,7 @@ class Job:
             if self.steps_when_cancelled is None:
                 self.steps_when_cancelled = next((e.index for e in reversed(self._events) if isinstance(e, Step)), 0)
         self._cancel.set()
+        self._on_cancel()
 
     @property
     def is_cancelled(self) -> bool:

@@ -110,10 +110,10 @@ class LoadedModel:
 
     @property
     def weights_mib(self) -> float:
-        """Memory of all weights, in MiB."""
+        """Memory of all weights, and of what is made of them once (winograd.py), in MiB."""
         modules = [c for c in self.components.values() if isinstance(c, torch.nn.Module)]
         modules += [self.safety.network] if self.safety else []
-        return sum(p.numel() * p.element_size() for m in modules for p in m.parameters()) / 2**20
+        return sum(each.nbytes for m in modules for each in (*m.parameters(), *m.buffers())) / 2**20
 
     @property
     def was_compiled(self) -> bool:

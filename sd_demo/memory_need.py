@@ -2,7 +2,7 @@
 
 Activations grow in proportion to rows and area. The factors were measured by counting every live tensor of a call
 (`python -m tests.memory_factors`): Stable Diffusion 1.5's UNet holds at most 23 numbers at once for each row, latent
-and channel of its first level, the picture-book's 14; both decoders 6 for each pixel and channel of their last level,
+and channel of its first level, the picture-book's 18; both decoders 6 for each pixel and channel of their last level,
 more than the encoders, which are therefore not counted: where a decoder fits, so does its encoder. What is kept of
 a prompt (kept_conditions.py) is 78 numbers for each row, token and channel of the first level, the picture-book's 52;
 each row has it twice, its own and that of the shared call.
@@ -168,4 +168,4 @@ def _left_in_container(groups: Path = Path("/sys/fs/cgroup")) -> list[float]:
 
 
 def _weights_mib(network: Any) -> float:
-    return sum(p.numel() * p.element_size() for p in network.parameters()) / 2**20
+    return sum(each.nbytes for each in (*network.parameters(), *network.buffers())) / 2**20

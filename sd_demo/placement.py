@@ -7,6 +7,7 @@ importing it: a package can be present and unable to run.
 from __future__ import annotations
 
 import functools
+import threading
 import time
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ CLEAR_WIN: Final = 0.8  # another attention or precision must need at most this 
 MAX_SCORES: Final = 2**28  # bytes of attention scores up to which plain attention is tried
 
 K = TypeVar("K", bound=Hashable)
+_counting = threading.Lock()
 _chosen: dict[tuple[torch.device, torch.dtype, int, int, int], tuple[str, str]] = {}
 
 
@@ -84,12 +86,13 @@ def _is_bfloat16_faster() -> bool:
     for dtype in (torch.float32, torch.bfloat16):
         layer, x = torch.nn.Conv2d(64, 64, 3, padding=1, dtype=dtype), torch.ones(1, 64, 32, 32, dtype=dtype)
         calls[dtype] = functools.partial(layer, x)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        seconds = fastest(calls, turns=60)
-    finally:
-        torch.set_num_threads(threads)
+    with _counting:  # the number is the whole process's: nobody else may take it for usual
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            seconds = fastest(calls, turns=60)
+        finally:
+            torch.set_num_threads(threads)
     return seconds[torch.bfloat16] < CLEAR_WIN * seconds[torch.float32]
 
 

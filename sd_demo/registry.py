@@ -146,12 +146,16 @@ class Registry:
         return entry or _entry(name, name, "A model from the hub.")
 
     def weights(self, entry: ModelEntry) -> Path | None:
-        """The folder or file of the entry's weights, as of now; None where they are not here."""
+        """The folder or file of the entry's weights, as of now; None where they are not here, or made up (random)."""
         if HUB_ID.fullmatch(entry.source) and not Path(entry.source).exists():
             found = downloaded(self.models_dir, entry.source, entry.revision)
             return found or in_hub_cache(entry.source, entry.revision)
         path = Path(entry.source)
         return path if path.exists() else None
+
+    def is_here(self, entry: ModelEntry) -> bool:
+        """Whether the entry can be loaded as it is."""
+        return entry.source.startswith(RANDOM) or self.weights(entry) is not None
 
     def tokenizers(self) -> list[Path]:
         """Folders of CLIP's own tokenizer that are here: every Stable Diffusion has the same."""
@@ -203,8 +207,8 @@ def _entry(name: str, title: str, summary: str, **fields: Any) -> ModelEntry:
 
 def _random_entry(name: str) -> ModelEntry:
     like, scale = read_random(name)
-    made = ARCHITECTURES[like].tiny() if scale == "tiny" else ARCHITECTURES[like]
-    return _entry(name, name, "Random weights, to measure with; it draws nothing.", **what_suits(made.unet or {}))
+    unet = (ARCHITECTURES[like].tiny() if scale == "tiny" else ARCHITECTURES[like]).unet or {}
+    return _entry(name, name, "Random weights, to measure with; it draws nothing.", limits="", **what_suits(unet))
 
 
 def _entry_of_folder(folder: Path, name: str, title: str) -> ModelEntry:

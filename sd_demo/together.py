@@ -6,7 +6,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sd_demo.errors import JobCancelled, QueueFull
+from sd_demo.errors import JobCancelled, PictureWithheld, QueueFull
 from sd_demo.events import Cancelled, Event, ResultImage
 from sd_demo.requests import AnyRequest
 
@@ -46,8 +46,9 @@ def run_together(
     origin: str = "",
     jobs: Jobs | None = None,
     is_kept: bool = True,
-) -> Generator[Progress, None, list[ResultImage]]:
-    """Run all requests, yield their progress, and return their pictures in order.
+) -> Generator[Progress, None, list[ResultImage | None]]:
+    """Run all requests, yield their progress, and return their pictures in order; None for what the model's safety
+    checker withheld, which takes nothing else with it, but is raised where it was all.
 
     Closing the generator cancels what has not ended. `jobs`: where the jobs come into, for another thread to cancel;
     JobCancelled is raised then. is_kept: False saves no file of any of them.
@@ -75,7 +76,8 @@ def run_together(
 
     try:
         submit_more()
-        images: list[ResultImage] = []
+        images: list[ResultImage | None] = []
+        withheld: PictureWithheld | None = None
         for k in range(len(requests)):
             if jobs.is_cancelled:  # then the next one may never have been submitted
                 raise JobCancelled("It was cancelled.")
@@ -84,7 +86,13 @@ def run_together(
                     raise JobCancelled("It was cancelled.")
                 submit_more()
                 yield Progress(sum(job.is_ended for job in jobs.jobs), len(requests), event)
-            images += jobs.jobs[k].result().images
+            try:
+                images += jobs.jobs[k].result().images
+            except PictureWithheld as error:
+                images.append(None)
+                withheld = error
+        if withheld is not None and not any(images):
+            raise withheld
         return images
     finally:
         jobs.cancel()

@@ -83,7 +83,9 @@ class _Watch:
         self._inside = 0
         self._changed = threading.Condition()
         self.is_crowded = False
-        threading.Thread(target=self._look, name="cores", daemon=True).start()
+        # Asked here, as a measurement may run with one thread just when the other one begins.
+        room = len(_cores()) - torch.get_num_threads()
+        threading.Thread(target=self._look, args=(room,), name="cores", daemon=True).start()
 
     def enter(self) -> None:
         with self._changed:
@@ -94,9 +96,8 @@ class _Watch:
         with self._changed:
             self._inside -= 1
 
-    def _look(self) -> None:
+    def _look(self, room: int) -> None:
         cores = _cores()
-        room = len(cores) - torch.get_num_threads()
         while True:
             with self._changed:
                 patience = _LOOK_EVERY_S if self.is_crowded else None

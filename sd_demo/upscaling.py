@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from sd_demo.errors import PictureWithheld
 from sd_demo.events import ResultImage
 from sd_demo.images import fingerprint
 from sd_demo.receipt import Receipt
@@ -30,18 +31,41 @@ def run_upscaling(
     engine: Engine, upscaling: Upscaling, *, visitor: str = "local", origin: str = "", jobs: Jobs | None = None
 ) -> Generator[Progress | Upscaled]:
     """Run all tiles and yield their progress, then the end; see run_together for cancelling and errors."""
-    parts = yield from run_together(
+    made = yield from run_together(
         engine, (*upscaling.requests, *upscaling.unchanged), visitor=visitor, origin=origin, jobs=jobs, is_kept=False
     )
-    count = len(upscaling.tiles)
-    image = joined(upscaling, [one.image for one in parts[:count]], [one.image for one in parts[count:]])
-    receipt = receipt_of(upscaling, [one.receipt for one in parts])
+    refined, unchanged, withheld = _both(upscaling, made)
+    image = joined(upscaling, refined, unchanged)
+    receipt = receipt_of(upscaling, [None if one is None else one.receipt for one in made], withheld)
     path = engine.outputs.save(image, receipt, visitor=visitor)
     yield Upscaled(ResultImage(path, image, receipt), upscaling.enlarged)
 
 
-def receipt_of(upscaling: Upscaling, tiles: Sequence[Receipt]) -> Receipt:
-    """One receipt from those of all tiles, refined ones first: their seconds together, the first one's seed."""
+def _both(upscaling: Upscaling, made: Sequence[ResultImage | None]) -> tuple[list[Image.Image], list[Image.Image], int]:
+    """What the model made of each tile, and of each unchanged one; how many tiles stay as they were, as its safety
+    checker withheld one of both. Raises PictureWithheld where no tile is left, or a model that enlarges by itself."""
+    count = len(upscaling.tiles)
+    pairs = list(zip(made[:count], made[count:] or made[:count], strict=True))
+    withheld = sum(None in pair for pair in pairs)
+    if withheld and (upscaling.factor > 1 or not any(made[:count])):
+        raise PictureWithheld(
+            "The model's safety checker withheld a part of the picture, which it sometimes does without cause; try "
+            "another seed or other words."
+        )
+    refined, unchanged = ([one.image for one in upscaling.requests] for _ in range(2))
+    for k, (one, other) in enumerate(pairs):
+        if one is not None and other is not None:
+            refined[k], unchanged[k] = one.image, other.image
+    return refined, unchanged, withheld
+
+
+def receipt_of(upscaling: Upscaling, parts: Sequence[Receipt | None], withheld: int = 0) -> Receipt:
+    """One receipt from those of all tiles, refined ones first: their seconds together, the first one's seed.
+
+    withheld: how many tiles the model's safety checker left as they were.
+    """
+    count = len(upscaling.tiles)
+    refined, tiles = ([one for one in some if one is not None] for some in (parts[:count], parts))
     source, (width, height) = upscaling.source, upscaling.enlarged.size
     first, tile = tiles[0], upscaling.tiles[0]
     done = first.done.model_copy(
@@ -61,7 +85,7 @@ def receipt_of(upscaling: Upscaling, tiles: Sequence[Receipt]) -> Receipt:
         "seed": upscaling.seed,
         "scale": upscaling.scale,
     }
-    is_refined, count = upscaling.factor == 1, len(upscaling.tiles)
+    is_refined = upscaling.factor == 1
     how = f"{source.width}x{source.height} was enlarged to {width}x{height} with sharp edges, then refined"
     part = "What the model changed" if upscaling.added == 1 else f"{upscaling.added:.0%} of what the model changed"
     finest = f"{part} was added, as far as it is finer than about {6 * FINE * tile.width:.0f} pixels."
@@ -70,7 +94,10 @@ def receipt_of(upscaling: Upscaling, tiles: Sequence[Receipt]) -> Receipt:
         finest = f"That was then made smaller, to {width}x{height}." if upscaling.made != (width, height) else ""
     if count > 1:
         how += f" in {count} tiles of {tile.width}x{tile.height} that overlap; each has the next seed"
-    notes = dict.fromkeys([how + ".", finest, *(note for one in tiles[:count] for note in one.notes)])
+    lacking = f"The model's safety checker withheld {withheld} of them, which stay as they were enlarged."
+    notes = dict.fromkeys(
+        [how + ".", finest, lacking if withheld else "", *(note for one in refined for note in one.notes)]
+    )
     notes.pop("", None)
     return Receipt(task=Upscale.task, asked={k: v for k, v in asked.items() if k not in ("width", "height")}, done=done,
                    notes=list(notes))  # fmt: skip

@@ -16,7 +16,7 @@ from PIL import Image
 from sd_demo.errors import InvalidImage, InvalidRequest
 from sd_demo.image_difference import psnr
 from sd_demo.images import fingerprint, read_mask, read_picture
-from sd_demo.known_models import RANDOM, not_here
+from sd_demo.known_models import not_here
 from sd_demo.receipt import Receipt
 from sd_demo.registry import Registry
 from sd_demo.restore import from_receipt
@@ -60,7 +60,7 @@ def what_made(receipt: Receipt, *, registry: Registry, lora_dir: Path, model: st
     if restored.lost:
         raise InvalidRequest(f"It cannot be made again here: {restored.lost[0]}")
     entry = registry.get(restored.values["model"])
-    if registry.weights(entry) is None and not entry.source.startswith(RANDOM):
+    if not registry.is_here(entry):
         raise InvalidRequest(f"It cannot be made again here. {not_here(entry)}", "model")
     return restored
 

@@ -67,12 +67,15 @@ class WinogradConv2d(torch.nn.Conv2d):
     """The same numbers but for rounding. Where gradients are wanted, or in another precision, it computes as ever."""
 
     tiles: torch.Tensor  # [36, C, D]; of no state_dict
-    from_rows = 1
+    from_rows = (
+        math.inf
+    )  # of a layer that has no tiles: peft makes those of a LoRA by the class of the one they are for
 
     def is_meant_for(self, x: torch.Tensor) -> bool:
         """Whether it answers `x` in Winograd's way."""
-        is_float32 = x.dtype == self.tiles.dtype == torch.float32
-        return is_float32 and x.shape[0] >= self.from_rows and not torch.is_grad_enabled()
+        if x.shape[0] < self.from_rows or torch.is_grad_enabled():
+            return False
+        return x.dtype == self.tiles.dtype == torch.float32
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[B, C, H, W] to [B, D, H, W]."""
@@ -129,8 +132,11 @@ def _convolve(
     filled = torch.nn.functional.pad(x.permute(0, 2, 3, 1), fill)
     windows = filled.unfold(1, side, step).unfold(2, side, step).permute(0, 1, 2, 4, 5, 3)  # [B, …, …, n, n, C]
     inputs = torch.matmul(transform, windows.reshape(-1, side * side, channels))  # [T, 36, C]
+    del filled, windows  # each is as large as the answer, or larger
     products = torch.bmm(inputs.transpose(0, 1), tiles)  # [36, T, D]
+    del inputs
     answers = torch.matmul(ANSWER, products.transpose(0, 1))  # [T, 16, D]
+    del products
     if bias is not None:
         answers += bias
     answers = answers.view(batch, rows, columns, 4, 4, -1).permute(0, 1, 3, 2, 4, 5)

@@ -142,7 +142,7 @@ class FakeEngine:
     def defaults(self, model: str | None = None) -> ModelEntry:
         return self.registry.get(model or self.settings.model or EMBEDDED)
 
-    def token_report(self, prompt: str) -> TokenReport:
+    def token_report(self, prompt: str, entry: ModelEntry) -> TokenReport:
         words = prompt.split()
         return TokenReport(len(words), 75, 1, tuple(words[75:]))
 
@@ -208,7 +208,7 @@ class FakeEngine:
     def _receipt(
         self, request: AnyRequest, entry: ModelEntry, seed: int, index: int, steps: int, size: tuple[int, int]
     ) -> Receipt:
-        dropped, unknown = self.token_report(request.prompt).dropped_words, unknown_words(request.prompt)
+        dropped, unknown = self.token_report(request.prompt, entry).dropped_words, unknown_words(request.prompt)
         notes = [f"The picture-book model does not know: {', '.join(unknown)}."] if unknown else []
         return Receipt(
             task=request.task,

@@ -20,7 +20,7 @@ from sd_demo import random_model
 from sd_demo.checkpoints import read_model
 from sd_demo.known_models import EMBEDDED, EMBEDDED_FOLDER
 from sd_demo.placement import LeanAttention
-from sd_demo.tuned_networks import tune
+from sd_demo.tuned_networks import WINOGRAD_ROWS, tune
 
 
 class Living(TorchDispatchMode):
@@ -30,7 +30,8 @@ class Living(TorchDispatchMode):
         """What is there before, and is not counted."""
         super().__init__()
         self.now = self.most = 0
-        before = [*(p for network in networks for p in network.parameters()), *inputs]
+        weights = [each for network in networks for each in (*network.parameters(), *network.buffers())]
+        before = [*weights, *inputs]
         self._known = {tensor.untyped_storage().data_ptr() for tensor in before}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -75,6 +76,7 @@ def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
     found = {
         EMBEDDED: factors(read_model(EMBEDDED_FOLDER, torch.float32), 32, is_embedded=True),
+        f"{EMBEDDED}, 8 rows": factors(read_model(EMBEDDED_FOLDER, torch.float32), 32, WINOGRAD_ROWS, is_embedded=True),
         "sd-1.5": factors(random_model.build("sd-1.5", "full", dtype=torch.float32), 32),
     }
     sys.stdout.write(json.dumps(found) + "\n")

@@ -236,8 +236,10 @@ def test_whoever_waits_behind_a_cancelled_job_moves_up(engine: Engine, held: thr
     held.release()
     wait_for_step(running, 2)
     second.cancel()
-    held.release(100_000)
     assert [event.position for event in second.events() if isinstance(event, Queued)] == [2, 1]
+    running.cancel()
+    held.release(100_000)
+    assert isinstance(list(running.events())[-1], Cancelled), "or it would take the next test's steps"
 
 
 def test_a_job_that_is_cancelled_while_others_are_dropped_is_dropped_the_next_time() -> None:
@@ -299,6 +301,33 @@ def test_a_job_that_is_cancelled_while_another_one_is_begun_is_not_begun(
     assert [type(e) for e in second.events() if not isinstance(e, Queued)] == [Cancelled]
     assert first.result(WAIT_S).images
     assert len(begun) == 1
+
+
+def test_while_a_model_is_read_whoever_leaves_is_told(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    get, jobs, ended = engine._manager.get, [], []
+
+    def slow(*given: Any, **more: Any) -> Any:
+        for job in jobs:
+            job.cancel()
+        ended.extend(job.is_ended for job in jobs)
+        return get(*given, **more)
+
+    monkeypatch.setattr(engine._manager, "get", slow)
+    with engine.device_turns:  # so that both are known before one is begun
+        jobs += [engine.submit(request(), visitor=name) for name in ("whose model is read", "who waits")]
+    kinds = [[type(e) for e in job.events() if not isinstance(e, Queued)] for job in jobs]
+    assert kinds == [[Cancelled], [Cancelled]], "not even the prompt of the first one was read"
+    assert ended == [False, True]
+    monkeypatch.undo()
+    assert engine.submit(request()).result(WAIT_S).images
+
+
+def test_tokens_are_counted_by_the_chosen_models_own_tokenizer(engine: Engine) -> None:
+    engine.submit(request()).result(WAIT_S)
+    report = engine.token_report("a red house", engine.defaults())
+    assert report is not None
+    assert report.count >= 3
+    assert engine.token_report("a red house", engine.registry.get("sd-1.5")) is None, "it is not in memory"
 
 
 def test_an_unknown_model_is_refused_at_once(engine: Engine) -> None:

@@ -30,6 +30,18 @@ def test_a_norm_by_parts_has_the_numbers_of_the_whole_and_its_inputs_layout(affi
             assert torch.equal(lean(other), norm(other))
 
 
+def test_without_norms_of_its_own_it_draws_the_same_to_the_bit() -> None:
+    """So it is on a CPU, for models of any size."""
+    vae = AutoencoderKL.from_pretrained(EMBEDDED_FOLDER, subfolder="vae")
+    latents = torch.randn(1, 4, 16, 24, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        expected = vae.decode(latents).sample
+        make_lean(vae.decoder, has_own_norms=False)
+        assert torch.equal(vae.decode(latents).sample, expected)
+    assert any(isinstance(module, LeanResnetBlock) for module in vae.decoder.modules())
+    assert not any(isinstance(module, LeanGroupNorm) for module in vae.decoder.modules())
+
+
 def test_the_lean_decoder_draws_the_same_and_leaves_its_input_alone() -> None:
     vae = AutoencoderKL.from_pretrained(EMBEDDED_FOLDER, subfolder="vae").to(memory_format=torch.channels_last)
     latents = torch.randn(1, 4, 16, 24, generator=torch.Generator().manual_seed(0))

@@ -22,11 +22,12 @@ from safetensors.torch import save_file
 from sd_demo import memory_need, preflight, random_model
 from sd_demo.architectures import ARCHITECTURES
 from sd_demo.canvas import working_size
+from sd_demo.checkpoints import read_model
 from sd_demo.engine import Engine
 from sd_demo.errors import OutOfMemory
 from sd_demo.file_header import FIRST
 from sd_demo.health import as_expected, is_fatal
-from sd_demo.known_models import what_suits
+from sd_demo.known_models import EMBEDDED_FOLDER, what_suits
 from sd_demo.loaded_model import LoadedModel
 from sd_demo.memory_need import UNET_FACTOR, VAE_FACTOR, MemoryNeed, Shape, free_mib
 from sd_demo.memory_outline import outlined
@@ -39,6 +40,7 @@ from sd_demo.requests import parse_request
 from sd_demo.residence import RUNGS, Residence
 from sd_demo.settings import Settings
 from sd_demo.speed import Estimate, Speed
+from sd_demo.tuned_networks import WINOGRAD_ROWS
 from sd_demo.weight_hashes import stamp_of, weight_files
 from tests.memory_factors import Living, factors
 
@@ -349,6 +351,13 @@ def test_an_encoder_holds_less_than_what_is_counted_for_its_decoder() -> None:
     held = factors(random_model.build("sd-1.5", "tiny"), 32)
     assert held["encoder"] < held["vae"]
     assert held["encoder"] < memory_need.VAE_FACTOR
+
+
+@pytest.mark.parametrize("rows", [2, WINOGRAD_ROWS])
+def test_the_picture_book_holds_no_more_than_what_is_counted(rows: int) -> None:
+    held = factors(read_model(EMBEDDED_FOLDER, torch.float32), 32, rows, is_embedded=True)
+    assert held["unet"] < memory_need.UNET_FACTOR
+    assert held["vae"] < memory_need.VAE_FACTOR
 
 
 def test_a_loaded_model_counts_the_scores_of_the_attention_that_it_got() -> None:

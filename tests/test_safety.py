@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from sd_demo import random_model, safety
+from sd_demo.compare import plan_comparison
+from sd_demo.comparing import WITHHELD, Compared, run_comparison
 from sd_demo.engine import Engine
 from sd_demo.errors import ModelUnavailable, NonFiniteImage, PictureWithheld
 from sd_demo.events import Step
@@ -24,6 +27,8 @@ from sd_demo.safety import read_safety_checker
 from sd_demo.settings import Settings
 from sd_demo.training_events import SamplePictures
 from sd_demo.training_request import parse_training
+from sd_demo.upscale import plan_upscaling
+from sd_demo.upscaling import Upscaled, run_upscaling
 
 WAIT_S = 120
 ALWAYS, NEVER = -2.0, 2.0  # thresholds of a cosine
@@ -103,6 +108,62 @@ def test_only_the_flagged_ones_of_several_are_withheld(
     assert [one.receipt.done.index for one in images] == [0, 2]
     assert [one.receipt.done.seed for one in images] == [1, 3]
     assert all("withheld 1 of 3 pictures" in " ".join(one.receipt.notes) for one in images)
+
+
+@pytest.fixture(scope="module")
+def lenient(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """An engine whose checker flags nothing by itself."""
+    folder = tmp_path_factory.mktemp("lenient")
+    engine = engine_for(with_threshold(model, folder / "model", NEVER), folder / "outputs")
+    yield engine
+    engine.close()
+
+
+def flag_some(patch: pytest.MonkeyPatch, *numbers: int) -> None:
+    """Let the pictures of these numbers be flagged, in the order in which they are looked at."""
+    seen = itertools.count()
+    patch.setattr(safety.SafetyChecker, "flags", lambda self, images: [next(seen) in numbers for _ in images])
+
+
+def test_a_flagged_cell_takes_no_other_with_it(lenient: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {"prompt": "a", "num_inference_steps": 2, "width": 64, "height": 64}
+    comparison = plan_comparison("text_to_image", values, "seed: 1, 2, 3")
+    flag_some(monkeypatch, 1)
+    *_, end = run_comparison(lenient, comparison)
+    assert isinstance(end, Compared)
+    assert [one.receipt.done.seed for one in end.images] == [1, 3]
+    assert end.withheld == 1
+    assert (end.sheet.getcolors(2**24) or [])[-1], "a sheet is there"
+    greys = np.all(np.asarray(end.sheet) == WITHHELD, axis=-1)
+    assert greys.sum() >= 64 * 64
+    flag_some(monkeypatch, 0, 1, 2)
+    with pytest.raises(PictureWithheld, match="withheld the picture"):
+        list(run_comparison(lenient, comparison))
+
+
+def test_a_flagged_tile_stays_as_it_was_enlarged(lenient: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = lenient.defaults().model_copy(update={"native_size": 64})
+    picture = Image.effect_noise((96, 64), 60).convert("RGB")
+    values = {"image": picture, "scale": 1.0, "seed": 1, "num_inference_steps": 2, "strength": 0.5}
+    plan = plan_upscaling(values, entry=entry)
+    count = len(plan.tiles)
+    assert count == 2
+    flag_some(monkeypatch)
+    *_, whole = run_upscaling(lenient, plan)
+    flag_some(monkeypatch, 0)
+    *_, part = run_upscaling(lenient, plan)
+    assert isinstance(whole, Upscaled)
+    assert isinstance(part, Upscaled)
+    assert any("withheld 1 of them" in note for note in part.result.receipt.notes)
+    assert not any("withheld" in note for note in whole.result.receipt.notes)
+    changed = [np.abs(np.asarray(one.result.image, int) - np.asarray(one.enlarged, int)) for one in (whole, part)]
+    alone = plan.tiles[1].left  # what only the first tile covers
+    assert changed[0][:, : alone // 2].max() > 0
+    assert changed[0][:, alone + 8 :].max() > 0
+    assert changed[1][:, : alone // 2].max() < changed[0][:, : alone // 2].max()
+    flag_some(monkeypatch, *range(count))
+    with pytest.raises(PictureWithheld, match="withheld a part of the picture"):
+        list(run_upscaling(lenient, plan))
 
 
 def test_it_can_be_left_off(model: Path, tmp_path: Path) -> None:

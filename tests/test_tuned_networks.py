@@ -86,6 +86,6 @@ def test_the_picture_book_in_float32_on_a_cpu_has_fewer_multiplications(
         {layer.from_rows for layer in network.modules() if isinstance(layer, WinogradConv2d)}
         for network in (parts["unet"], parts["vae"].decoder, parts["vae"].encoder)
     )
-    assert of_unet == ({WINOGRAD_ROWS} if is_tuned else set()), "up to three pictures alone are diffusers' own"
+    assert of_unet == ({WINOGRAD_ROWS} if is_tuned else set()), "up to three pictures alone round as ever"
     assert of_decoder == ({1} if is_tuned else set())
     assert of_encoder == set(), "latents of a given picture are diffusers' own"

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers.models.upsampling import Upsample2D
+from peft import LoraConfig, inject_adapter_in_model
 from torch.utils.flop_counter import FlopCounterMode
 
 from sd_demo.winograd import FROM_WIDTH, WinogradConv2d, WinogradUpsample, use_winograd
@@ -114,6 +115,39 @@ def test_other_convolutions_stay_what_they_are(other: torch.nn.Conv2d) -> None:
 def test_no_file_gets_the_transformed_weights() -> None:
     layer = conv()
     assert fast(layer).state_dict().keys() == torch.nn.Sequential(layer).state_dict().keys()
+
+
+@pytest.mark.parametrize("rows", [1, 8])
+def test_a_lora_is_worn_and_trained(rows: int) -> None:
+    """peft makes a LoRA's own layers by the class of the convolution, and these have no transformed weights."""
+    network = fast(conv(made=64), from_rows=8)
+    layer = LoraConfig(r=64, target_modules=["0"], init_lora_weights=False)
+    worn = inject_adapter_in_model(layer, network)
+    x = torch.randn(rows, 64, 8, 8)
+    found = worn(x)
+    found.sum().backward()
+    assert all(weights.grad is not None for name, weights in worn.named_parameters() if "lora" in name)
+    with torch.inference_mode():
+        assert torch.allclose(worn(x), found, atol=1e-4)
+        assert not torch.allclose(network[0].base_layer(x), found, atol=1e-2)
+
+
+@pytest.mark.filterwarnings("ignore")  # PyTorch calls tracing deprecated, see traced_calls.py
+def test_a_trace_answers_other_numbers_of_rows_and_sides() -> None:
+    class Both(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.of = torch.nn.Sequential(fast(conv(made=64)), fast(Upsample2D(64, use_conv=True)))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.of(x)
+
+    both = Both().requires_grad_(False)
+    with torch.inference_mode():
+        trace = torch.jit.trace(both, (torch.randn(8, 64, 8, 8),), check_trace=False)
+        for shape in ((16, 8, 8), (8, 16, 12), (9, 7, 5), (1, 1, 3)):
+            x = torch.randn(shape[0], 64, *shape[1:])
+            assert torch.equal(trace(x), both(x))
 
 
 def test_a_lora_in_the_convolutions_place_is_asked() -> None:

@@ -28,22 +28,21 @@ LONGEST_STEP_S = 60.0  # a longer gap is a machine that slept or a process that 
 def has_fast_bfloat16(device_type: str) -> bool:
     """Whether training in bfloat16 pays: CPUs and GPUs without instructions for it emulate them, slowly.
 
-    On CPUs without AMX such instructions can be slower than those of float32: a convolution is trained in both.
+    On CPUs without AMX such instructions can be slower than those of float32: a convolution is trained in both there.
     """
     if device_type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     has = torch.cpu.get_capabilities()
     if has.get("amx_bf16") or not has.get("avx512_bf16"):
         return bool(has.get("amx_bf16"))
-    layer, x = torch.nn.Conv2d(64, 64, 3, padding=1), torch.ones(4, 64, 16, 16, requires_grad=True)
+    with torch.inference_mode(False), torch.enable_grad():  # whoever asks may want none
+        layer, x = torch.nn.Conv2d(64, 64, 3, padding=1), torch.ones(4, 64, 16, 16, requires_grad=True)
 
-    def step(is_half: bool) -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=is_half):
-            layer(x).sum().backward()
+        def step(is_half: bool) -> None:
+            with torch.autocast("cpu", torch.bfloat16, enabled=is_half):
+                layer(x).sum().backward()
 
-    half, whole = (
-        min(timeit.repeat(functools.partial(step, is_half), number=1, repeat=30)) for is_half in (True, False)
-    )
+        half, whole = (min(timeit.repeat(functools.partial(step, of), number=1, repeat=30)) for of in (True, False))
     return half < whole
 
 

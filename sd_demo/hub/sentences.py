@@ -129,7 +129,8 @@ def _of_status(error: HfHubHTTPError, repo: str, has_token: bool) -> DownloadFai
     if status in (401, 403) and has_token:
         return DownloadFailed(
             f"The hub refused the token ({status}): make a new one that may read at {TOKENS_URL}, or give none for a "
-            f"public model; it also answers so where there is no {repo}.",
+            "public model (one of HF_TOKEN or of the hub's own login is sent too: unset it, or log out); it also "
+            f"answers so where there is no {repo}.",
             "token",
         )
     if status in (401, 403):

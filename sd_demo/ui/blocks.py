@@ -126,10 +126,11 @@ def build(
                 learn.build(engine, lessons)
             with gr.Tab(history.TITLE, id=history.NAME) as history_place:
                 past = history.build(engine)
-        arrivals = []
+        arrivals: list[Any] = []
         if fetching is not None:
             downloads = downloads or Downloads(engine.settings.data_dir)
-            arrivals.append(download_panel.listen(engine, page, top, fetching, downloads).then)
+            fetched = download_panel.listen(engine, page, top, fetching, downloads)
+            arrivals += [fetched.then, fetching.arrived.change]
         restorable: dict[str, Tab | upscale.UpscaleTab] = {**tabs, upscale.NAME: upscaling}
         followers = {
             name: model_choice.Follower(name, tab.controls, tab.results.intro) for name, tab in restorable.items()

@@ -42,6 +42,7 @@ class Panel:
     cancel: gr.Button
     status: gr.HTML
     watched: gr.State  # name of the model whose download it shows, which another choice does not change
+    arrived: gr.State  # name of the model whose download ended well while the panel watched it
 
 
 def build() -> Panel:
@@ -59,16 +60,17 @@ def build() -> Panel:
             start = gr.Button("Download", variant="primary", elem_id=f"{NAME}-start", scale=1, min_width=120)
             cancel = gr.Button("Cancel", interactive=False, elem_id=f"{NAME}-cancel", scale=1, min_width=80)
         status = gr.HTML("", elem_id=f"{NAME}-status", elem_classes=["status-line"], js_on_load=None)
-    return Panel(place, offer, accepts, token, start, cancel, status, gr.State(""))
+    return Panel(place, offer, accepts, token, start, cancel, status, gr.State(""), gr.State(""))
 
 
 def listen(engine: Engine, page: gr.Blocks, top: Header, panel: Panel, downloads: Downloads) -> Any:
     """Wire the panel to the chooser, also to what it shows as the page opens.
 
-    The answer's `.then` follows a download that was asked for here.
+    The answer's `.then` follows a download that was asked for here; a page that is opened anew in the middle of one
+    sees `panel.arrived` change.
     """
     parts = [panel.place, panel.offer, panel.accepts, panel.token, panel.start, panel.cancel, panel.status]
-    shown = [*parts, panel.watched, top.model]
+    shown = [*parts, panel.watched, panel.arrived, top.model]
 
     def look(model: Any) -> Iterator[dict[Any, Any]]:
         entry = _absent(engine, model)
@@ -171,7 +173,8 @@ def _watch(engine: Engine, panel: Panel, top: Header, download: Download) -> Ite
     for event in download.events():
         yield _now(panel, about, progress_line(event), is_busy=True, can_stop=True) | is_watched
     if isinstance(download.latest, Fetched):
-        yield {panel.place: gr.update(visible=False), top.model: gr.update(choices=header.choices(engine))}
+        gone, name = gr.update(visible=False), download.offer.entry.name
+        yield {panel.place: gone, panel.arrived: name, top.model: gr.update(choices=header.choices(engine))}
     else:
         yield _now(panel, about, progress_line(download.latest), start="Go on")
 
@@ -215,7 +218,7 @@ def _absent(engine: Engine, model: Any) -> ModelEntry | None:
         entry = engine.registry.for_download(model)
     except PlaygroundError:  # the embedded one, a folder, or nothing of that name, which Generate says
         return None
-    return None if engine.registry.weights(entry) is not None else entry
+    return None if engine.registry.is_here(entry) else entry
 
 
 def _title(entry: ModelEntry) -> str:

@@ -54,8 +54,8 @@ def build(engine: Engine) -> Header:
 def listen(engine: Engine, page: gr.Blocks, header: Header, *others: Any) -> None:
     """Show the state when the page is opened, again until the model is there, and after `others` (events)."""
 
-    def look() -> tuple[str, gr.Timer]:
-        return state_line(engine), gr.Timer(active=engine.status().state == "loading")
+    def look(chosen: Any) -> tuple[str, gr.Timer]:
+        return state_line(engine, chosen), gr.Timer(active=engine.status().state == "loading")
 
     def arrived(chosen: Any) -> Any:
         """The model that the program fell back to, where the page was built before it did."""
@@ -69,18 +69,20 @@ def listen(engine: Engine, page: gr.Blocks, header: Header, *others: Any) -> Non
     header.timer.tick(
         arrived, [header.model], [header.model], show_progress="hidden", queue=False, api_visibility="private"
     )
-    for event in (page.load, header.timer.tick, *others):
+    for event in (page.load, header.timer.tick, header.model.change, *others):
         event(
             look,
-            outputs=[header.state, header.timer],
+            [header.model],
+            [header.state, header.timer],
+            preprocess=False,
             show_progress="hidden",
             queue=False,
             api_visibility="private",
         )
 
 
-def state_line(engine: Engine) -> str:
-    """The model's state in a few words."""
+def state_line(engine: Engine, chosen: Any = None) -> str:
+    """The state in a few words: of the model in memory, or that the one which is `chosen` on the page is not there."""
     status = engine.status()
     with suppress(PlaygroundError):  # its files may be gone from their place
         asked, usual = engine.defaults(engine.settings.model), engine.defaults(None)
@@ -88,6 +90,9 @@ def state_line(engine: Engine) -> str:
             status = replace(status, message="")
             if asked.name == usual.name:  # else another one took its place, and it can be chosen
                 status = replace(status, state="waiting", message="the next picture loads it")
+        wanted = engine.defaults(chosen) if isinstance(chosen, str) and status.state == "ready" else None
+        if wanted is not None and wanted.name != status.model and engine.registry.is_here(wanted):
+            status = replace(status, state="waiting", message="the next picture loads it")
     known = {"loading": "loading …", "ready": "ready", "failed": "not usable", "waiting": "not loaded yet"}
     words = known.get(status.state, status.state)
     parts = [f"<b>{escape(words)}</b>"]
@@ -109,4 +114,4 @@ def choices(engine: Engine) -> list[tuple[str, str]]:
         with suppress(PlaygroundError):
             chosen = engine.defaults(name)
             entries = entries if any(e.name == chosen.name for e in entries) else [chosen, *entries]
-    return [(e.title + ("" if engine.registry.weights(e) else " (not here yet)"), e.name) for e in entries]
+    return [(e.title + ("" if engine.registry.is_here(e) else " (not here yet)"), e.name) for e in entries]

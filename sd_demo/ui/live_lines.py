@@ -73,20 +73,21 @@ def token_line(engine: Engine, prompt: Any, model: Any, loras: Any = None) -> st
     """How many tokens the prompt has of those that fit, and the words that neither the model nor a LoRA knows."""
     if not isinstance(prompt, str) or not prompt.strip() or len(prompt) > MAX_PROMPT_CHARACTERS:
         return ""
-    is_embedded = False
-    with contextlib.suppress(PlaygroundError):  # the name of a model that is not here
-        is_embedded = engine.defaults(model).is_embedded
-    report = engine.token_report(in_plain_words(prompt) if is_embedded else prompt)
-    if report is None:
+    try:
+        entry = engine.defaults(model)
+    except PlaygroundError:  # the name of a model that is not here
         return ""
-    chunks = f" in {report.chunks} parts" if report.chunks > 1 else ""
-    parts = [f"{report.count} of {report.limit * report.chunks} tokens{chunks}"]
-    if report.dropped_words:
-        parts.append(f'<span class="over">not read: {_words(report.dropped_words)}</span>')
-    unknown = unknown_words(prompt, _taught(engine, loras)) if is_embedded else []
+    parts = []
+    report = engine.token_report(in_plain_words(prompt) if entry.is_embedded else prompt, entry)
+    if report is not None:
+        chunks = f" in {report.chunks} parts" if report.chunks > 1 else ""
+        parts.append(f"{report.count} of {report.limit * report.chunks} tokens{chunks}")
+        if report.dropped_words:
+            parts.append(f'<span class="over">not read: {_words(report.dropped_words)}</span>')
+    unknown = unknown_words(prompt, _taught(engine, loras)) if entry.is_embedded else []
     if unknown:
         parts.append(f"not known to this model: {_words(unknown)}")
-    return f'<p class="tokens">{" · ".join(parts)}</p>'
+    return f'<p class="tokens">{" · ".join(parts)}</p>' if parts else ""
 
 
 def _taught(engine: Engine, loras: Any) -> list[str]:

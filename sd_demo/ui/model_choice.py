@@ -61,7 +61,7 @@ def _follow(engine: Engine, tab: Follower, names: list[str]) -> Callable[..., li
             is_untouched = value == controls.default_value(tab.task, name, old)
             updates.append(controls.default_value(tab.task, name, new) if is_untouched else gr.skip())
         if tab.intro is not None:
-            updates.append(introduction.html(tab.task, new, is_here=engine.registry.weights(new) is not None))
+            updates.append(introduction.html(tab.task, new, is_here=engine.registry.is_here(new)))
         return updates
 
     return follow

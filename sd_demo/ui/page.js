@@ -20,7 +20,9 @@ window.sdDemo = (() => {
       const isNumber = active?.type === "number";
       if (isNumber) active.blur();
       setTimeout(() => press("button.generate"), isNumber ? 120 : 0);
-    } else if (event.key === "Escape" && !document.querySelector(".block.fullscreen")) {  // which Escape leaves
+    } else if (event.key === "Escape") {
+      // Where a picture fills the screen or a list is open, Escape leaves that and stops nothing.
+      if (document.querySelector(".block.fullscreen") || event.target.matches?.("input[aria-expanded='true']")) return;
       const cancel = shown("button.cancel");
       if (cancel && !cancel.disabled) cancel.click();
     }

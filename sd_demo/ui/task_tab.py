@@ -38,7 +38,7 @@ def build(engine: Engine, task: str, build_inputs: BuildInputs | None = None) ->
                 estimate = gr.HTML("", elem_id=f"{task}-estimate", elem_classes=["estimate"], js_on_load=None)
             smaller = gr.Button("", visible=False, size="sm", elem_id=f"{task}-smaller")
         with gr.Column(elem_classes=["area-show"]):
-            is_here = engine.registry.weights(entry) is not None
+            is_here = engine.registry.is_here(entry)
             shown = results.build(task, introduction.html(task, entry, is_here=is_here))
             sheet = gr.Image(
                 label="All pictures of the run in one sheet",

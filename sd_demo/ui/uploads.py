@@ -6,6 +6,7 @@ No component's own preprocessing stands in between: one gate decides what is val
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ def uploaded_file(value: Any, *, field: str) -> Path | None:
         path, is_inside = "", False
     if not is_inside:
         raise InvalidImage(f"{field} must be an uploaded file; a path or an address is not read.", field)
+    with suppress(OSError):  # such as that it is gone
+        os.utime(path)  # what is used is not swept away (temporary_files.py)
     return Path(path)
 
 

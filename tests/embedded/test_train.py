@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+import timeit
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -54,12 +55,47 @@ from sd_demo.embedded.train_vae import (
     train_decoder,
 )
 from sd_demo.embedded.training_folder import Settings, latents_of, start_from, tokenizer_of
-from sd_demo.embedded.training_state import Stage
+from sd_demo.embedded.training_state import Stage, has_fast_bfloat16
 from sd_demo.embedded.vocabulary import OBJECT_WORDS
 from sd_demo.errors import InvalidRequest
 from sd_demo.known_models import EMBEDDED_FOLDER
 
 TINY = {"device": "cpu", "dtype": "float32", "pictures": 4, "held_out": 2, "batch_size": 2}
+
+
+@pytest.fixture
+def precision_asked_anew() -> Iterator[None]:
+    has_fast_bfloat16.cache_clear()
+    yield
+    has_fast_bfloat16.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("has", "is_fast"), [({}, False), ({"amx_bf16": True, "avx512_bf16": True}, True), ({"amx_bf16": False}, False)]
+)
+def test_instructions_decide_whether_bfloat16_pays(
+    has: dict[str, bool], is_fast: bool, precision_asked_anew: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
+    monkeypatch.setattr(timeit, "repeat", lambda *_, **__: pytest.fail("nothing is to be measured here"))
+    assert has_fast_bfloat16("cpu") is is_fast
+
+
+@pytest.mark.parametrize(("seconds", "is_fast"), [((1.0, 2.0), True), ((2.0, 1.0), False)])
+def test_where_they_leave_it_open_a_convolution_is_trained_in_both(
+    seconds: tuple[float, float], is_fast: bool, precision_asked_anew: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = list(seconds)
+
+    def repeat(step: Callable[[], None], **_: Any) -> list[float]:
+        step()
+        return [left.pop(0), 9.0]
+
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    monkeypatch.setattr(timeit, "repeat", repeat)
+    with torch.inference_mode():  # as the judge asks
+        assert has_fast_bfloat16("cpu") is is_fast
+    assert left == []
 
 
 def _steps(work: Path) -> dict[str, int]:

@@ -143,7 +143,7 @@ def stop_after_choosing(page: Page, hub: LocalHub, other: str) -> None:
     """Begin a download, choose another model while it is on its way, and cancel it."""
     choose_model(page, REPO)
     page.locator("#get-model-accepts input").check()
-    hub.fault, hub.fault_path, hub.pause_s = "slow", "fp16.safetensors", 1.0
+    hub.fault, hub.fault_path, hub.pause_s = "slow", "fp16.safetensors", 3.0
     page.locator("#get-model-start").click()
     status = page.locator("#get-model-status")
     expect(status).to_contain_text(" of 2.9 MiB")
@@ -161,6 +161,19 @@ def test_a_download_is_stopped_and_goes_on(page: Page, engine: FakeEngine, hub: 
     page.locator("#get-model-start").click()
     expect(page.locator("#get-model")).to_be_hidden()
     assert engine.registry.get(REPO).source == REPO
+
+
+def test_a_page_opened_anew_in_mid_download_sees_its_end(page: Page, hub: LocalHub) -> None:
+    choose_model(page, "Stable Diffusion 1.5 (not here yet)")
+    page.locator("#get-model-accepts input").check()
+    hub.fault, hub.fault_path, hub.pause_s = "slow", "fp16.safetensors", 2.0
+    page.locator("#get-model-start").click()
+    expect(page.locator("#get-model-status")).to_contain_text(" of 2.9 MiB")
+    page.reload()
+    expect(page.locator(".intro").first).to_contain_text("not on this machine")
+    expect(page.locator("#get-model-status")).to_contain_text(" of 2.9 MiB")
+    expect(page.locator("#get-model")).to_be_hidden()
+    expect(page.locator(".intro").first).not_to_contain_text("not on this machine")
 
 
 def test_going_on_fetches_what_the_panel_shows_and_then_offers_what_was_chosen(
@@ -205,6 +218,12 @@ def test_a_model_that_came_since_the_start_is_no_longer_said_to_be_missing(
     assert "<b>ready</b>" in state_line(engine)
     assert "not here" not in state_line(engine)
     assert "the next picture" not in state_line(engine)
+    usual |= {"picture-book": usual[None], "sd-1.4": registry.get("sd-1.4")}
+    assert "<b>not loaded yet</b> · the next picture loads it" in state_line(engine, "picture-book"), (
+        "the other is ready"
+    )
+    assert "<b>ready</b>" in state_line(engine, "sd-1.5")
+    assert "<b>ready</b>" in state_line(engine, "sd-1.4"), "no next picture loads what is not here"
 
 
 def test_strangers_download_train_and_add_nothing(tmp_path: Path) -> None:

@@ -130,6 +130,10 @@ def test_cancel_ends_the_run_and_the_next_one_works(page: Page, served: Served, 
         expect(page.locator(".block.fullscreen")).to_have_count(1)
         page.keyboard.press("Escape")  # which leaves what is above the page, and only that
         expect(page.locator(".block.fullscreen")).to_have_count(0)
+        page.locator("#model input").click()
+        expect(page.get_by_role("option").first).to_be_visible()
+        page.keyboard.press("Escape")  # which closes the list, and only that
+        expect(page.get_by_role("option").first).to_be_hidden()
         assert not served.engine.jobs[-1].is_cancelled.is_set()
         page.keyboard.press("Escape")
     expect(page.locator(f"#{TASK}-status")).to_contain_text("Cancelled")
@@ -240,6 +244,8 @@ def test_an_error_stands_above_the_picture_and_marks_its_field(
     alert = page.locator(f"#{TASK}-status [role=alert]")
     expect(alert).to_contain_text(sentence)
     expect(alert).to_have_attribute("data-field", field)
+    shown = page.locator(".area-show").filter(has=alert)
+    expect(shown.locator(".intro").first).to_be_hidden()  # it would stand above the sentence
     expect(page.locator(f"#{TASK}-generate")).to_be_enabled()
     control.fill(before)
 
@@ -278,12 +284,15 @@ def test_settings_and_pictures_survive_a_reload(fresh_page: Page) -> None:
 def test_the_model_survives_a_reload_with_the_settings_that_suit_it(fresh_page: Page) -> None:
     page = fresh_page
     kept = "localStorage.getItem('sd-demo-model')"
+    settings = f"localStorage.getItem('sd-demo-settings-{TASK}')"
+    settled = f"() => {{ const last = window.last; window.last = {settings}; return last && last === window.last; }}"
     before = page.evaluate(kept)
     choose_model(page, "Stable Diffusion 1.5 (not here yet)")
     page.wait_for_function(f"before => {kept} !== before", arg=before)
     for _ in range(2):
         expect(page.locator(f"#{TASK}-width input").first).to_have_value("512")
         expect(page.locator(f"#{TASK}-num_inference_steps input[type=number]")).to_have_value("25")
+        page.wait_for_function(settled, polling=500)  # what is shown is kept a moment later
         page.reload()
         expect(page.locator("#model input")).to_have_value("Stable Diffusion 1.5 (not here yet)")
     write_prompt(page, TASK, "a red house")
