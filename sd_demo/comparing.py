@@ -24,13 +24,20 @@ WITHHELD: Final = (214, 211, 209)  # of a cell that nobody may see
 class Compared:
     """The end: the sheet's file and pixels (RGB), and each cell on its own, row by row.
 
-    withheld: how many the model's safety checker withheld; on the sheet they are grey, and else nowhere.
+    withheld: the numbers, from 0, of cells that the model's safety checker withheld: grey on the sheet, and no images.
     """
 
     path: Path
     sheet: Image.Image
     images: tuple[ResultImage, ...]
-    withheld: int = 0
+    withheld: tuple[int, ...] = ()
+
+    @property
+    def about_withheld(self) -> str:
+        """A sentence on what is withheld; "" where nothing is."""
+        count = len(self.withheld)
+        who = "The model's safety checker withheld"
+        return f"{who} {count} more, grey on the sheet; try another seed or other words there." if count else ""
 
 
 def run_comparison(
@@ -48,4 +55,4 @@ def run_comparison(
         title=comparison.title,
     )
     path = engine.outputs.save_sheet(sheet, [one.receipt for one in images], visitor=visitor)
-    yield Compared(path, sheet, tuple(images), len(cells) - len(images))
+    yield Compared(path, sheet, tuple(images), tuple(k for k, one in enumerate(cells) if one is None))

@@ -134,12 +134,12 @@ class Engine:
 
     def status(self) -> Status:
         """The state of model and queue at this moment."""
-        model = self._manager.current
-        entry, busy = model.entry if model else self.registry.get(self._default), len(self._running)
+        loaded, busy = self._manager.loaded, len(self._running)
+        entry = loaded[-1].entry if loaded else self.registry.get(self._default)
         is_default = self._state == "ready" and not self.settings.model and entry.name == self._default
         note = what_is_missing(self.registry, has_gpu=self._has_gpu) if is_default else ""  # or fetched since
         state, message = "failed" if self._fault else self._state, self._fault or self._message or note
-        return status_of(model, Status(entry.name, entry.title, state, message, queued=len(self._queue), running=busy))
+        return status_of(loaded, Status(entry.name, entry.title, state, message, queued=len(self._queue), running=busy))
 
     def health(self) -> Health:
         """Whether this process can go on, and whether it takes jobs."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,16 +30,17 @@ class Status:
     queued: int = 0
     running: int = 0
     is_settled: bool = True  # nothing is being compiled, or left to be prepared
+    in_memory: tuple[str, ...] = ()  # the models that are, `model` among them
 
 
-def status_of(model: Any, status: Status) -> Status:
-    """`status` with where and how `model`, a LoadedModel, runs; as it is where that is None."""
-    if model is None:
+def status_of(loaded: Sequence[Any], status: Status) -> Status:
+    """`status` with where and how the last `loaded` one, a LoadedModel, runs; as it is where there is none."""
+    if not loaded:
         return status
-    place = model.placement
+    model, place = loaded[-1], loaded[-1].placement
     return replace(
         status, device=place.device.type, dtype=place.dtype_name, attention=place.attention,
-        memory_mib=model.weights_mib, is_settled=model.is_settled,
+        memory_mib=model.weights_mib, is_settled=model.is_settled, in_memory=tuple(one.entry.name for one in loaded),
     )  # fmt: skip
 
 

@@ -47,7 +47,7 @@ def _both(upscaling: Upscaling, made: Sequence[ResultImage | None]) -> tuple[lis
     count = len(upscaling.tiles)
     pairs = list(zip(made[:count], made[count:] or made[:count], strict=True))
     withheld = sum(None in pair for pair in pairs)
-    if withheld and (upscaling.factor > 1 or not any(made[:count])):
+    if withheld and (upscaling.factor > 1 or withheld == count):
         raise PictureWithheld(
             "The model's safety checker withheld a part of the picture, which it sometimes does without cause; try "
             "another seed or other words."
@@ -60,7 +60,7 @@ def _both(upscaling: Upscaling, made: Sequence[ResultImage | None]) -> tuple[lis
 
 
 def receipt_of(upscaling: Upscaling, parts: Sequence[Receipt | None], withheld: int = 0) -> Receipt:
-    """One receipt from those of all tiles, refined ones first: their seconds together, the first one's seed.
+    """One receipt from those of all tiles, refined ones first: their seconds together, the first tile's seed.
 
     withheld: how many tiles the model's safety checker left as they were.
     """
@@ -70,6 +70,7 @@ def receipt_of(upscaling: Upscaling, parts: Sequence[Receipt | None], withheld: 
     first, tile = tiles[0], upscaling.tiles[0]
     done = first.done.model_copy(
         update={
+            "seed": upscaling.seed,  # the first tile may have been withheld
             "width": width,
             "height": height,
             "shared_with": max(one.done.shared_with for one in tiles),

@@ -42,6 +42,7 @@ class Status:
     memory_mib: float = 12.0
     queued: int = 0
     running: int = 0
+    in_memory: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -31,9 +31,11 @@ def run(arguments: list[str]) -> int:
     settings = generate.checked(Settings.read(place), comparison.requests[0])
     with contextlib.redirect_stdout(sys.stderr):
         done = _run(comparison, settings)
+    if done.withheld:
+        print(done.about_withheld, file=sys.stderr)
     if is_json:
         images = [{"path": str(i.path), "receipt": i.receipt.model_dump(mode="json")} for i in done.images]
-        print(json.dumps({"sheet": str(done.path), "images": images}))
+        print(json.dumps({"sheet": str(done.path), "images": images, "withheld": list(done.withheld)}))
     else:
         print(done.path, *(image.path for image in done.images), sep="\n")
     return 0

@@ -155,8 +155,9 @@ def _handler(engine: Engine, here: CompareTab) -> Callable[..., Iterator[dict[An
                         yield {parts.status: status_line.running(words, one.done / one.total)}
                         continue
                     shown = [Shown(cell.path, cell.receipt) for cell in one.images]
+                    ended = f"Done: {len(shown)} pictures" + (f". {one.about_withheld}" if one.withheld else "")
                     yield {
-                        parts.status: status_line.ended(f"Done: {len(shown)} pictures{_withheld(one.withheld)}"),
+                        parts.status: status_line.ended(ended),
                         here.sheet: gr.update(
                             value=results.published(one.path), visible=True, alt_text=comparison.title
                         ),
@@ -177,11 +178,6 @@ def _handler(engine: Engine, here: CompareTab) -> Callable[..., Iterator[dict[An
             yield {parts.status: run.unexpected(NAME), **idle}
 
     return make_table
-
-
-def _withheld(count: int) -> str:
-    who = "the model's safety checker withheld"
-    return f"; {who} {count} more, grey on the sheet; try another seed or other words there" if count else ""
 
 
 def _values(names: list[str], held: tuple[Any, ...]) -> dict[str, Any]:

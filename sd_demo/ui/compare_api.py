@@ -82,6 +82,8 @@ def _handler(engine: Engine) -> Callable[..., Iterator[tuple[Any, Any, Any]]]:
                     if not isinstance(one, Compared):
                         yield gr.skip(), gr.skip(), gr.skip()  # a place to be closed at when the caller has gone
                         continue
+                    if one.withheld:
+                        gr.Warning(one.about_withheld)
                     yield (
                         results.published(one.path),
                         [(results.published(cell.path), None) for cell in one.images],

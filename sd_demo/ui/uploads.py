@@ -6,6 +6,7 @@ No component's own preprocessing stands in between: one gate decides what is val
 from __future__ import annotations
 
 import os
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,8 @@ def uploaded_file(value: Any, *, field: str) -> Path | None:
     if not is_inside:
         raise InvalidImage(f"{field} must be an uploaded file; a path or an address is not read.", field)
     with suppress(OSError):  # such as that it is gone
-        os.utime(path)  # what is used is not swept away (temporary_files.py)
+        if os.stat(path).st_mtime < time.time():  # what is kept for good lies in the future
+            os.utime(path)  # what is used is not swept away (temporary_files.py)
     return Path(path)
 
 

@@ -223,6 +223,8 @@ def test_a_model_that_came_since_the_start_is_no_longer_said_to_be_missing(
         "the other is ready"
     )
     assert "<b>ready</b>" in state_line(engine, "sd-1.5")
+    status = dataclasses.replace(status, in_memory=("picture-book", "sd-1.5"))
+    assert "<b>ready</b>" in state_line(engine, "picture-book"), "both are there"
     assert "<b>ready</b>" in state_line(engine, "sd-1.4"), "no next picture loads what is not here"
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from sd_demo.ui import results
 from sd_demo.ui.temporary_files import ABANDONED_S, GRADIO_VARIABLE, PREFIX, TemporaryFiles
+from sd_demo.ui.uploads import uploaded_file
 from tests import fake_page
 
 
@@ -56,6 +57,19 @@ def test_what_is_published_is_in_use_however_old_it_is(tmp_path: Path, monkeypat
         os.utime(path, (path.stat().st_mtime - month_s,) * 2)
     files.sweep()
     assert [path.is_file() for path in published] == [False, True]
+    files.remove()
+
+
+def test_an_upload_that_is_used_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(GRADIO_VARIABLE, str(tmp_path))
+    files = TemporaryFiles.of_this_process(3600)
+    used, unused = (put(files.folder, name, 10, 4000) for name in ("used", "unused"))
+    kept = put(files.folder, "kept for good", 10, -100_000)
+    for path in (used, kept):
+        assert uploaded_file({"path": str(path)}, field="image") == path
+    files.sweep()
+    assert [path.is_file() for path in (used, unused, kept)] == [True, False, True]
+    assert kept.stat().st_mtime > time.time() + 50_000, "its age is as it was"
     files.remove()
 
 
