@@ -119,7 +119,7 @@ def check_address(settings: Settings) -> None:
 
 def start() -> tuple[Settings, Engine, blocks.Page]:
     """Read the settings, start the engine, build the page."""
-    host_memory.keep_freed()
+    host_memory.keep_few_arenas()
     settings = Settings.read(sys.argv[1:] if __name__ == "__main__" else [])
     logs.set_up(settings.log_format, has_prompts=settings.log_prompts)
     if __name__ == "__main__":

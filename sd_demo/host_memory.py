@@ -1,4 +1,4 @@
-"""The host's memory: how much this process holds, and what of it may be kept for later."""
+"""The host's memory: how much this process holds, and how little its threads may keep for later."""
 
 from __future__ import annotations
 
@@ -8,28 +8,21 @@ import sys
 from pathlib import Path
 from typing import Final
 
-_M_TRIM_THRESHOLD: Final = -1  # of glibc's malloc.h
-_M_MMAP_THRESHOLD: Final = -3
-_M_ARENA_MAX: Final = -8
-LARGEST_KEPT: Final = 32 * 2**20  # bytes in one piece; glibc allows no more
-MOST_KEPT: Final = 256 * 2**20  # on top of the heap; eight pictures that share a call need less
+_M_ARENA_MAX: Final = -8  # of glibc's malloc.h
+ARENAS: Final = 2
 GROWTH_BYTES: Final = 32 * 2**20
 
 
-def keep_freed() -> None:
-    """Let all threads share one heap, which keeps what is freed; to be called before there are threads.
+def keep_few_arenas() -> None:
+    """Let all threads share two of glibc's arenas; to be called before there are threads.
 
-    glibc gives each of the web server's threads a heap of its own, which keeps what a large picture once needed: 25
-    pictures of 9 megapixels left half a gigabyte behind. And what a layer frees it may give back to the system, so that
-    the next layer waits for pages of zeros again: eight pictures together took 4 to 6 % longer (BENCHMARKS.md).
-    `give_back` and a `Keeper` return what is too much.
+    Each of the web server's threads would otherwise keep what a large picture once needed: 25 pictures of
+    9 megapixels left half a gigabyte behind.
     """
     if sys.platform.startswith("linux"):
         library = ctypes.CDLL(None)
         if hasattr(library, "mallopt"):  # not in musl
-            library.mallopt(_M_ARENA_MAX, 1)
-            library.mallopt(_M_MMAP_THRESHOLD, LARGEST_KEPT)
-            library.mallopt(_M_TRIM_THRESHOLD, MOST_KEPT)
+            library.mallopt(_M_ARENA_MAX, ARENAS)
 
 
 def give_back() -> None:

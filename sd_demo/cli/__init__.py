@@ -14,7 +14,6 @@ from typing import Final
 from sd_demo import __version__
 from sd_demo.errors import InvalidRequest, JobCancelled, PlaygroundError
 from sd_demo.flags import Parser
-from sd_demo.host_memory import keep_freed
 
 COMMANDS: Final = {  # each is a module here with `run(arguments) -> exit code`
     "generate": "make pictures from a prompt, and from a picture or a mask",
@@ -37,7 +36,6 @@ DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 failed, 2 bad input, 130 interrupted."""
-    keep_freed()
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         command = _parser().parse_args(words[:1]).command
