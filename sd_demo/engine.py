@@ -16,6 +16,7 @@ from sd_demo.errors import DeviceFailure, JobCancelled, PlaygroundError, QueueFu
 from sd_demo.events import Cancelled, Encoding, Failed, Loading
 from sd_demo.fair_queue import FairQueue
 from sd_demo.finishing import finish, make_plan
+from sd_demo.forecast import Forecast
 from sd_demo.gate import Gate
 from sd_demo.health import Health, Status, as_expected, device_bytes, is_fatal, status_of
 from sd_demo.job import Job
@@ -56,6 +57,7 @@ class Engine:
         self._manager = PipelineManager(settings, self.registry)
         self.device_turns = Turns()  # whatever else works on the device, such as a training, takes turns too
         self.metrics, self._gate, self._speed = Metrics(), Gate(settings.limits), Speed()
+        self._forecast = Forecast(self._speed, self.defaults, self._gate, settings.max_rows)
         self._queue = FairQueue()
         self._running: list[Running] = []
         self._state, self._message, self._falls_back = "loading", "", False
@@ -116,12 +118,12 @@ class Engine:
                 raise QueueFull("The program is shutting down; try again in a minute.", 60.0)
             self._drop_waiting()  # what was cancelled keeps nobody out
             jobs = [*self._queue.in_order(), *(running.job for running in self._running)]
-            self._gate.check_visitor(job, jobs, self._speed.wait_s(1))
+            self._gate.check_visitor(job, jobs, max(1.0, self._speed.job_s() or 0.0))
             if len(self._queue) >= self.settings.max_queue:
-                wait = self._speed.wait_s(len(self._queue))
+                wait = (self._forecast.starts_s(self._running, self._queue.in_order()) or [1.0])[0]
                 raise QueueFull(f"The queue is full; try again in about {wait:.0f} s.", wait)
             self._queue.add(job)
-            self._queue.tell_positions(self._speed)
+            self._queue.tell_positions(self._forecast, self._running)
             self._wake.notify_all()
 
     def _drop_waiting(self) -> None:
@@ -130,7 +132,7 @@ class Engine:
             for job in dropped:
                 self._end_cancelled(job)
             if dropped:
-                self._queue.tell_positions(self._speed)
+                self._queue.tell_positions(self._forecast, self._running)
 
     def status(self) -> Status:
         """The state of model and queue at this moment."""
@@ -236,7 +238,7 @@ class Engine:
                 if self._running and (is_other or rows > self.settings.max_rows):
                     return
                 self._queue.take()
-                self._queue.tell_positions(self._speed)
+                self._queue.tell_positions(self._forecast, self._running)
             self._begin(job, name)
 
     def _begin(self, job: Job, name: str) -> None:
@@ -323,8 +325,7 @@ class Engine:
             else:
                 self._speed.learn_job(running)
                 self._charge(running.job, "decode", running.decode_s)
-                self.metrics.add("images_total", len(done.images))
-                self.metrics.add("jobs_total", outcome="done")
+                self.metrics.add_done(len(done.images))
                 running.job.tell(done)
 
     def _remove(self, group: list[Running]) -> None:
@@ -336,8 +337,7 @@ class Engine:
         self._gate.charge(job, seconds)
 
     def _end_cancelled(self, job: Job, steps: int = 0) -> None:
-        self.metrics.add("jobs_total", outcome="cancelled")
-        self.metrics.add("steps_after_cancel_total", max(0, steps - (job.steps_when_cancelled or 0)))
+        self.metrics.add_cancelled(late=max(0, steps - (job.steps_when_cancelled or 0)))
         job.tell(Cancelled())
 
     def _fail(self, jobs: list[Job], error: Exception) -> None:

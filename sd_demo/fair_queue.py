@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from collections.abc import Sequence
 
 from sd_demo.events import Queued
+from sd_demo.forecast import Forecast
 from sd_demo.job import Job
-from sd_demo.speed import Speed
+from sd_demo.running import Running
 
 
 class FairQueue:
@@ -56,7 +58,9 @@ class FairQueue:
             lines = [line for line in lines if line]
         return order
 
-    def tell_positions(self, speed: Speed) -> None:
-        """Tell each waiting job its place, and how long that is likely to take."""
-        for position, job in enumerate(self.in_order(), start=1):
-            job.tell(Queued(position, speed.wait_s(position) if speed.is_known else None))
+    def tell_positions(self, forecast: Forecast, running: Sequence[Running]) -> None:
+        """Tell each waiting job its place, and when it is likely to begin."""
+        jobs = self.in_order()
+        starts = forecast.starts_s(running, jobs)
+        for index, job in enumerate(jobs):
+            job.tell(Queued(index + 1, starts[index] if starts else None))

@@ -57,6 +57,16 @@ class Metrics:
         with self._lock:
             self._counts[key] = self._counts.get(key, 0.0) + value
 
+    def add_done(self, images: int) -> None:
+        """Count a job that ended in `images` pictures."""
+        self.add("images_total", images)
+        self.add("jobs_total", outcome="done")
+
+    def add_cancelled(self, late: int) -> None:
+        """Count a cancelled job that went on for `late` steps after it was asked to end."""
+        self.add("jobs_total", outcome="cancelled")
+        self.add("steps_after_cancel_total", late)
+
     def add_failure(self, error: BaseException, outcome: str = "failed") -> None:
         """Count a job that ended with `error`."""
         self.add("jobs_total", outcome=outcome)

@@ -115,7 +115,7 @@ class PipelineManager:
     def _model(self, name: str, on_load: Callable[[], None]) -> LoadedModel:
         if name not in self._models:
             entry = self._registry.get(name)
-            path = None if entry.source.startswith(RANDOM) else self._registry.weights(entry)
+            path = self._registry.weights(entry)
             if path is None and not entry.source.startswith(RANDOM):
                 raise ModelUnavailable(not_here(entry))
             on_load()

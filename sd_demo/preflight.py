@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -51,8 +51,9 @@ def estimate(
         return Estimate()
     entry = model.entry  # what suits a single file is known from its weights
     asked, values = values, {**values, **lowered_fields(values, entry, settings.limits)}
-    values |= _size(values, entry)
-    seconds, device = speed.seconds(values, entry, _rows(values, model)), model.device
+    values |= size_of(values, entry)
+    work, device = speed.work(values, entry, _rows(values, model)), model.device
+    seconds = work.total_s if work else None
     room = room_mib(device, model.held_mib)
     if room is None:
         return Estimate(seconds)
@@ -88,7 +89,7 @@ def _sized(entry: ModelEntry, loaded: Sequence[LoadedModel], path: Path | None, 
     return Sized(entry, need, device, rung, held_mib, is_distilled(path) and entry.upscale_factor == 1)
 
 
-def _size(values: dict[str, Any], entry: ModelEntry) -> dict[str, int]:
+def size_of(values: Mapping[str, Any], entry: ModelEntry) -> dict[str, int]:
     """The size of the work, which follows from the given picture where no other was asked for."""
     wanted = values.get("width"), values.get("height")
     if values.get("image"):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from sd_demo.registry import ModelEntry
 from sd_demo.schedulers import unet_calls
@@ -50,19 +51,32 @@ class _Running(Protocol):
     def total_s(self) -> float: ...
 
 
+class Work(NamedTuple):
+    """What a job costs: `calls` of the UNet of `call_s` seconds each, and `decode_s` seconds once."""
+
+    calls: int
+    call_s: float
+    decode_s: float
+
+    @property
+    def total_s(self) -> float:
+        """Seconds of all of it."""
+        return self.calls * self.call_s + self.decode_s
+
+    def after(self, calls: int) -> Work:
+        """What is left of it then."""
+        return self._replace(calls=self.calls - calls)
+
+
 class Speed:
-    """Running means: of each model, seconds of a step for each row and latent, and of decoding for each latent; and
-    seconds of a whole job, whichever model's."""
+    """Running means: of each model, seconds of a step for each row and latent, of decoding for each latent, and of a
+    whole job; and of a job whichever model's."""
 
     def __init__(self) -> None:
         self._step_s: dict[str, float] = {}
         self._decode_s: dict[str, float] = {}
-        self._job_s: float | None = None
-
-    @property
-    def is_known(self) -> bool:
-        """At least one job has ended."""
-        return self._job_s is not None
+        self._job_s: dict[str, float] = {}
+        self._any_job_s: float | None = None
 
     def learn_step(self, group: Sequence[_Running], elapsed_s: float) -> None:
         """Take in one shared step."""
@@ -71,15 +85,17 @@ class Speed:
 
     def learn_job(self, running: _Running) -> None:
         """Take in one finished job."""
-        self._job_s = _mean(self._job_s, running.total_s)
+        name = running.denoising.model.entry.name
+        self._any_job_s = _mean(self._any_job_s, running.total_s)
+        self._job_s[name] = _mean(self._job_s.get(name), running.total_s)
         _learn(self._decode_s, running.denoising, running.decode_s / len(running.denoising.latents))
 
-    def wait_s(self, jobs: int) -> float:
-        """Seconds until `jobs` waiting jobs are through, taken one after another."""
-        return max(1.0, jobs * (self._job_s or 1.0))
+    def job_s(self, name: str = "") -> float | None:
+        """Seconds of a usual job of the model called `name`, else of any; None before one has ended here."""
+        return self._job_s.get(name, self._any_job_s)
 
-    def seconds(self, values: dict[str, Any], entry: ModelEntry, rows: int) -> float | None:
-        """For a request with these field values, which brings `rows` rows a step, "strength" where it has a picture.
+    def work(self, values: dict[str, Any], entry: ModelEntry, rows: int) -> Work | None:
+        """Of a request with these field values, which brings `rows` rows a step, "strength" where it has a picture.
 
         None before a job of this model has ended here.
         """
@@ -90,8 +106,17 @@ class Speed:
         steps = (values.get("num_inference_steps") or entry.num_inference_steps) * (values.get("strength") or 1.0)
         calls = unet_calls(values.get("scheduler") or entry.scheduler, max(1, int(steps)))
         images = (values.get("num_images_per_prompt") or 1) + (ENCODING if "strength" in values else 0)
-        each = self._step_s[entry.name] * rows * calls + self._decode_s[entry.name] * images
-        return float(each * (height / 8) * (width / 8))
+        latents = (height / 8) * (width / 8)
+        return Work(calls, self._step_s[entry.name] * rows * latents, self._decode_s[entry.name] * images * latents)
+
+    def left(self, denoising: Any) -> Work | None:
+        """Of a running `Denoising`; None before a step of its model was measured."""
+        name, count = denoising.model.entry.name, len(denoising.latents)
+        if name not in self._step_s:
+            return None
+        latents = math.prod(denoising.latents.shape[-2:])
+        decode_s = self._decode_s.get(name, 0.0) * count * latents
+        return Work(denoising.total - denoising.index, self._step_s[name] * denoising.rows * latents, decode_s)
 
 
 def _learn(means: dict[str, float], denoising: _Denoising, elapsed_s: float) -> None:

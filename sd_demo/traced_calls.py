@@ -23,8 +23,8 @@ log = logging.getLogger(__name__)
 
 FROM_CALL: Final = 8  # from which on a trace is wanted
 AT_LAST: Final = 64  # calls that it is put off, where no moment comes when nobody waits
-MOST_EVER: Final = 8  # of a process: PyTorch keeps 29 MiB of each for ever, though not its weights (counted)
-MOST: Final = 4  # traces; shapes that the UNet takes the same way share one (in float32 there are two, winograd.py)
+MOST_EVER: Final = 8  # of a process, so of four loads in float32: PyTorch keeps 29 MiB of each for ever (counted)
+MOST: Final = 4  # traces of a model; shapes that the UNet takes the same way share one, in float32 two (winograd.py)
 
 Shape = tuple[Any, ...]
 

@@ -43,7 +43,8 @@ def tune(unet: Any, vae: Any, device: torch.device, dtype: torch.dtype, *, is_em
     if is_embedded and has_fast_products and dtype == torch.float32:
         use_winograd(unet, from_rows=WINOGRAD_ROWS)
         use_winograd(vae.decoder)
-    make_lean(vae.decoder, has_own_norms=device.type == "cuda")
+    if device.type != "mps":  # not tried there
+        make_lean(vae.decoder, has_own_norms=device.type == "cuda")
     if device.type == "cuda":
         keep_norms_together(unet)
     let_keep(unet, shares=device.type != "cpu" and not is_embedded)

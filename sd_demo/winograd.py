@@ -32,8 +32,9 @@ def _transforms() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     matrix is the transpose of what makes coefficients of values, Lagrange's polynomials.
     """
     count = len(POINTS) + 1
-    weight, answer, pixels = torch.zeros(count, 3), torch.zeros(4, count), torch.zeros(count, count)
-    weight, answer, pixels = (matrix.double() for matrix in (weight, answer, pixels))
+    weight, answer, pixels = (
+        torch.zeros(size, dtype=torch.float64) for size in ((count, 3), (4, count), (count, count))
+    )
     for index, point in enumerate(POINTS):
         others = [other for other in POINTS if other != point]
         powers = torch.tensor([point**power for power in range(4)], dtype=torch.float64)
@@ -67,9 +68,7 @@ class WinogradConv2d(torch.nn.Conv2d):
     """The same numbers but for rounding. Where gradients are wanted, or in another precision, it computes as ever."""
 
     tiles: torch.Tensor  # [36, C, D]; of no state_dict
-    from_rows = (
-        math.inf
-    )  # of a layer that has no tiles: peft makes those of a LoRA by the class of the one they are for
+    from_rows = math.inf  # of a layer without tiles: peft makes a LoRA's own by the class of the one they are for
 
     def is_meant_for(self, x: torch.Tensor) -> bool:
         """Whether it answers `x` in Winograd's way."""

@@ -17,7 +17,7 @@ from PIL import Image
 from sd_demo import events
 from sd_demo.contact_sheet import sheet_of
 from sd_demo.embedded.known_words import unknown_words
-from sd_demo.errors import PlaygroundError, QueueFull
+from sd_demo.errors import PictureWithheld, PlaygroundError, QueueFull
 from sd_demo.metrics import Metrics
 from sd_demo.outputs import Outputs
 from sd_demo.receipt import Done, Receipt
@@ -107,7 +107,7 @@ class Job:
 
 
 class FakeEngine:
-    """One worker thread; `step_s` seconds a step. The prompt "fail" fails."""
+    """One worker thread; `step_s` seconds a step. "fail" fails; "withheld" is where its guidance is 2."""
 
     def __init__(self, outputs: Outputs, *, step_s: float = 0.02, settings: Settings | None = None) -> None:
         self.settings = settings or Settings()
@@ -131,7 +131,7 @@ class FakeEngine:
 
     def status(self) -> Status:
         entry = self.defaults(None)
-        return Status(model=entry.name, title=entry.title, queued=self._queue.qsize())
+        return Status(entry.name, entry.title, queued=self._queue.qsize(), in_memory=(entry.name,))
 
     def health(self) -> Health:
         fault = "" if self._worker.is_alive() else "The worker is not running."
@@ -186,6 +186,8 @@ class FakeEngine:
         pictures = [_draw(request, seed, entry.native_size) for seed in seeds]
         if request.prompt == "fail":
             raise PlaygroundError("The device ran out of patience; try a smaller picture.")
+        if request.prompt == "withheld" and request.guidance_scale == 2:
+            raise PictureWithheld("The model's safety checker withheld the picture; try another seed or other words.")
         job.tell(events.Encoding())
         for step in range(1, total + 1):
             if job.is_cancelled.wait(self.step_s):

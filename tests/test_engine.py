@@ -242,6 +242,32 @@ def test_whoever_waits_behind_a_cancelled_job_moves_up(engine: Engine, held: thr
     assert isinstance(list(running.events())[-1], Cancelled), "or it would take the next test's steps"
 
 
+def test_whoever_waits_is_told_when_it_will_begin(
+    engine: Engine, held: threading.Semaphore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = request(num_images_per_prompt=16)  # 32 rows of 64 latents
+    running = engine.submit(asked)
+    held.release()
+    wait_for_step(running, 1)
+    monkeypatch.setattr(engine._speed, "_step_s", {"picture-book": 1 / (32 * 64)})
+    monkeypatch.setattr(engine._speed, "_decode_s", {"picture-book": 2 / (16 * 64)})
+    monkeypatch.setattr(engine._speed, "_any_job_s", 99.0)
+    waiting = [engine.submit(asked) for _ in range(2)]
+    told = [[(e.position, e.wait_s) for e in job._events if isinstance(e, Queued)][-1] for job in waiting]
+    assert told == [(1, pytest.approx(3 * 1 + 2)), (2, pytest.approx((3 * 1 + 2) + (4 * 1 + 2)))]
+    waiting += [engine.submit(asked) for _ in range(6)]
+    with pytest.raises(QueueFull, match=r"try again in about 5 s"):  # when the first of them leaves its place
+        engine.submit(asked)
+    waiting[2].cancel()
+    monkeypatch.setattr(engine._speed, "_any_job_s", None)
+    waiting.append(engine.submit(asked))
+    assert waiting[-1]._events[-1] == Queued(8, None), "nothing has ended yet"
+    for job in (running, *waiting):
+        job.cancel()
+    held.release(100_000)
+    assert isinstance(list(running.events())[-1], Cancelled), "or it would take the next test's steps"
+
+
 def test_a_job_that_is_cancelled_while_others_are_dropped_is_dropped_the_next_time() -> None:
     class Late(Job):
         looks = 0

@@ -111,6 +111,7 @@ FLOORS = {
     3: (
         "job",
         "gate",
+        "forecast",
         "fair_queue",
         "running",
         "finishing",

@@ -829,6 +829,15 @@ def test_the_environments_token_is_used(fetch: Fetch, hub: LocalHub, monkeypatch
     assert any(f"Bearer {TOKEN}" in str(headers) for _, _, headers in hub.requests)
 
 
+def test_where_a_refused_token_may_come_from_is_said(
+    fetch: Fetch, hub: LocalHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    hub.fault = "wrong token"
+    with pytest.raises(DownloadFailed, match=r"refused the token \(401\).*one of HF_TOKEN or of the hub's own login"):
+        fetch()
+
+
 def test_the_tokenizer_alone_can_be_fetched(downloads: Downloads, registry: Registry, hub: LocalHub) -> None:
     entry = registry.for_download("tokenizer")
     assert registry.tokenizers() == []

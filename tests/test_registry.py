@@ -162,6 +162,23 @@ def test_a_file_tells_what_suits_it_before_it_is_loaded(registry: Registry, tmp_
         assert registry.get(str(tmp_path / "odd.safetensors")).native_size == 512
 
 
+@pytest.mark.parametrize(("stem", "size"), [
+    ("v2-1_768-ema-pruned", 768), ("768-v-ema", 768), ("512-base-ema", 512), ("model17680", 512)
+])  # fmt: skip
+def test_where_a_file_of_version_2_says_nothing_its_name_may(
+    registry: Registry, tmp_path: Path, stem: str, size: int
+) -> None:
+    def size_of(metadata: dict[str, str] | None = None, **shapes: tuple[int, ...]) -> int:
+        return registry.get(str(write_header(tmp_path / f"{stem}.safetensors", metadata, **shapes))).native_size
+
+    assert size_of(first=(1, 4, 1, 1), v2=(1, 1)) == size
+    assert size_of({"modelspec.prediction_type": "epsilon"}, first=(1, 4, 1, 1), v2=(1, 1)) == 512, (
+        "what it says counts"
+    )
+    assert size_of(first=(1, 4, 1, 1), v1=(1, 1)) == 512, "version 1 has one size"
+    assert size_of(first=(1, 7, 1, 1), v2=(1, 1)) == 512, "what does not run from a file"
+
+
 def test_a_file_is_a_model_and_a_pickle_is_not(registry: Registry, tmp_path: Path) -> None:
     for name in ("mine.safetensors", "mine.ckpt"):
         (tmp_path / name).write_bytes(b"")
@@ -169,6 +186,14 @@ def test_a_file_is_a_model_and_a_pickle_is_not(registry: Registry, tmp_path: Pat
     assert (entry.title, registry.weights(entry)) == ("mine", tmp_path / "mine.safetensors")
     with pytest.raises(ModelUnavailable, match=r"mine\.ckpt is a pickle"):
         registry.get(str(tmp_path / "mine.ckpt"))
+
+
+def test_random_weights_are_always_here(registry: Registry) -> None:
+    made_up = registry.get("random:sd-1.5")
+    assert registry.weights(made_up) is None
+    assert registry.is_here(made_up)
+    assert registry.is_here(registry.get(EMBEDDED))
+    assert not registry.is_here(registry.get("sd-1.5"))
 
 
 def test_a_hub_id_is_a_model_once_it_is_here(registry: Registry) -> None:

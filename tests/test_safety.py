@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import shutil
@@ -16,6 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from sd_demo import random_model, safety
+from sd_demo.cli import main
 from sd_demo.compare import plan_comparison
 from sd_demo.comparing import WITHHELD, Compared, run_comparison
 from sd_demo.engine import Engine
@@ -69,13 +71,26 @@ def engine_for(model: Path, outputs: Path, **settings: object) -> Engine:
     return engine
 
 
+@contextlib.contextmanager
+def engine_above(threshold: float, model: Path, folder: Path) -> Iterator[Engine]:
+    """An engine whose checker flags above this cosine."""
+    engine = engine_for(with_threshold(model, folder / "model", threshold), folder / "outputs")
+    yield engine
+    engine.close()
+
+
 @pytest.fixture(scope="module")
 def strict(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     """An engine whose checker flags everything."""
-    folder = tmp_path_factory.mktemp("strict")
-    engine = engine_for(with_threshold(model, folder / "model", ALWAYS), folder / "outputs")
-    yield engine
-    engine.close()
+    with engine_above(ALWAYS, model, tmp_path_factory.mktemp("strict")) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def lenient(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """An engine whose checker flags nothing by itself."""
+    with engine_above(NEVER, model, tmp_path_factory.mktemp("lenient")) as engine:
+        yield engine
 
 
 def ask(count: int = 1) -> object:
@@ -110,15 +125,6 @@ def test_only_the_flagged_ones_of_several_are_withheld(
     assert all("withheld 1 of 3 pictures" in " ".join(one.receipt.notes) for one in images)
 
 
-@pytest.fixture(scope="module")
-def lenient(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    """An engine whose checker flags nothing by itself."""
-    folder = tmp_path_factory.mktemp("lenient")
-    engine = engine_for(with_threshold(model, folder / "model", NEVER), folder / "outputs")
-    yield engine
-    engine.close()
-
-
 def flag_some(patch: pytest.MonkeyPatch, *numbers: int) -> None:
     """Let the pictures of these numbers be flagged, in the order in which they are looked at."""
     seen = itertools.count()
@@ -139,6 +145,21 @@ def test_a_flagged_cell_takes_no_other_with_it(lenient: Engine, monkeypatch: pyt
     flag_some(monkeypatch, 0, 1, 2)
     with pytest.raises(PictureWithheld, match="withheld the picture"):
         list(run_comparison(lenient, comparison))
+
+
+def test_the_command_names_flagged_cells(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = with_threshold(model, tmp_path / "model", NEVER)
+    flag_some(monkeypatch, 1)
+    places = [f"--model={folder}", f"--output={tmp_path / 'outputs'}", "--device=cpu", "--dtype=float32"]
+    sizes = ["--num-inference-steps=2", "--width=64", "--height=64", "--x=seed: 1, 2, 3"]
+    assert main(["compare", "a", *sizes, *places, "--json"]) == 0
+    out, err = capsys.readouterr()
+    told = json.loads(out)
+    assert told["withheld"] == [1]
+    assert [one["receipt"]["done"]["seed"] for one in told["images"]] == [1, 3]
+    assert "The model's safety checker withheld 1 more, grey on the sheet" in err
 
 
 def test_a_flagged_tile_stays_as_it_was_enlarged(lenient: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

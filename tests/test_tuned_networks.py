@@ -89,3 +89,16 @@ def test_the_picture_book_in_float32_on_a_cpu_has_fewer_multiplications(
     assert of_unet == ({WINOGRAD_ROWS} if is_tuned else set()), "up to three pictures alone round as ever"
     assert of_decoder == ({1} if is_tuned else set())
     assert of_encoder == set(), "latents of a given picture are diffusers' own"
+
+
+def test_where_small_products_may_be_slow_multiplications_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: False)
+    parts = random_model.build("sd-1.5", "tiny", dtype=torch.float32)
+    parts["vae"] = AutoencoderKL.from_config({**parts["vae"].config, "block_out_channels": (64, 64, 64, 64)})
+    tune(parts["unet"], parts["vae"], CPU, torch.float32, is_embedded=True)
+    assert not any(isinstance(layer, WinogradConv2d) for layer in parts["vae"].modules())
+
+
+def test_a_decoder_stays_as_it_is_on_an_apple_gpu() -> None:
+    _, vae, _ = tuned(MPS, torch.float16, is_embedded=False)
+    assert not any(isinstance(module, LeanResnetBlock | LeanGroupNorm) for module in vae.modules())

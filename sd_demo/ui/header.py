@@ -90,10 +90,10 @@ def state_line(engine: Engine, chosen: Any = None) -> str:
             status = replace(status, message="")
             if asked.name == usual.name:  # else another one took its place, and it can be chosen
                 status = replace(status, state="waiting", message="the next picture loads it")
-        wanted = engine.defaults(chosen) if isinstance(chosen, str) and status.state == "ready" else None
-        is_there = wanted is None or wanted.name in (status.model, *status.in_memory)
-        if wanted is not None and not is_there and engine.registry.is_here(wanted):
-            status = replace(status, state="waiting", message="the next picture loads it")
+        if isinstance(chosen, str) and status.state == "ready":
+            wanted = engine.defaults(chosen)
+            if wanted.name not in status.in_memory and engine.registry.is_here(wanted):
+                status = replace(status, state="waiting", message="the next picture loads it")
     known = {"loading": "loading …", "ready": "ready", "failed": "not usable", "waiting": "not loaded yet"}
     words = known.get(status.state, status.state)
     parts = [f"<b>{escape(words)}</b>"]

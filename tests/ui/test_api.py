@@ -62,6 +62,17 @@ def test_the_answer_is_png_files_and_their_receipts(client: Client, files: dict[
             assert read_receipt(image) == Receipt(**receipt)
 
 
+def test_a_comparison_of_which_a_part_is_withheld_says_so(client: Client) -> None:
+    job = client.submit(prompt="withheld", x="guidance_scale: 1, 2, 3", api_name="/compare")
+    _, gallery, receipts = job.result()
+    assert [receipt["done"]["guidance_scale"] for receipt in receipts] == [1, 3]
+    assert len(gallery) == 2
+    assert job.communicator is not None
+    news = job.communicator.updates
+    logs = [update.log[0] for update in (news.get_nowait() for _ in range(news.qsize())) if getattr(update, "log", 0)]
+    assert [text.partition(",")[0] for text in logs] == ["The model's safety checker withheld 1 more"]
+
+
 def test_an_error_is_the_sentence_alone(client: Client) -> None:
     with pytest.raises(Exception, match=r"^num_inference_steps must be a whole number from 1 to 150\.$"):
         client.predict(prompt="a red house", num_inference_steps=0, api_name="/text_to_image")

@@ -214,7 +214,7 @@ def test_a_model_that_came_since_the_start_is_no_longer_said_to_be_missing(
     (folder / MANIFEST).write_text("{}")
     assert "<b>not loaded yet</b> · the next picture loads it" in state_line(engine)
     usual[None] = registry.get("picture-book")  # which took its place
-    status = dataclasses.replace(status, state="ready")
+    status = dataclasses.replace(status, state="ready", in_memory=("sd-1.5",))
     assert "<b>ready</b>" in state_line(engine)
     assert "not here" not in state_line(engine)
     assert "the next picture" not in state_line(engine)

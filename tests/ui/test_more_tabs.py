@@ -124,6 +124,15 @@ def test_compare_shows_a_sheet_and_every_picture(page: Page) -> None:
     expect(page.locator("#compare-start")).to_be_enabled()
 
 
+def test_a_withheld_cell_is_told_beside_the_sheet(page: Page) -> None:
+    open_tab(page, "Compare")
+    page.locator("#compare-prompt textarea").fill("withheld")
+    page.locator("#compare-x-values input, #compare-x-values textarea").fill("1, 2, 3")
+    page.locator("#compare-start").click()
+    expect(page.locator("#compare-status")).to_contain_text("Done: 2 pictures. The model's safety checker withheld 1 m")
+    expect(page.locator("#compare-gallery button img")).to_have_count(2)
+
+
 def test_a_comparison_follows_the_model_and_the_keys(fresh_page: Page, served: Served) -> None:
     page = fresh_page
     open_tab(page, "Compare")

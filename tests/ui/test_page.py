@@ -244,10 +244,18 @@ def test_an_error_stands_above_the_picture_and_marks_its_field(
     alert = page.locator(f"#{TASK}-status [role=alert]")
     expect(alert).to_contain_text(sentence)
     expect(alert).to_have_attribute("data-field", field)
-    shown = page.locator(".area-show").filter(has=alert)
-    expect(shown.locator(".intro").first).to_be_hidden()  # it would stand above the sentence
     expect(page.locator(f"#{TASK}-generate")).to_be_enabled()
     control.fill(before)
+
+
+def test_the_introduction_gives_way_to_an_error(fresh_page: Page) -> None:
+    page = fresh_page
+    introduction = page.locator(f".{TASK} .area-show .intro").first
+    expect(introduction).to_be_visible()
+    write_prompt(page, TASK, "fail")
+    page.locator(f"#{TASK}-generate").click()
+    expect(page.locator(f"#{TASK}-status [role=alert]")).to_contain_text("The device ran out of patience")
+    expect(introduction).to_be_hidden()  # it would stand above the sentence
 
 
 @pytest.mark.parametrize(
