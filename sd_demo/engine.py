@@ -12,8 +12,9 @@ import time
 from typing import Any
 
 from sd_demo.denoising import advance
-from sd_demo.errors import DeviceFailure, JobCancelled, PlaygroundError, QueueFull
-from sd_demo.events import Cancelled, Encoding, Failed, Loading
+from sd_demo.endings import Endings
+from sd_demo.errors import DeviceFailure, PlaygroundError, QueueFull
+from sd_demo.events import Encoding, Loading
 from sd_demo.fair_queue import FairQueue
 from sd_demo.finishing import finish, make_plan
 from sd_demo.forecast import Forecast
@@ -30,6 +31,7 @@ from sd_demo.prompts import TokenReport
 from sd_demo.registry import EMBEDDED, ModelEntry, Registry, check_request, default_model, what_is_missing
 from sd_demo.requests import MAX_PROMPT_CHARACTERS, AnyRequest
 from sd_demo.running import Running, step_of
+from sd_demo.saving import Saver
 from sd_demo.settings import Settings, writable_folder
 from sd_demo.speed import Estimate, Speed
 from sd_demo.super_resolution import begin
@@ -57,11 +59,12 @@ class Engine:
         self._manager = PipelineManager(settings, self.registry)
         self.device_turns = Turns()  # whatever else works on the device, such as a training, takes turns too
         self.metrics, self._gate, self._speed = Metrics(), Gate(settings.limits), Speed()
-        self._forecast = Forecast(self._speed, self.defaults, self._gate, settings.max_rows)
+        self._forecast = Forecast(self._speed, self._gate, settings.max_rows)
         self._queue = FairQueue()
         self._running: list[Running] = []
-        self._state, self._message, self._falls_back = "loading", "", False
-        self._fault, self._is_closing = "", False  # the fault: why no job will ever run again in this process
+        self._state, self._message, self._falls_back, self._is_closing = "loading", "", False, False
+        self._endings = Endings(self.metrics)
+        self._saver = Saver(self.outputs, self._endings)
         self._wake = threading.Condition()
         self._worker = threading.Thread(target=self._work, name="engine", daemon=True)
 
@@ -72,7 +75,8 @@ class Engine:
             self._worker.start()
 
     def close(self, timeout_s: float = 10.0) -> None:
-        """Refuse new jobs, let the running ones finish for `timeout_s` seconds, then stop."""
+        """Refuse new jobs, let the running ones finish for `timeout_s` seconds, then stop, at most 4 seconds later."""
+        ends = time.monotonic() + timeout_s
         with self._wake:
             self._is_closing = True
             for job in self._queue.in_order():
@@ -80,9 +84,11 @@ class Engine:
             self._wake.notify_all()
         if self._worker.is_alive():
             self._worker.join(timeout_s)
-            for running in list(self._running):
-                running.job.cancel()
+            with self._wake:
+                for job in self._jobs():
+                    job.cancel()
             self._worker.join(2.0)
+        self._saver.close(max(1.0, ends - time.monotonic()))
 
     def submit(
         self, request: AnyRequest, *, visitor: str = "local", origin: str = "", has_previews: bool = False,
@@ -100,6 +106,7 @@ class Engine:
         job = Job(request, **who, is_kept=is_kept, is_accepted=is_accepted, on_cancel=self._drop_waiting)
         try:
             entry = self.registry.get(request.model or self._default)
+            job.entry = entry
             check_request(entry, request)
             self._gate.check_request(request, entry)
             for choice in request.loras:
@@ -112,25 +119,27 @@ class Engine:
 
     def _enqueue(self, job: Job) -> None:
         with self._wake:
-            if self._fault:
-                raise DeviceFailure(self._fault)
+            if self._endings.fault:
+                raise DeviceFailure(self._endings.fault)
             if self._is_closing:
                 raise QueueFull("The program is shutting down; try again in a minute.", 60.0)
             self._drop_waiting()  # what was cancelled keeps nobody out
-            jobs = [*self._queue.in_order(), *(running.job for running in self._running)]
-            self._gate.check_visitor(job, jobs, max(1.0, self._speed.job_s() or 0.0))
+            self._gate.check_visitor(job, self._jobs(), max(1.0, self._speed.job_s() or 0.0))
             if len(self._queue) >= self.settings.max_queue:
-                wait = (self._forecast.starts_s(self._running, self._queue.in_order()) or [1.0])[0]
+                wait = (self._queue.starts_s(self._forecast, self._running) or [1.0])[0]
                 raise QueueFull(f"The queue is full; try again in about {wait:.0f} s.", wait)
             self._queue.add(job)
             self._queue.tell_positions(self._forecast, self._running)
             self._wake.notify_all()
 
+    def _jobs(self) -> list[Job]:
+        return [*self._queue.beginning, *self._queue.in_order(), *(running.job for running in self._running)]
+
     def _drop_waiting(self) -> None:
         with self._wake:
             dropped = self._queue.drop_cancelled()
             for job in dropped:
-                self._end_cancelled(job)
+                self._endings.cancelled(job)
             if dropped:
                 self._queue.tell_positions(self._forecast, self._running)
 
@@ -140,12 +149,12 @@ class Engine:
         entry = loaded[-1].entry if loaded else self.registry.get(self._default)
         is_default = self._state == "ready" and not self.settings.model and entry.name == self._default
         note = what_is_missing(self.registry, has_gpu=self._has_gpu) if is_default else ""  # or fetched since
-        state, message = "failed" if self._fault else self._state, self._fault or self._message or note
+        state, message = "failed" if self._endings.fault else self._state, self._endings.fault or self._message or note
         return status_of(loaded, Status(entry.name, entry.title, state, message, queued=len(self._queue), running=busy))
 
     def health(self) -> Health:
         """Whether this process can go on, and whether it takes jobs."""
-        fault = self._fault
+        fault = self._endings.fault
         if not fault and not self._worker.is_alive() and not self._is_closing:
             fault = "The worker is not running."
         is_ready = not fault and not self._is_closing and self._manager.current is not None
@@ -179,15 +188,15 @@ class Engine:
             self._take_turns()
         except BaseException as error:
             log.critical("the worker ended", exc_info=error)
-            self._fault = self._fault or "The worker ended unexpectedly; the program must be started again."
+            self._endings.fault = self._endings.fault or "The worker ended; the program must be started again."
         with self._wake:  # nobody may wait for ever
-            left = [*self._queue.in_order(), *(running.job for running in self._running)]
+            left = self._jobs()
             self._queue, self._running = FairQueue(), []
-        self._fail(left, DeviceFailure(self._fault))
+        self._endings.failed(left, DeviceFailure(self._endings.fault))
 
     def _take_turns(self) -> None:
         self._load_default()
-        while not self._fault:
+        while not self._endings.fault:
             if not self._running:
                 rest()  # whoever computes while this thread is idle, such as a judge, has the cores for itself
             with self._wake:
@@ -202,6 +211,7 @@ class Engine:
                 self._admit()
                 self._advance_all()
                 self._finish()
+            self._saver.wait_for_room()
 
     def _load_default(self) -> None:
         """Load what to start with; where it cannot be used and may fall back, the embedded model, and say why."""
@@ -222,7 +232,7 @@ class Engine:
             stopped = [r for r in self._running if r.job.is_cancelled]
             self._remove(stopped)  # not whoever else is cancelled by now, whose end would never be told
         for running in stopped:
-            self._end_cancelled(running.job, running.denoising.index)
+            self._endings.cancelled(running.job, running.denoising.index)
 
     def _admit(self) -> None:
         """Take waiting jobs while there is room; one of another model or LoRAs waits until the running ones end."""
@@ -250,7 +260,7 @@ class Engine:
             model = self._manager.get(name, on_load, job.request.loras, renews=not self._running)
             self._state, self._message = "ready", ""
             if job.is_cancelled:  # to read a model takes a while
-                return self._end_cancelled(job)
+                return self._endings.cancelled(job)
             check_request(model.entry, job.request)  # of a single file its weights tell most
             rung, ranker = model.residence.rung, self._manager.ranker(model.entry) if job.request.keep_best else None
             job.tell(Encoding())
@@ -264,14 +274,17 @@ class Engine:
             self._charge(job, "encode", running.encode_s)
             with self._wake:
                 self._running.append(running)
+                self._queue.beginning = []  # here, or it would be seen twice
         except Exception as error:
             self._not_begun([job], error)
+        finally:
+            self._queue.beginning = []
 
     def _not_begun(self, jobs: list[Job], error: Exception) -> None:
         expected = error if is_fatal(error) else as_expected(error, jobs[0].id if jobs else "start")
         # What is in memory can be used all the same.
         self._state, self._message = ("ready", "") if self._manager.current else ("failed", str(expected))
-        self._fail(jobs, expected)
+        self._endings.failed(jobs, expected)
 
     def _advance_all(self) -> None:  # no loop of _take_turns, whose names would keep a model that was switched away
         groups: dict[Any, list[Running]] = {}
@@ -290,7 +303,7 @@ class Engine:
         except Exception as error:
             if len(group) == 1:
                 self._remove(group)
-                self._fail([group[0].job], error)
+                self._endings.failed([group[0].job], error)
                 return
             failures = []
         if not failures:  # one request must not take the others with it: each goes on alone from the step before
@@ -305,7 +318,7 @@ class Engine:
             self._gate.charge(running.job, running.spend(elapsed, rows))
             if failure is not None:
                 self._remove([running])
-                self._fail([running.job], failure)
+                self._endings.failed([running.job], failure)
                 continue
             before_s, step = running.preview_s, step_of(running)
             if running.preview_s > before_s:
@@ -314,19 +327,19 @@ class Engine:
 
     def _finish(self) -> None:
         for running in [r for r in self._running if r.denoising.is_finished]:
-            self._remove([running])
             try:
-                done = finish(running, self.outputs)
-            except JobCancelled:
-                self._charge(running.job, "decode", running.decode_s)
-                self._end_cancelled(running.job, running.denoising.index)
+                made = finish(running)
             except Exception as error:
-                self._fail([running.job], error)
+                self._leave(running)
+                self._endings.stopped(running.job, error, running.denoising.index)
             else:
+                self._leave(running)
                 self._speed.learn_job(running)
-                self._charge(running.job, "decode", running.decode_s)
-                self.metrics.add_done(len(done.images))
-                running.job.tell(done)
+                self._saver.add(made)
+
+    def _leave(self, running: Running) -> None:
+        self._remove([running])
+        self._charge(running.job, "decode", running.decode_s)
 
     def _remove(self, group: list[Running]) -> None:
         with self._wake:
@@ -335,16 +348,3 @@ class Engine:
     def _charge(self, job: Job, stage: str, seconds: float) -> None:
         self.metrics.add("stage_seconds_total", seconds, stage=stage)
         self._gate.charge(job, seconds)
-
-    def _end_cancelled(self, job: Job, steps: int = 0) -> None:
-        self.metrics.add_cancelled(late=max(0, steps - (job.steps_when_cancelled or 0)))
-        job.tell(Cancelled())
-
-    def _fail(self, jobs: list[Job], error: Exception) -> None:
-        if is_fatal(error) and not self._fault:
-            log.critical("the device is lost", exc_info=error)
-            self._fault = "The device failed and cannot be used again; the program must be started again."
-        for job in jobs:
-            expected = DeviceFailure(self._fault) if is_fatal(error) else as_expected(error, job.id)
-            self.metrics.add_failure(expected)
-            job.tell(Failed(expected, job.id))

@@ -16,6 +16,7 @@ class FairQueue:
 
     def __init__(self) -> None:
         self._waiting: OrderedDict[str, deque[Job]] = OrderedDict()
+        self.beginning: list[Job] = []  # who was taken and does not run yet
 
     def __len__(self) -> int:
         return sum(len(jobs) for jobs in self._waiting.values())
@@ -29,12 +30,13 @@ class FairQueue:
         return next(iter(self._waiting.values()))[0] if self._waiting else None
 
     def take(self) -> Job:
-        """Remove the job that is next; its visitor goes to the end of the round."""
+        """Remove the job that is next, which is `beginning` then; its visitor goes to the end of the round."""
         visitor, jobs = next(iter(self._waiting.items()))
         job = jobs.popleft()
         del self._waiting[visitor]
         if jobs:
             self._waiting[visitor] = jobs
+        self.beginning = [job]
         return job
 
     def drop_cancelled(self) -> list[Job]:
@@ -58,9 +60,13 @@ class FairQueue:
             lines = [line for line in lines if line]
         return order
 
+    def starts_s(self, forecast: Forecast, running: Sequence[Running]) -> list[float] | None:
+        """Seconds until each waiting job is likely to begin; None where nothing is known."""
+        starts = forecast.starts_s(running, [*self.beginning, *self.in_order()])
+        return starts and starts[len(self.beginning) :]
+
     def tell_positions(self, forecast: Forecast, running: Sequence[Running]) -> None:
         """Tell each waiting job its place, and when it is likely to begin."""
-        jobs = self.in_order()
-        starts = forecast.starts_s(running, jobs)
-        for index, job in enumerate(jobs):
+        starts = self.starts_s(forecast, running)
+        for index, job in enumerate(self.in_order()):
             job.tell(Queued(index + 1, starts[index] if starts else None))

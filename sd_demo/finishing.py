@@ -1,35 +1,31 @@
-"""The two ends of a job: every choice made before it runs, and its pictures, receipts and files after."""
+"""The two ends of a job on the device: every choice made before it runs, and its pictures after."""
 
 from __future__ import annotations
 
 import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import diffusers
 import torch
 from PIL import Image
 
-from sd_demo.contact_sheet import sheet_of
 from sd_demo.decoding import decode
 from sd_demo.denoising import Denoising
 from sd_demo.embedded.placing import placed
 from sd_demo.embedded.plain_words import in_plain_words
 from sd_demo.embedded.readings import own_prompt, read, undeniable
 from sd_demo.errors import InvalidRequest, JobCancelled, PictureWithheld
-from sd_demo.events import Decoding, Done, ResultImage
+from sd_demo.events import Decoding
 from sd_demo.gate import lowered_size
-from sd_demo.images import fingerprint
 from sd_demo.job import Job
 from sd_demo.notes import notes_of, unknown_words_of
-from sd_demo.outputs import Outputs
 from sd_demo.plan import Plan
 from sd_demo.prompt_grammar import has_words, plain_text
 from sd_demo.receipt import Done as ReceiptDone
-from sd_demo.receipt import Lora, Receipt
+from sd_demo.receipt import Lora
 from sd_demo.registry import ModelEntry
 from sd_demo.requests import NOTHING_TO_KEEP_BY, SEED_LIMIT, AnyRequest, Inpaint, TextToImage
 from sd_demo.running import Running
@@ -78,13 +74,21 @@ def _as_read(request: AnyRequest, plan: Plan) -> Plan:
     )
 
 
-def finish(running: Running, outputs: Outputs) -> Done:
-    """Decode, check, rank, save and receipt all pictures of a job whose denoising is finished.
+@dataclass(frozen=True)
+class Made:
+    """A job's pictures as they will be shown, in this order, each with what ran and the notes on it; not saved yet."""
 
-    Raises PictureWithheld where the model's safety checker flags every one of them, and JobCancelled, with no file
-    left behind, where it is cancelled meanwhile: sixteen pictures of a large photo take a minute.
+    job: Job
+    pictures: tuple[tuple[Image.Image, ReceiptDone, list[str]], ...]
+
+
+def finish(running: Running) -> Made:
+    """Decode, check and rank all pictures of a job whose denoising is finished: the rest of what needs the device.
+
+    Raises PictureWithheld where the model's safety checker flags every one of them, and JobCancelled where it is
+    cancelled meanwhile.
     """
-    job, saved = running.job, list[Path]()
+    job = running.job
 
     def go_on() -> None:
         if job.is_cancelled:
@@ -100,29 +104,12 @@ def finish(running: Running, outputs: Outputs) -> Done:
         chosen = _chosen(running, {k: image for k, image in enumerate(decoded.images) if not flags[k]})
     finally:  # what was cancelled meanwhile took the device's time, too
         running.decode_s = time.perf_counter() - start
-    values, results = asked(job.request), []  # once: the fingerprint of a large photo takes its time
-    try:
-        for rank, (index, score) in enumerate(chosen.items(), start=1):
-            go_on()
-            image = decoded.images[index]
-            retries = [*with_less, *decoded.retries[index]]
-            receipt = make_receipt(running, index, image, retries, values, withheld=sum(flags), rank=rank, score=score)
-            path = outputs.save(image, receipt, visitor=job.visitor) if job.is_kept else Path()
-            saved += [path] if job.is_kept else []
-            results.append(ResultImage(path, image, receipt))
-        go_on()
-        return Done(tuple(results), _sheet(job, results, outputs))
-    except JobCancelled:
-        for path in saved:
-            path.unlink(missing_ok=True)
-        raise
-
-
-def _sheet(job: Job, results: Sequence[ResultImage], outputs: Outputs) -> Path | None:
-    if not job.request.grid or not job.is_kept:
-        return None
-    sheet = sheet_of(results, *job.request.rows_and_columns)
-    return outputs.save_sheet(sheet, [one.receipt for one in results], visitor=job.visitor)
+    pictures = []
+    for rank, (index, score) in enumerate(chosen.items(), start=1):
+        image = decoded.images[index]
+        done = what_ran(running, index, image, [*with_less, *decoded.retries[index]], score)
+        pictures.append((image, done, notes_of(running, done, sum(flags), rank)))
+    return Made(job, tuple(pictures))
 
 
 def _with_less(denoising: Denoising) -> list[str]:
@@ -161,24 +148,13 @@ def _chosen(running: Running, images: dict[int, Image.Image]) -> dict[int, float
     return dict(sorted(scores.items(), key=lambda item: -item[1])[: request.keep_best])
 
 
-def make_receipt(
-    running: Running,
-    index: int,
-    image: Image.Image,
-    retries: list[str],
-    values: dict[str, Any],
-    *,
-    withheld: int = 0,
-    rank: int = 1,
-    score: float | None = None,
-) -> Receipt:
-    """Asked and done, side by side, for image `index` of the job.
-
-    values: as `asked` has them; withheld: pictures of the job that nobody will see; rank, score: its place by CLIP.
-    """
+def what_ran(
+    running: Running, index: int, image: Image.Image, retries: list[str], score: float | None = None
+) -> ReceiptDone:
+    """What was done for image `index` of the job. score: its own by CLIP."""
     denoising, request = running.denoising, running.job.request
     model, plan = denoising.model, denoising.plan
-    done = ReceiptDone(
+    return ReceiptDone(
         model=model.entry.name,
         model_hash=model.model_hash,
         read_prompt=plan.read_prompts[index] if plan.read_prompts else None,
@@ -219,13 +195,3 @@ def make_receipt(
         denoise_s=round(running.denoise_s, 4),
         decode_s=round(running.decode_s, 4),
     )
-    return Receipt(task=request.task, asked=values, done=done, notes=notes_of(running, done, withheld, rank))
-
-
-def asked(request: AnyRequest) -> dict[str, Any]:
-    """The request's fields as JSON; a picture is named by its fingerprint and size, never stored."""
-    values = request.model_dump()
-    for name, value in values.items():
-        if isinstance(value, Image.Image):
-            values[name] = {"sha256": fingerprint(value), "width": value.width, "height": value.height}
-    return {**values, "loras": list(values["loras"])}

@@ -12,6 +12,7 @@ from typing import Any
 from sd_demo.errors import JobCancelled, PlaygroundError
 from sd_demo.events import Cancelled, Done, Event, Failed, Step
 from sd_demo.logs import FIELDS
+from sd_demo.registry import ModelEntry
 from sd_demo.requests import AnyRequest
 
 log = logging.getLogger(__name__)
@@ -29,6 +30,7 @@ class Job:
     ) -> None:  # fmt: skip
         self.id = secrets.token_hex(4)
         self.request = request
+        self.entry: ModelEntry  # of its model, from `Engine.submit` on
         self.visitor = visitor
         self.origin = origin
         self.has_previews = has_previews
@@ -90,7 +92,7 @@ class Job:
         return end
 
     def tell(self, event: Event) -> None:
-        """Append an event; the engine's worker calls this. Nothing follows an end."""
+        """Append an event; the engine calls this. Nothing follows an end."""
         with self._changed:
             if self._events and self._is_end(self._events[-1]):
                 return

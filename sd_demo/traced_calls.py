@@ -23,7 +23,6 @@ log = logging.getLogger(__name__)
 
 FROM_CALL: Final = 8  # from which on a trace is wanted
 AT_LAST: Final = 64  # calls that it is put off, where no moment comes when nobody waits
-MOST_EVER: Final = 8  # of a process, so of four loads in float32: PyTorch keeps 29 MiB of each for ever (counted)
 MOST: Final = 4  # traces of a model; shapes that the UNet takes the same way share one, in float32 two (winograd.py)
 
 Shape = tuple[Any, ...]
@@ -47,7 +46,6 @@ class TracedCalls:
     """
 
     was_compiled = False
-    made = 0  # by all of the process
 
     def __init__(self) -> None:
         self._traces: list[Any] = []
@@ -103,7 +101,6 @@ class TracedCalls:
         if self._wanted is None:
             return
         shape, call, inputs, expected = self._wanted
-        TracedCalls.made += 1
         try:
             trace = _traced(call, inputs)
             if not _answers(trace, inputs, expected):
@@ -123,7 +120,7 @@ class TracedCalls:
             if _answers(trace, inputs, expected):
                 self._known[shape] = trace
                 return
-        is_full = self._has_failed or len(self._traces) == MOST or TracedCalls.made == MOST_EVER
+        is_full = self._has_failed or len(self._traces) == MOST
         if is_full or any(isinstance(layer, BaseTunerLayer) for layer in call.modules()):
             self._known[shape] = None
         else:
@@ -131,9 +128,22 @@ class TracedCalls:
 
 
 def _traced(call: _Call, inputs: Sequence[torch.Tensor]) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that it is deprecated, and that sizes may be fixed, which is tried
-        return torch.jit.trace(call.eval(), tuple(inputs), check_trace=False, _store_inputs=False)
+    """What `torch.jit.trace` makes of a function, by what it is made of itself.
+
+    Its own answer belongs to the process, which keeps 25 MiB of each for ever, whatever becomes of the model, and takes
+    almost three times as long; this one goes when nobody holds it (counted).
+    """
+    weights = [weight for weight in call.eval().parameters() if weight.requires_grad]
+    for weight in weights:  # a graph holds no constant that wants gradients
+        weight.requires_grad_(False)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that sizes may be fixed, which is tried
+            graph, _ = torch._C._create_graph_by_tracing(call, list(inputs), lambda _: "", True, False)
+        return torch._C._create_function_from_graph("call", graph)
+    finally:
+        for weight in weights:
+            weight.requires_grad_(True)
 
 
 def _run(trace: Any, inputs: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from sd_demo import denoising as denoising_module
 from sd_demo import engine as engine_module
-from sd_demo import finishing as finishing_module
+from sd_demo import saving as saving_module
 from sd_demo.engine import Engine
 from sd_demo.errors import DeviceFailure, JobCancelled, ModelUnavailable, NonFiniteImage, OutOfMemory, QueueFull
 from sd_demo.events import Cancelled, Decoding, Done, Encoding, Queued, ResultImage, Step
@@ -207,8 +207,8 @@ def test_a_cancel_is_read_between_pictures_and_leaves_no_file(
 def test_the_picture_that_came_in_is_named_once_for_all_that_came_out(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls, real = [], finishing_module.fingerprint
-    monkeypatch.setattr(finishing_module, "fingerprint", lambda image: (calls.append(image.size), real(image))[1])
+    calls, real = [], saving_module.fingerprint
+    monkeypatch.setattr(saving_module, "fingerprint", lambda image: (calls.append(image.size), real(image))[1])
     image = Image.effect_noise((64, 64), 40).convert("RGB")
     asked = request("image_to_image", image=image, num_images_per_prompt=3, num_inference_steps=1)
     names = [one.receipt.asked["image"] for one in engine.submit(asked).result(WAIT_S).images]
@@ -255,17 +255,22 @@ def test_whoever_waits_is_told_when_it_will_begin(
     waiting = [engine.submit(asked) for _ in range(2)]
     told = [[(e.position, e.wait_s) for e in job._events if isinstance(e, Queued)][-1] for job in waiting]
     assert told == [(1, pytest.approx(3 * 1 + 2)), (2, pytest.approx((3 * 1 + 2) + (4 * 1 + 2)))]
-    waiting += [engine.submit(asked) for _ in range(6)]
-    with pytest.raises(QueueFull, match=r"try again in about 5 s"):  # when the first of them leaves its place
+    for learn in ("learn_step", "learn_job"):
+        monkeypatch.setattr(engine._speed, learn, lambda *_: None)
+    held.release(3)
+    moved = next(e for e in waiting[1].events() if isinstance(e, Queued) and e.position == 1)
+    assert moved.wait_s == pytest.approx(4 * 1 + 2), "the one that begins just now counts"
+    waiting += [engine.submit(asked) for _ in range(7)]
+    with pytest.raises(QueueFull, match=r"try again in about 6 s"):  # when the first of them leaves its place
         engine.submit(asked)
     waiting[2].cancel()
     monkeypatch.setattr(engine._speed, "_any_job_s", None)
     waiting.append(engine.submit(asked))
     assert waiting[-1]._events[-1] == Queued(8, None), "nothing has ended yet"
-    for job in (running, *waiting):
+    for job in waiting:
         job.cancel()
     held.release(100_000)
-    assert isinstance(list(running.events())[-1], Cancelled), "or it would take the next test's steps"
+    assert isinstance(list(waiting[0].events())[-1], Cancelled), "or it would take the next test's steps"
 
 
 def test_a_job_that_is_cancelled_while_others_are_dropped_is_dropped_the_next_time() -> None:

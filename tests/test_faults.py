@@ -22,6 +22,7 @@ from sd_demo import denoising as denoising_module
 from sd_demo import engine as engine_module
 from sd_demo import finishing as finishing_module
 from sd_demo import running as running_module
+from sd_demo import saving as saving_module
 from sd_demo import super_resolution as begin_module
 from sd_demo.engine import Engine
 from sd_demo.errors import DeviceFailure, InvalidRequest, NonFiniteImage, OutOfMemory, OutputFailed, QueueFull
@@ -99,9 +100,9 @@ POINTS: dict[str, Callable[[LoadedModel], tuple[Any, str]]] = {
     "decode": lambda _: (finishing_module, "decode"),
     "vae decode": lambda model: (model.vae, "decode"),
     "picture": lambda _: (decoding_module, "to_picture"),
-    "receipt": lambda _: (finishing_module, "make_receipt"),
-    "asked": lambda _: (finishing_module, "asked"),
-    "fingerprint": lambda _: (finishing_module, "fingerprint"),
+    "receipt": lambda _: (finishing_module, "what_ran"),
+    "asked": lambda _: (saving_module, "asked"),
+    "fingerprint": lambda _: (saving_module, "fingerprint"),
     "chunks of the PNG": lambda _: (Receipt, "png_info"),
     "save": lambda _: (Outputs, "save"),
     "encoder of the PNG": lambda _: (Image.Image, "save"),

@@ -17,6 +17,7 @@ from peft import LoraConfig
 
 from sd_demo import pipeline_manager, traced_calls
 from sd_demo.engine import Engine
+from sd_demo.host_memory import give_back, resident_bytes
 from sd_demo.known_models import EMBEDDED
 from sd_demo.outputs import Outputs
 from sd_demo.requests import parse_request
@@ -69,10 +70,12 @@ class Counted(torch.nn.Module):
 
 
 @pytest.fixture(autouse=True)
-def _fresh(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(TracedCalls, "made", 0)
+def tries(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Grows with each try to make a trace."""
+    made, real = [], traced_calls._traced
+    monkeypatch.setattr(traced_calls, "_traced", lambda *given: (made.append(1), real(*given))[1])
     with torch.inference_mode():
-        yield
+        yield made
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -126,7 +129,7 @@ def test_what_is_forgotten_is_wanted_no_more() -> None:
     traced.forget()
     assert traced.is_settled
     traced.prepare()
-    assert traced.count == TracedCalls.made == 0
+    assert traced.count == 0
 
 
 class Moody(torch.nn.Module):
@@ -148,7 +151,7 @@ class Stubborn(torch.nn.Module):
         return (rows,)
 
 
-def test_a_trace_that_answers_otherwise_is_not_used() -> None:
+def test_a_trace_that_answers_otherwise_is_not_used(tries: list[int]) -> None:
     unet, traced = Moody(), TracedCalls()
     rows, times, _ = inputs_of(2)
     for _ in range(FROM_CALL + 3):
@@ -156,7 +159,7 @@ def test_a_trace_that_answers_otherwise_is_not_used() -> None:
         assert torch.equal(traced(unet, rows, times, {}), rows + (before + 1))
         traced.prepare()
     assert traced.count == 0
-    assert TracedCalls.made == 1
+    assert tries == [1]
 
 
 def test_what_cannot_be_traced_goes_on_as_before_and_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -227,21 +230,33 @@ def test_what_wears_a_lora_is_not_traced() -> None:
     for _ in range(FROM_CALL + 2):
         assert torch.equal(traced(unet, *inputs_of(2)), plain(unet, *inputs_of(2)))
         traced.prepare()
-    assert traced.count == TracedCalls.made == 0
+    assert traced.count == 0
     unet.unload_lora()
     traced.forget()
     meet(unet, traced, *inputs_of(2))
     assert traced.count == 1
 
 
-def test_a_process_makes_only_so_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sd_demo.traced_calls.MOST_EVER", 2)
-    for count in (1, 1, 0):
-        unet, traced = tiny(), TracedCalls()
-        for _ in range(FROM_CALL + 1):
-            assert torch.equal(traced(unet, *inputs_of(2)), plain(unet, *inputs_of(2)))
-            traced.prepare()
-        assert traced.count == count
+def test_traces_go_with_their_models() -> None:
+    held = []
+    for _ in range(30):
+        traced = TracedCalls()
+        meet(tiny(), traced, *inputs_of(2))
+        assert traced.count == 1
+        del traced
+        gc.collect()
+        give_back()
+        held.append(resident_bytes())
+    assert held[-1] - held[9] < 64 * 2**20, "20 that torch.jit.trace makes leave 431 MiB behind"
+
+
+def test_weights_that_want_gradients_want_them_after_it() -> None:
+    unet, traced = tiny(), TracedCalls()
+    unet.conv_in.requires_grad_(False)
+    meet(unet, traced, *inputs_of(2))
+    assert traced.count == 1
+    wanting = {name for name, weight in unet.named_parameters() if weight.requires_grad}
+    assert wanting == {name for name, _ in unet.named_parameters() if not name.startswith("conv_in.")}
 
 
 def test_the_picture_book_is_traced_in_a_lull_and_draws_the_same(tmp_path: Path) -> None:
@@ -290,7 +305,7 @@ def test_who_came_while_another_had_the_device_waits_for_no_trace(
 
 
 def test_nobody_waits_for_a_trace_who_draws_one_picture_and_leaves(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tries: list[int]
 ) -> None:
     monkeypatch.setattr("sd_demo.loaded_model.LULL_S", 3600.0)  # a lull that no slow machine takes for one
     settings = Settings(device="cpu", model=EMBEDDED, output_dir=tmp_path, data_dir=tmp_path)
@@ -301,7 +316,7 @@ def test_nobody_waits_for_a_trace_who_draws_one_picture_and_leaves(
         engine.submit(parse_request("text_to_image", values)).result(120)
         assert not engine.status().is_settled
     assert not engine._worker.is_alive()
-    assert TracedCalls.made == 0
+    assert tries == []
 
 
 def test_only_the_embedded_model_on_a_cpu_is_traced() -> None:
