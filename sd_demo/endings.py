@@ -30,19 +30,18 @@ class Endings:
         self._metrics.add_cancelled(late=max(0, steps - (job.steps_when_cancelled or 0)))
         job.tell(Cancelled())
 
-    def stopped(self, job: Job, error: Exception, steps: int = 0) -> None:
-        """`error` ended it after this many steps; that it was cancelled is one."""
-        if isinstance(error, JobCancelled):
-            self.cancelled(job, steps)
-        else:
-            self.failed([job], error)
+    def failed(self, jobs: list[Job], error: Exception, steps: int = 0) -> None:
+        """`error` ended all of them after this many steps; JobCancelled is no failure.
 
-    def failed(self, jobs: list[Job], error: Exception) -> None:
-        """`error` ended all of them; one that the device does not survive is this engine's fault from then on."""
+        One that the device does not survive is this engine's fault from then on.
+        """
         if is_fatal(error) and not self.fault:
             log.critical("the device is lost", exc_info=error)
             self.fault = "The device failed and cannot be used again; the program must be started again."
         for job in jobs:
+            if isinstance(error, JobCancelled):
+                self.cancelled(job, steps)
+                continue
             expected = DeviceFailure(self.fault) if is_fatal(error) else as_expected(error, job.id)
             self._metrics.add_failure(expected)
             job.tell(Failed(expected, job.id))

@@ -13,7 +13,7 @@ from typing import Any
 
 from sd_demo.denoising import advance
 from sd_demo.endings import Endings
-from sd_demo.errors import DeviceFailure, PlaygroundError, QueueFull
+from sd_demo.errors import DeviceFailure, JobCancelled, PlaygroundError, QueueFull
 from sd_demo.events import Encoding, Loading
 from sd_demo.fair_queue import FairQueue
 from sd_demo.finishing import finish, make_plan
@@ -260,7 +260,7 @@ class Engine:
             model = self._manager.get(name, on_load, job.request.loras, renews=not self._running)
             self._state, self._message = "ready", ""
             if job.is_cancelled:  # to read a model takes a while
-                return self._endings.cancelled(job)
+                raise JobCancelled("The job was cancelled.")
             check_request(model.entry, job.request)  # of a single file its weights tell most
             rung, ranker = model.residence.rung, self._manager.ranker(model.entry) if job.request.keep_best else None
             job.tell(Encoding())
@@ -274,11 +274,11 @@ class Engine:
             self._charge(job, "encode", running.encode_s)
             with self._wake:
                 self._running.append(running)
-                self._queue.beginning = []  # here, or it would be seen twice
+                self._queue.beginning = []
         except Exception as error:
+            with self._wake:
+                self._queue.beginning = []
             self._not_begun([job], error)
-        finally:
-            self._queue.beginning = []
 
     def _not_begun(self, jobs: list[Job], error: Exception) -> None:
         expected = error if is_fatal(error) else as_expected(error, jobs[0].id if jobs else "start")
@@ -331,7 +331,7 @@ class Engine:
                 made = finish(running)
             except Exception as error:
                 self._leave(running)
-                self._endings.stopped(running.job, error, running.denoising.index)
+                self._endings.failed([running.job], error, running.denoising.index)
             else:
                 self._leave(running)
                 self._speed.learn_job(running)

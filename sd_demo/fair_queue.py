@@ -62,8 +62,9 @@ class FairQueue:
 
     def starts_s(self, forecast: Forecast, running: Sequence[Running]) -> list[float] | None:
         """Seconds until each waiting job is likely to begin; None where nothing is known."""
-        starts = forecast.starts_s(running, [*self.beginning, *self.in_order()])
-        return starts and starts[len(self.beginning) :]
+        first = self.beginning
+        starts = forecast.starts_s(running, [*first, *self.in_order()])
+        return starts and starts[len(first) :]
 
     def tell_positions(self, forecast: Forecast, running: Sequence[Running]) -> None:
         """Tell each waiting job its place, and when it is likely to begin."""

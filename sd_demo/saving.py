@@ -30,7 +30,8 @@ LAST_S: Final = 1.0  # for a job to see that it is cancelled
 class Saver:
     """Saves the pictures of one job after another, and ends the jobs; its thread lives while there is something to do.
 
-    A daemon, as a disk that hangs must not keep a program from its end.
+    A daemon, as a disk that hangs must not keep a program from its end. A job that is cancelled meanwhile ends when its
+    turn comes.
     """
 
     def __init__(self, outputs: Outputs, endings: Endings) -> None:
@@ -42,8 +43,12 @@ class Saver:
         """Save the pictures of `made.job` after those of others, and end it."""
         with self._changed:
             self._made.append(made)
-            if len(self._made) == 1:
+            is_first = len(self._made) == 1
+        if is_first:
+            try:
                 threading.Thread(target=self._work, name="saver", daemon=True).start()
+            except RuntimeError:  # there may be no more threads
+                self._work()
 
     def wait_for_room(self) -> None:
         """Return when fewer than MOST_WAITING jobs are to be saved."""
@@ -73,7 +78,7 @@ class Saver:
         try:
             self._endings.done(made.job, saved(made, self._outputs))
         except Exception as error:
-            self._endings.stopped(made.job, error)
+            self._endings.failed([made.job], error)
 
 
 def saved(made: Made, outputs: Outputs) -> Done:

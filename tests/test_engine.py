@@ -746,6 +746,29 @@ def test_a_decoder_that_answers_nan_is_said_and_nothing_is_saved(
     assert set(engine.outputs.folder.glob("**/*.png")) == before
 
 
+def test_what_begins_counts_among_a_visitors_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    strict = Engine(Settings(device="cpu", dtype="float32", attention="sdpa", output_dir=tmp_path, max_visitor_jobs=1))
+    strict.start()
+    strict.submit(request()).result(WAIT_S)
+    began, go_on, get = threading.Event(), threading.Event(), strict._manager.get
+
+    def slow(*given: Any, **more: Any) -> Any:
+        began.set()
+        assert go_on.wait(WAIT_S)
+        return get(*given, **more)
+
+    monkeypatch.setattr(strict._manager, "get", slow)
+    job = strict.submit(request())
+    assert began.wait(WAIT_S)
+    with pytest.raises(QueueFull, match="1 at once is the most"):
+        strict.submit(request())
+    strict.close(0.0)
+    assert job.is_cancelled
+    go_on.set()
+    assert isinstance(list(job.events())[-1], Cancelled)
+    assert strict._jobs() == [], "what did not begin counts no more"
+
+
 def test_what_runs_counts_among_a_visitors_jobs(engine: Engine, held: threading.Semaphore, tmp_path: Path) -> None:
     held.release(4)
     engine.submit(request()).result(WAIT_S)  # two models that are read at the same time would disturb each other

@@ -231,9 +231,19 @@ def test_a_lost_device_ends_all_jobs_and_is_told_to_the_supervisor(another: Engi
         submit(another)
 
 
-def test_a_worker_that_died_leaves_nobody_waiting(another: Engine) -> None:
+class Panic(BaseException):
+    """As tokenizers' and safetensors' Rust raises it."""
+
+
+@pytest.mark.parametrize(("place", "name", "error"), [
+    (Engine, "_admit", SystemError), (PipelineManager, "get", Panic), (engine_module, "finish", Panic)
+])  # fmt: skip
+def test_a_worker_that_died_leaves_nobody_waiting(
+    another: Engine, place: Any, name: str, error: type[BaseException]
+) -> None:
+    submit(another).result(WAIT_S)  # its model is there
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Engine, "_admit", fail_with(lambda: SystemError("the interpreter is confused")))
+        patch.setattr(place, name, fail_with(lambda: error("something is confused")))
         job = submit(another)
         with pytest.raises(DeviceFailure, match="must be started again"):
             job.result(WAIT_S)

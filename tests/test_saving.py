@@ -183,11 +183,14 @@ def test_a_job_that_was_cancelled_before_is_not_saved(tmp_path: Path) -> None:
     ours.close(WAIT_S)
 
 
-def test_a_cancelled_job_has_a_moment_to_go_at_the_end(tmp_path: Path, disk: Disk) -> None:
+def test_a_cancelled_job_has_a_moment_to_go_at_the_end(
+    tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ours, _ = saver(tmp_path)
     late = made(2)
     ours.add(late)
     assert disk.is_there.wait(WAIT_S)
+    monkeypatch.setattr(saving, "LAST_S", WAIT_S)
     threading.Timer(0.3, disk.is_ready.set).start()
     ours.close(0.0)
     assert isinstance(late.job._events[-1], Cancelled), "its file is gone before the program is"
@@ -205,3 +208,16 @@ def test_no_thread_stays_when_all_is_saved(tmp_path: Path) -> None:
         while any(thread.name == "saver" for thread in threading.enumerate()) and time.monotonic() < ends:
             time.sleep(0.01)
         assert all(thread.name != "saver" for thread in threading.enumerate())
+
+
+def test_where_there_are_no_more_threads_pictures_are_saved_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    ours, _ = saver(tmp_path)
+    one = made()
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    ours.add(one)
+    assert one.job.result(0).images[0].path.is_file()
