@@ -13,8 +13,7 @@ from typing import Final
 
 from sd_demo.gate import Gate
 from sd_demo.job import Job
-from sd_demo.loaded_model import is_guided
-from sd_demo.preflight import size_of
+from sd_demo.preflight import rows_of, size_of
 from sd_demo.registry import ModelEntry
 from sd_demo.requests import AnyRequest, SuperResolution
 from sd_demo.running import Running
@@ -69,9 +68,8 @@ class Forecast:
 
     def _whole(self, job: Job, usual_s: float) -> Part:
         request, entry = job.request, job.entry
-        guidance = request.guidance_scale or entry.guidance_scale
-        each = 2 if is_guided(guidance, is_distilled=entry.scheduler == "lcm") else 1
-        rows = each * request.num_images_per_prompt
+        asked = {name: getattr(request, name) for name in ("guidance_scale", "num_images_per_prompt")}
+        rows = rows_of(asked, entry, is_distilled=entry.scheduler == "lcm")
         work = self._work(request, entry, rows) or Work(1, self._speed.job_s(entry.name) or usual_s, 0.0)
         return Part((entry.name, request.loras), 2 * request.num_images_per_prompt, rows, work)
 

@@ -52,7 +52,7 @@ def estimate(
     entry = model.entry  # what suits a single file is known from its weights
     asked, values = values, {**values, **lowered_fields(values, entry, settings.limits)}
     values |= size_of(values, entry)
-    work, device = speed.work(values, entry, _rows(values, model)), model.device
+    work, device = speed.work(values, entry, rows_of(values, entry, is_distilled=model.is_distilled)), model.device
     seconds = work.total_s if work else None
     room = room_mib(device, model.held_mib)
     if room is None:
@@ -60,7 +60,8 @@ def estimate(
     room = min(room, settings.memory_limit_mib) if settings.memory_limit_mib else room
 
     def peak(values: dict[str, Any]) -> float:
-        shape = Shape(min(_rows(values, model), settings.max_rows), values["height"], values["width"])
+        rows = rows_of(values, entry, is_distilled=model.is_distilled)
+        shape = Shape(min(rows, settings.max_rows), values["height"], values["width"])
         if device.type == "cpu":  # networks that are away are there
             return model.need.peak_mib(shape)
         return model.need.peak_mib(shape, model.need.rung_for(shape, room, model.rung))
@@ -99,10 +100,10 @@ def size_of(values: Mapping[str, Any], entry: ModelEntry) -> dict[str, int]:
     return {"width": width, "height": height}
 
 
-def _rows(values: dict[str, Any], model: Sized) -> int:
+def rows_of(values: Mapping[str, Any], entry: ModelEntry, *, is_distilled: bool) -> int:
     """Of one step of all pictures."""
-    guidance = values.get("guidance_scale") or model.entry.guidance_scale
-    each = 2 if is_guided(guidance, is_distilled=model.is_distilled) else 1
+    guidance = values.get("guidance_scale") or entry.guidance_scale
+    each = 2 if is_guided(guidance, is_distilled=is_distilled) else 1
     return (values.get("num_images_per_prompt") or 1) * each
 
 

@@ -105,12 +105,17 @@ def test_settings_come_back_from_a_dropped_file(page: Page, tmp_path: Path) -> N
     expect(page.locator("#settings-back-apply")).to_be_hidden()
 
 
-def test_compare_shows_a_sheet_and_every_picture(page: Page) -> None:
+def compare(page: Page, prompt: str, values: str, told: str) -> None:
+    """Vary the guidance, and wait until the status line tells of it."""
     open_tab(page, "Compare")
-    page.locator("#compare-prompt textarea").fill("a red ball")
-    page.locator("#compare-x-values input, #compare-x-values textarea").fill("2, 4, 6")
+    page.locator("#compare-prompt textarea").fill(prompt)
+    page.locator("#compare-x-values input, #compare-x-values textarea").fill(values)
     page.locator("#compare-start").click()
-    expect(page.locator("#compare-status")).to_contain_text("Done: 3 pictures")
+    expect(page.locator("#compare-status")).to_contain_text(told)
+
+
+def test_compare_shows_a_sheet_and_every_picture(page: Page) -> None:
+    compare(page, "a red ball", "2, 4, 6", "Done: 3 pictures")
     image = page.locator("#compare-sheet img")
     expect(image).to_be_visible()
     expect(image).to_have_attribute("alt", "guidance_scale across · a red ball")
@@ -118,18 +123,12 @@ def test_compare_shows_a_sheet_and_every_picture(page: Page) -> None:
     assert len(json.loads(sheet.info[SHEET_KEY])) == 3
     page.locator("#compare-gallery button").nth(2).click()
     expect(page.locator("#compare-receipt")).to_contain_text("guidance 6")
-    page.locator("#compare-x-values input, #compare-x-values textarea").fill("2, x")
-    page.locator("#compare-start").click()
-    expect(page.locator("#compare-status")).to_contain_text("'x' is no number")
+    compare(page, "a red ball", "2, x", "'x' is no number")
     expect(page.locator("#compare-start")).to_be_enabled()
 
 
 def test_a_withheld_cell_is_told_beside_the_sheet(page: Page) -> None:
-    open_tab(page, "Compare")
-    page.locator("#compare-prompt textarea").fill("withheld")
-    page.locator("#compare-x-values input, #compare-x-values textarea").fill("1, 2, 3")
-    page.locator("#compare-start").click()
-    expect(page.locator("#compare-status")).to_contain_text("Done: 2 pictures. The model's safety checker withheld 1 m")
+    compare(page, "withheld", "1, 2, 3", "Done: 2 pictures. The model's safety checker withheld 1 more")
     expect(page.locator("#compare-gallery button img")).to_have_count(2)
 
 
